@@ -1,0 +1,1 @@
+"""Dagster at the edge: assets, checks, resources, sensors, schedules. No arithmetic here."""
