@@ -1,1 +1,1 @@
-"""Plain functions and data, one room a stage: records, teacher, student, selection, training, lake, sql. No dagster import."""
+"""Plain functions and data, one room a stage: records, teacher, student, selection, training, sql. No dagster here."""

@@ -1,0 +1,272 @@
+"""Every table of the lake: names, types, meaning. Parts, views, UI column schemas and docs are all made from here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+
+CANDIDATES = ("original", "reflected_instruction", "reflected_response", "reflected_both")
+PASSES = ("response", "response_given_prompt", "instruction", "instruction_given_response")
+
+_ARROW = {
+    "VARCHAR": pa.string(),
+    "BIGINT": pa.int64(),
+    "INTEGER": pa.int32(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "TIMESTAMP": pa.timestamp("us"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: DuckDB type (VARCHAR, BIGINT, INTEGER, DOUBLE, BOOLEAN, TIMESTAMP) and what it means, with its unit."""
+
+    name: str
+    type: str
+    description: str
+
+
+def sql_literal(text: str) -> str:
+    """A text as a SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the lake. `volatile` columns (times, durations) do not count in the row-content hash."""
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    partitioned: bool = False
+    volatile: frozenset[str] = frozenset()
+
+    @cached_property
+    def arrow_schema(self) -> pa.Schema:
+        return pa.schema([(c.name, _ARROW[c.type]) for c in self.columns])
+
+    def select_sql(self, paths: Sequence[Path | str]) -> str:
+        """A typed SELECT over Parquet parts. No part: no rows. A column that older parts lack: null."""
+        typed = ", ".join(f'"{c.name}"::{c.type} AS "{c.name}"' for c in self.columns)
+        empty = ", ".join(f'NULL::{c.type} AS "{c.name}"' for c in self.columns)
+        if not paths:
+            return f"SELECT {empty} WHERE false"
+        files = ", ".join(sql_literal(str(p)) for p in paths)
+        parts = f"SELECT * FROM read_parquet([{files}], union_by_name=true, hive_partitioning=false)"
+        return f"SELECT {typed} FROM (SELECT {empty} WHERE false UNION ALL BY NAME {parts})"
+
+
+def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
+    return tuple(Column(*row) for row in rows)
+
+
+def _of_pass(name: str) -> tuple[tuple[str, str, str], ...]:
+    return (
+        (f"sum_nll_{name}", "DOUBLE", "sum of the negative log-likelihoods of the scored tokens (nats)"),
+        (f"n_tokens_{name}", "BIGINT", "tokens scored"),
+        (f"truncated_{name}", "BOOLEAN", "the target was cut to fit max_length"),
+        (f"status_{name}", "VARCHAR", "ok, or why there is no number"),
+    )
+
+
+_SAMPLE = ("sample_id", "VARCHAR", "content id of the record")
+_STUDENT = ("student", "VARCHAR", "slug of the student")
+_TEXTS = (
+    ("instruction", "VARCHAR", "the instruction, exactly as read or as the teacher wrote it"),
+    ("input", "VARCHAR", "the record's input, '' if none"),
+    ("response", "VARCHAR", "the response"),
+)
+
+_ALL = (
+    Table(
+        "raw_records",
+        "Instruction-response pairs as read from the settings' files.",
+        _columns(
+            _SAMPLE,
+            ("dataset", "VARCHAR", "name of the dataset in the settings"),
+            *_TEXTS,
+            ("source_file", "VARCHAR", "file the record was read from"),
+            ("source_index", "BIGINT", "0-based place in its file"),
+        ),
+        key=("sample_id",),
+        volatile=frozenset({"source_file"}),
+    ),
+    Table(
+        "raw_rejects",
+        "Input rows that are no usable pair, with the reason.",
+        _columns(
+            ("dataset", "VARCHAR", "name of the dataset in the settings"),
+            ("source_file", "VARCHAR", "file the row was read from"),
+            ("source_index", "BIGINT", "0-based place in its file"),
+            ("reason", "VARCHAR", "why it was rejected"),
+            ("raw", "VARCHAR", "the row as JSON, at most 2,000 characters of it"),
+        ),
+        key=("source_file", "source_index", "dataset"),
+        volatile=frozenset({"source_file"}),
+    ),
+    Table(
+        "teacher_calls",
+        "Every reply of the teacher, paid once and kept; failed attempts too.",
+        _columns(
+            ("call_key", "VARCHAR", "content address of the request"),
+            _SAMPLE,
+            ("purpose", "VARCHAR", "reflect_instruction, reflect_response or reflect_response_of_reflected"),
+            ("model", "VARCHAR", "teacher model"),
+            ("prompt_version", "VARCHAR", "hash of the prompt texts"),
+            ("status", "VARCHAR", "ok, or the kind of failure"),
+            ("error_type", "VARCHAR", "class of the error"),
+            ("error", "VARCHAR", "message of the error"),
+            ("finish_reason", "VARCHAR", "why the reply ended"),
+            ("reply", "VARCHAR", "the raw reply"),
+            ("prompt_tokens", "BIGINT", "tokens sent"),
+            ("completion_tokens", "BIGINT", "tokens received"),
+            ("cost_usd", "DOUBLE", "price of the call (USD); null if the model has no known price"),
+            ("latency_s", "DOUBLE", "seconds from request to reply, without queueing"),
+            ("attempt", "INTEGER", "1 for the first try of this call"),
+            ("max_tokens", "BIGINT", "tokens the reply was allowed"),
+            ("created_at", "TIMESTAMP", "UTC"),
+        ),
+        key=("call_key", "attempt"),
+        volatile=frozenset({"latency_s", "created_at"}),
+    ),
+    Table(
+        "candidates",
+        "Four versions of every record: as given, and the teacher's three rewrites.",
+        _columns(
+            _SAMPLE,
+            ("dataset", "VARCHAR", "name of the dataset in the settings"),
+            ("candidate", "VARCHAR", ", ".join(CANDIDATES)),
+            *_TEXTS,
+            ("status", "VARCHAR", "ok, or why there is no such version"),
+            ("call_key", "VARCHAR", "teacher call it came from; null for the original"),
+            ("content_key", "VARCHAR", "hash of its three texts"),
+        ),
+        key=("sample_id", "candidate"),
+    ),
+    Table(
+        "students",
+        "Registered students: where they come from and what they are.",
+        _columns(
+            _STUDENT,
+            ("source", "VARCHAR", "what it was registered from"),
+            ("revision", "VARCHAR", "revision of a hub model"),
+            ("student_fingerprint", "VARCHAR", "hash over config, tokenizer and weights"),
+            ("architecture", "VARCHAR", "model class"),
+            ("n_parameters", "BIGINT", "parameters"),
+            ("vocab_size", "BIGINT", "rows of the embedding"),
+            ("parent", "VARCHAR", "student it was finetuned from, if this project made it"),
+            ("generation", "INTEGER", "rounds of recycling behind it; 0 = as published"),
+        ),
+        key=("student",),
+        partitioned=True,
+    ),
+    Table(
+        "student_scores",
+        "What the student thinks of every candidate: summed losses of the four passes. loss = sum_nll / n_tokens.",
+        _columns(
+            _STUDENT,
+            _SAMPLE,
+            ("candidate", "VARCHAR", ", ".join(CANDIDATES)),
+            *(column for name in PASSES for column in _of_pass(name)),
+            ("content_key", "VARCHAR", "hash of the texts that were scored"),
+            ("template", "VARCHAR", "prompt template"),
+            ("protocol", "VARCHAR", "aligned or official"),
+            ("student_fingerprint", "VARCHAR", "hash over config, tokenizer and weights"),
+        ),
+        key=("student", "sample_id", "candidate"),
+        partitioned=True,
+    ),
+    Table(
+        "decisions",
+        "One verdict per student and sample under the active policy.",
+        _columns(
+            _STUDENT,
+            _SAMPLE,
+            ("dataset", "VARCHAR", "name of the dataset in the settings"),
+            ("policy", "VARCHAR", "name of the policy"),
+            ("branch", "VARCHAR", "the path through the tree"),
+            ("chosen", "VARCHAR", "the candidate that won, kept or not"),
+            ("kept", "BOOLEAN", "in the training set"),
+            ("reason", "VARCHAR", "why it was kept, not chosen or rejected"),
+            ("policy_fingerprint", "VARCHAR", "hash of the policy and its switches"),
+        ),
+        key=("student", "sample_id"),
+        partitioned=True,
+    ),
+    Table(
+        "policy_decisions",
+        "The verdict of every policy, side by side.",
+        _columns(
+            _STUDENT,
+            _SAMPLE,
+            ("policy", "VARCHAR", "name of the policy"),
+            ("branch", "VARCHAR", "the path through the tree"),
+            ("chosen", "VARCHAR", "the candidate that won, kept or not"),
+            ("kept", "BOOLEAN", "in the training set"),
+            ("reason", "VARCHAR", "why it was kept, not chosen or rejected"),
+        ),
+        key=("student", "sample_id", "policy"),
+        partitioned=True,
+    ),
+    Table(
+        "selected_set",
+        "What the student is trained on: the texts of the kept candidates.",
+        _columns(
+            _STUDENT,
+            _SAMPLE,
+            ("dataset", "VARCHAR", "name of the dataset in the settings"),
+            ("candidate", "VARCHAR", "the version that was kept"),
+            *_TEXTS,
+            ("position", "BIGINT", "0-based place in the training order"),
+        ),
+        key=("student", "sample_id"),
+        partitioned=True,
+    ),
+    Table(
+        "training_runs",
+        "Finetuning runs with their record.",
+        _columns(
+            _STUDENT,
+            ("run", "VARCHAR", "name of the run's checkpoint directory"),
+            ("arm", "VARCHAR", "what it was trained on: the active policy or a comparison arm"),
+            ("student_fingerprint", "VARCHAR", "hash of the student it started from"),
+            ("data_hash", "VARCHAR", "row-content hash of the training rows"),
+            ("n_train", "BIGINT", "training rows"),
+            ("n_held_out", "BIGINT", "held-out rows, never trained on"),
+            ("steps", "BIGINT", "optimizer steps"),
+            ("tokens", "BIGINT", "tokens trained on"),
+            ("eval_loss_before", "DOUBLE", "held-out loss before training (nats per response token)"),
+            ("eval_loss_after", "DOUBLE", "held-out loss after training (nats per response token)"),
+            ("train_loss_final", "DOUBLE", "training loss of the last step (nats per response token)"),
+            ("tokens_per_s", "DOUBLE", "tokens trained on a second"),
+            ("peak_memory_bytes", "BIGINT", "peak memory of the training process"),
+            ("seconds", "DOUBLE", "seconds from first to last step"),
+            ("path", "VARCHAR", "checkpoint directory"),
+            ("finished_at", "TIMESTAMP", "UTC"),
+        ),
+        key=("student", "run"),
+        partitioned=True,
+        volatile=frozenset({"tokens_per_s", "peak_memory_bytes", "seconds", "finished_at", "path"}),
+    ),
+    Table(
+        "training_steps",
+        "Loss curve of every finetuning run.",
+        _columns(
+            _STUDENT,
+            ("run", "VARCHAR", "name of the run's checkpoint directory"),
+            ("step", "BIGINT", "optimizer step, from 1"),
+            ("loss", "DOUBLE", "mean loss over the step's response tokens (nats)"),
+            ("learning_rate", "DOUBLE", "learning rate of the step"),
+            ("grad_norm", "DOUBLE", "norm of the gradient before clipping"),
+            ("tokens", "BIGINT", "tokens seen so far"),
+        ),
+        key=("student", "run", "step"),
+        partitioned=True,
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in _ALL}
