@@ -1,0 +1,151 @@
+"""The stage behind the asset `raw_dataset`: every row of the settings' files becomes a record or a reject."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.hashing import file_sha256, fingerprint, sample_id
+from srt_assets.core.lake import Lake
+from srt_assets.core.outcome import Description, Outcome
+from srt_assets.core.progress import Progress, silent
+from srt_assets.core.records.formats import SENTINEL_INPUTS, Pair, Reject, detect, to_pair
+from srt_assets.core.records.read import dataset_files, read_hub, read_rows
+from srt_assets.settings import Dataset, Settings
+
+VERSION = "1"
+TABLE = "raw_records"
+CHUNK = 20_000
+
+log = logging.getLogger(__name__)
+
+
+def wanted(settings: Settings, lake: Lake) -> str:
+    """Fingerprint of the records the settings ask for: the bytes of their files and how to read them."""
+    if not settings.datasets:
+        raise UserError("no dataset in the settings", "add a [[datasets]] block with name and path to srt.toml")
+    facts = []
+    for dataset in settings.datasets:
+        rules = dataset.model_dump(include={"name", "format", "limit", "multi_turn"})
+        if dataset.path:
+            rules["files"] = [file_sha256(f) for f in dataset_files(dataset)]
+        else:
+            rules["hub"] = [dataset.hf, dataset.split]
+        facts.append(rules)
+    return fingerprint(stage=TABLE, version=VERSION, datasets=facts)
+
+
+def run(settings: Settings, lake: Lake, progress: Progress = silent) -> Outcome:
+    """Read all datasets into `raw_records` and `raw_rejects`. UserError names the file and line that cannot be read."""
+    with lake.lock(TABLE):
+        want = wanted(settings, lake)
+        if lake.is_current(TABLE, want) and lake.is_current("raw_rejects", want):
+            manifest = lake.manifest(TABLE)
+            assert manifest is not None
+            return Outcome(manifest, cached=True)
+        writer = _Writer(lake)
+        for dataset in settings.datasets:
+            for file, index, row, format in _rows(dataset):
+                writer.add(dataset, file, index, row, format)
+                if writer.seen % 1000 == 0:
+                    progress(writer.seen, 0, "rows")
+        writer.flush()
+        progress(writer.seen, writer.seen, "rows")
+        stats: dict[str, int | float | str] = {
+            "rows_read": writer.seen,
+            **{f"rejected_{r}": n for r, n in sorted(writer.reasons.items())},
+        }
+        if writer.sentinels:
+            stats["sentinel_inputs"] = writer.sentinels
+            log.warning("%d records have an input such as '<noinput>'; they are kept as they are", writer.sentinels)
+        # Rejects first: a reader that sees the new records also finds the new rejects.
+        lake.commit("raw_rejects", writer.rejects, fingerprint=want, code_version=VERSION)
+        manifest = lake.commit(TABLE, writer.records, fingerprint=want, code_version=VERSION, stats=stats)
+        return Outcome(manifest, cached=False, stats=stats)
+
+
+def describe(lake: Lake) -> Description:
+    """Counts by reason, lengths in characters, five records."""
+    con = lake.connect()
+    try:
+        numbers: dict[str, Any] = {}
+        counts = con.execute(
+            "SELECT (SELECT count(*) FROM raw_records), (SELECT count(*) FROM raw_rejects), "
+            "(SELECT count(*) FROM raw_records WHERE input <> '')"
+        ).fetchone()
+        assert counts is not None
+        numbers["records"], numbers["rejected"], numbers["with_input"] = counts
+        reasons = con.execute("SELECT reason, count(*) FROM raw_rejects GROUP BY 1 ORDER BY 1").fetchall()
+        numbers |= {f"rejected_{reason}": n for reason, n in reasons}
+        sample = con.execute(
+            "SELECT sample_id, dataset, left(instruction, 200) AS instruction, left(input, 200) AS input, "
+            "left(response, 200) AS response FROM raw_records ORDER BY dataset, source_index LIMIT 5"
+        )
+        names = [d[0] for d in sample.description]
+        rows = [dict(zip(names, r, strict=True)) for r in sample.fetchall()]
+        lengths = con.execute("SELECT length(response)::DOUBLE FROM raw_records USING SAMPLE 20000 ROWS").fetchall()
+    finally:
+        con.close()
+    return Description(numbers, rows, ("response length (characters)", [n for (n,) in lengths]))
+
+
+def _rows(dataset: Dataset) -> Iterator[tuple[str, int, Any, str]]:
+    sources: list[tuple[str, Iterator[tuple[int, Any]]]]
+    if dataset.path:
+        sources = [(str(f), read_rows(f)) for f in dataset_files(dataset)]
+    else:
+        sources = [(f"hf://{dataset.hf}/{dataset.split}", read_hub(dataset))]
+    given = 0
+    for name, rows in sources:
+        format: str = "" if dataset.format == "auto" else dataset.format
+        for index, row in rows:
+            if dataset.limit and given >= dataset.limit:
+                return
+            if not format and isinstance(row, dict):
+                format = detect(row)
+            yield name, index, row, format or "alpaca"
+            given += 1
+
+
+class _Writer:
+    """Sorts rows into records and rejects and writes them in parts of CHUNK rows, so that memory stays flat."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+        self.records: list[str] = []
+        self.rejects: list[str] = []
+        self.seen = 0
+        self.sentinels = 0
+        self.reasons: Counter[str] = Counter()
+        self._ids: set[str] = set()
+        self._good: list[dict] = []
+        self._bad: list[dict] = []
+
+    def add(self, dataset: Dataset, file: str, index: int, row: Any, format: str) -> None:
+        self.seen += 1
+        place = {"dataset": dataset.name, "source_file": file, "source_index": index}
+        pair = to_pair(row, format, dataset.multi_turn)
+        if isinstance(pair, Pair):
+            key = sample_id(*pair)
+            if key not in self._ids:
+                self._ids.add(key)
+                self.sentinels += pair.input.strip().lower() in SENTINEL_INPUTS
+                self._good.append({"sample_id": key, **pair._asdict(), **place})
+                if len(self._good) >= CHUNK:
+                    self.flush()
+                return
+            pair = Reject("duplicate")
+        self.reasons[pair.reason] += 1
+        # ASCII escapes, so that text no Parquet file can hold is still shown.
+        self._bad.append({**place, "reason": pair.reason, "raw": json.dumps(row, default=str)[:2000]})
+        if len(self._bad) >= CHUNK:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._good:
+            self.records.append(self.lake.write_part(TABLE, self._good))
+        if self._bad:
+            self.rejects.append(self.lake.write_part("raw_rejects", self._bad))
+        self._good, self._bad = [], []

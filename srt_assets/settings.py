@@ -1,0 +1,254 @@
+"""One frozen Settings object, read from `srt.toml` and `SRT_SECTION__KEY` variables. Secrets never come from here.
+
+Order: environment before file before defaults. The file is the one `SRT_SETTINGS` names, else the first `srt.toml`
+upwards from the current folder; relative paths in it are relative to it. `SRT_HOME` sets `project.home`.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from srt_assets.core.errors import UserError
+
+Policy = Literal[
+    "selective",
+    "reflected_all",
+    "ifd_only",
+    "r_ifd_only",
+    "perplexity",
+    "random",
+    "longest",
+    "original",
+]
+POLICIES: tuple[str, ...] = get_args(Policy)
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Variables of these names are switches of the program, not settings.
+_NOT_SETTINGS = {"SRT_SETTINGS", "SRT_HOME"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Project(_Section):
+    home: Path = Path(".srt")
+    seed: Count = 0
+
+
+class Dataset(_Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    path: str = ""
+    hf: str = ""
+    split: str = "train"
+    format: Literal["alpaca", "sharegpt", "messages", "auto"] = "auto"
+    limit: Count = 0
+    multi_turn: Literal["reject", "first_turn"] = "reject"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Dataset":
+        if bool(self.path) == bool(self.hf):
+            raise ValueError("give either path or hf")
+        return self
+
+
+class Teacher(_Section):
+    model: Annotated[str, Field(min_length=1)] = "local"
+    api_base: str = ""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    max_tokens: Positive = 2048
+    context_tokens: Count = 0
+    timeout_s: Annotated[float, Field(gt=0)] = 120
+    concurrency: Positive = 32
+    rpm: Count = 0
+    tpm: Count = 0
+    max_attempts: Positive = 6
+    budget_usd: Amount = 0.0
+    usd_per_million_input: Amount = 0.0
+    usd_per_million_output: Amount = 0.0
+    reply_format: Literal["auto", "markers", "json_schema", "grammar"] = "auto"
+
+
+class Student(_Section):
+    template: Literal["vicuna", "alpaca", "wizardlm", "chat", "none"] = "vicuna"
+    protocol: Literal["aligned", "official"] = "aligned"
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    token_budget: Count = 0
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    devices: Annotated[str, Field(pattern=r"^(auto|(cpu|mps|cuda(:\d+)?)(,(cpu|mps|cuda(:\d+)?))*)$")] = "auto"
+
+    @model_validator(mode="after")
+    def _official_templates(self) -> "Student":
+        if self.protocol == "official" and self.template in ("chat", "none"):
+            raise ValueError(f"template {self.template!r} does not exist in protocol 'official'; use 'aligned'")
+        return self
+
+
+class Selection(_Section):
+    policy: Policy = "selective"
+    keep_unreflected: bool = False
+    filter_before_compare: bool = False
+    top_k: Annotated[int | float, Field(ge=0)] = 0
+    top_k_per_dataset: bool = False
+
+    @model_validator(mode="after")
+    def _count_or_share(self) -> "Selection":
+        if self.top_k > 1 and self.top_k != int(self.top_k):
+            raise ValueError("top_k is a whole number (a count) or a fraction in (0, 1]")
+        return self
+
+
+class Training(_Section):
+    method: Literal["full", "lora"] = "full"
+    epochs: Annotated[float, Field(gt=0)] = 3
+    max_steps: Count = 0
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    batch_size: Positive = 128
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: Amount = 0.0
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    processes: Positive = 1
+    arms: tuple[Policy, ...] = ()
+    keep_last: Positive = 3
+
+
+class Automation(_Section):
+    enabled: bool = False
+    watch: str = ""
+    nightly: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] = "0 2 * * *"
+
+
+class Settings(_Section):
+    """All settings (design of the file: `srt.toml` at the root, with comments)."""
+
+    project: Project = Project()
+    datasets: tuple[Dataset, ...] = ()
+    teacher: Teacher = Teacher()
+    student: Student = Student()
+    selection: Selection = Selection()
+    training: Training = Training()
+    automation: Automation = Automation()
+
+    @property
+    def home(self) -> Path:
+        return self.project.home
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> "Settings":
+        names = [d.name for d in self.datasets]
+        if len(set(names)) < len(names):
+            raise ValueError("two datasets have the same name")
+        return self
+
+
+def find_settings_file() -> Path | None:
+    """The file `SRT_SETTINGS` names, else the first `srt.toml` upwards from here, else None (defaults only)."""
+    if named := os.environ.get("SRT_SETTINGS"):
+        path = Path(named).absolute()
+        if not path.is_file():
+            raise UserError(f"SRT_SETTINGS names {path}, which is no file", "correct the variable or unset it")
+        return path
+    here = Path.cwd()
+    return next((d / "srt.toml" for d in (here, *here.parents) if (d / "srt.toml").is_file()), None)
+
+
+def load_settings(path: Path | str | None = None) -> Settings:
+    """Read the settings. UserError names the file and the key of anything unknown, mistyped or impossible."""
+    file = Path(path).absolute() if path else find_settings_file()
+    base = file.parent if file else Path.cwd()
+    facts = _read_toml(file) if file else {}
+    _make_paths_absolute(facts, base)
+    origins = _apply_environment(facts)
+    if "project" in facts and isinstance(facts["project"], dict):
+        facts["project"].setdefault("home", str(base / ".srt"))
+    else:
+        facts.setdefault("project", {"home": str(base / ".srt")})
+    try:
+        return Settings.model_validate(facts)
+    except ValidationError as error:
+        raise _explain(error, file, origins) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}", "name a readable settings file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no valid TOML: {error}", "correct the line it names") from None
+
+
+def _make_paths_absolute(facts: dict[str, Any], base: Path) -> None:
+    def anchor(section: Any, key: str) -> None:
+        if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
+            section[key] = str(base / Path(section[key]).expanduser())
+
+    anchor(facts.get("project"), "home")
+    anchor(facts.get("automation"), "watch")
+    datasets = facts.get("datasets")
+    for dataset in datasets if isinstance(datasets, list) else []:
+        anchor(dataset, "path")
+
+
+def _apply_environment(facts: dict[str, Any]) -> dict[tuple[str, str], str]:
+    """Lay `SRT_SECTION__KEY` variables over the file's facts; gives back which variable set which key."""
+    origins: dict[tuple[str, str], str] = {}
+    for variable, text in sorted(os.environ.items()):
+        if not variable.startswith("SRT_") or "__" not in variable or variable in _NOT_SETTINGS:
+            continue
+        section, _, key = variable.removeprefix("SRT_").lower().partition("__")
+        target = facts.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise UserError(f"the environment variable {variable} cannot set a list", "set it in srt.toml")
+        if (section, key) in (("project", "home"), ("automation", "watch")) and text:
+            target[key] = str(Path(text).expanduser().absolute())
+        else:
+            target[key] = text.split(",") if (section, key) == ("training", "arms") and text else _as_value(text)
+        origins[(section, key)] = variable
+    if home := os.environ.get("SRT_HOME"):
+        facts.setdefault("project", {})["home"] = str(Path(home).expanduser().absolute())
+        origins[("project", "home")] = "SRT_HOME"
+    return origins
+
+
+def _as_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError, file: Path | None, origins: dict[tuple[str, str], str]) -> UserError:
+    lines: list[str] = []
+    unknown_sections = {section: variable for (section, _), variable in origins.items()}
+    for problem in error.errors():
+        where = [str(p) for p in problem["loc"] if not (isinstance(p, str) and p in ("int", "float"))]
+        variable = origins.get((where[0], where[1])) if len(where) > 1 else unknown_sections.get(where[0])
+        key = ".".join(where) or "settings"
+        place = f"environment variable {variable}" if variable else str(file or "defaults")
+        if problem["type"] == "extra_forbidden":
+            what = f"unknown setting{_nearest(problem['loc'])}"
+        else:
+            what = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] not in ("missing", "value_error"):
+                what += f", not {problem['input']!r}"
+        line = f"{place}: {key}: {what}"
+        if line not in lines:
+            lines.append(line)
+    return UserError("\n".join(lines), "correct it; srt.toml at the project's root shows every setting")
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    import difflib
+
+    fields: Any = Settings.model_fields
+    if len(location) > 1:
+        section = location[0]
+        fields = Dataset.model_fields if section == "datasets" else fields[str(section)].annotation.model_fields
+    close = difflib.get_close_matches(str(location[-1]), list(fields), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
