@@ -1,0 +1,80 @@
+"""Facts of an artefact as Dagster metadata: numbers, column schema, five sample rows, a histogram."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from srt_assets.core.lake import Manifest
+from srt_assets.core.outcome import Description
+from srt_assets.core.tables import Table
+
+
+def plain(facts: Mapping[str, Any]) -> dict[str, int | float | str]:
+    """Numbers and texts only: Dagster refuses numpy scalars, and a NaN would be drawn as a gap nobody explains."""
+    out: dict[str, int | float | str] = {}
+    for name, value in facts.items():
+        if isinstance(value, str):
+            out[name] = value
+        elif isinstance(value, bool) or value is None:
+            out[name] = str(value)
+        elif float(value).is_integer() and not isinstance(value, float):
+            out[name] = int(value)
+        else:
+            out[name] = float(value) if math.isfinite(value) else str(value)
+    return out
+
+
+def describe_table(table: Table, manifest: Manifest, description: Description, partitioned: bool) -> dict[str, Any]:
+    """Metadata under the names the UI knows, plus the description's own."""
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count" if partitioned else "dagster/row_count": manifest.rows,
+        "dagster/column_schema": column_schema(table),
+        "dagster/table_name": table.name,
+        **plain(description.numbers),
+    }
+    if description.sample:
+        metadata["sample"] = sample_table(description.sample)
+    if description.histogram and description.histogram[1]:
+        metadata["histogram"] = dg.MetadataValue.md(f"![histogram]({histogram_png(*description.histogram)})")
+    return metadata
+
+
+def column_schema(table: Table) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[dg.TableColumn(c.name, c.type, description=c.description) for c in table.columns],
+    )
+
+
+def sample_table(rows: list[dict]) -> dg.TableMetadataValue:
+    records = [dg.TableRecord({k: _cell(v) for k, v in row.items()}) for row in rows]
+    schema = dg.TableSchema(columns=[dg.TableColumn(name, "string") for name in rows[0]])
+    return dg.MetadataValue.table(records=records, schema=schema)
+
+
+def _cell(value: Any) -> str | int | float | bool:
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else str(value)
+    return value if isinstance(value, str | int) else ("" if value is None else str(value))
+
+
+def png_uri(figure: Any) -> str:
+    """A matplotlib figure as a data URI; small, for each materialization keeps its own in the event log."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=70, bbox_inches="tight")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def histogram_png(title: str, values: list[float]) -> str:
+    """A histogram of finite values as a data URI."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 2.4))
+    axes = figure.subplots()
+    axes.hist([v for v in values if v is not None and math.isfinite(v)], bins=40, color="#4c72b0")
+    axes.set_xlabel(title)
+    axes.set_ylabel("count")
+    return png_uri(figure)

@@ -1,0 +1,22 @@
+"""What assets are given: the settings and the lake. Held as plain facts, opened inside a step."""
+
+from dataclasses import dataclass
+
+from srt_assets.core.lake import Lake
+from srt_assets.settings import Settings
+
+
+@dataclass(frozen=True)
+class LakeResource:
+    """The home that the settings name. Ask for it with `lake: dg.ResourceParam[LakeResource]`."""
+
+    of: Settings
+
+    def settings(self) -> Settings:
+        return self.of
+
+    def open(self) -> Lake:
+        """The lake; whatever is committed to it is published in `srt.duckdb` too."""
+        from srt_assets.core.sql.catalog import publish
+
+        return Lake(self.of.home, after_commit=publish)
