@@ -10,7 +10,7 @@ from srt_assets.defs.run_stage import run_stage
 
 @dg.asset(name=names.RAW_DATASET, group_name=names.GROUP_RAW, kinds={"parquet"}, code_version=raw.VERSION)
 def raw_dataset(context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:
-    """Instruction-response pairs from the settings' files, each with a content id; other rows rejected with a reason."""
+    """Instruction-response pairs from the settings' files, with content ids; other rows are rejected with a reason."""
     store = lake.open()
     return run_stage(
         context,

@@ -1,4 +1,4 @@
-"""The bridge between an asset and its stage: progress, failures and results in Dagster's terms, nothing of the domain."""
+"""The bridge from an asset to its stage: progress, failures and results in Dagster terms, nothing of the domain."""
 
 import errno
 import time
