@@ -12,9 +12,17 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str).encode()
 
 
-def fingerprint(**facts: Any) -> str:
+class Fingerprint(str):
+    """A hash that remembers what it was made of, so that a manifest can say later what has changed."""
+
+    facts: dict[str, Any]
+
+
+def fingerprint(**facts: Any) -> Fingerprint:
     """SHA-256 (64 hex digits) of the canonical JSON of the facts; the order they are named in does not matter."""
-    return hashlib.sha256(_canonical(facts)).hexdigest()
+    made = Fingerprint(hashlib.sha256(_canonical(facts)).hexdigest())
+    made.facts = facts
+    return made
 
 
 def file_sha256(path: Path | str) -> str:

@@ -23,6 +23,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.tables import TABLES, Table, sql_literal
 
 SCHEMA_VERSION = 1
@@ -35,7 +36,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a table (or one partition) holds. `content_hash`: of the rows, in no order, without volatile columns."""
+    """What a table (or one partition) holds, and the inputs its fingerprint was made of.
+
+    `content_hash` is of the rows, in no order, without volatile columns; '' while the content is unfinished.
+    """
 
     table: str
     partition: str | None
@@ -47,6 +51,7 @@ class Manifest:
     complete: bool
     written_at: str
     stats: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
     superseded: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -193,9 +198,10 @@ class Lake:
             complete=complete,
             written_at=now.isoformat(),
             stats=stats or {},
+            inputs=fingerprint.facts if isinstance(fingerprint, Fingerprint) else {},
             superseded=kept,
         )
-        _replace_text(directory / "_manifest.json", json.dumps(asdict(manifest), indent=1))
+        _replace_text(directory / "_manifest.json", json.dumps(asdict(manifest), indent=1, default=str))
         (directory / "_failure.json").unlink(missing_ok=True)
         self._sweep(directory, manifest, now)
         if self._after_commit:

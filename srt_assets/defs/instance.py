@@ -1,0 +1,115 @@
+"""The Dagster instance of a home: where it lies, its dagster.yaml, and runs whose process is gone."""
+
+import logging
+import os
+import socket
+from pathlib import Path
+
+import dagster as dg
+import psutil
+
+from srt_assets.defs import names
+from srt_assets.settings import Settings
+
+PID_TAG = "srt/pid"
+PID_STARTED_TAG = "srt/pid_started"
+UNFINISHED = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+DAGSTER_YAML = """\
+# Written once by srt-assets; yours to edit. Sized for one machine with the default SQLite storage.
+telemetry: {enabled: false}
+nux: {enabled: false}
+concurrency:
+  # One step at a time in each pool (teacher_api, device), over all runs.
+  pools: {default_limit: 1, granularity: op}
+  runs: {max_concurrent_runs: 2}
+run_monitoring:
+  enabled: true
+  max_resume_run_attempts: 0     # more would keep Terminate from reaching the steps
+  free_slots_after_run_end_seconds: 60
+run_retries: {enabled: true, max_retries: 0}
+sensors: {use_threads: true, num_workers: 2}
+"""
+
+log = logging.getLogger(__name__)
+
+
+def prepare_instance(settings: Settings) -> Path:
+    """Make sure that DAGSTER_HOME is set, exists and has a dagster.yaml. One that is set already wins."""
+    home = Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    config = home / "dagster.yaml"
+    if not config.exists():
+        config.write_text(DAGSTER_YAML)
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def process_tags() -> dict[str, str]:
+    """Tags that let a later process find out whether this one is still alive."""
+    me = psutil.Process()
+    return {names.TAG_HOST: socket.gethostname(), PID_TAG: str(me.pid), PID_STARTED_TAG: str(me.create_time())}
+
+
+def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Fail every run of this machine whose process is gone, free its pool slots, end its orphaned steps.
+
+    A killed process cannot do it itself, and a slot it held would block the next run for ever.
+    """
+    failed = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        processes = _processes(instance, run)
+        if processes is None or (processes and _alive(*processes[0])):
+            continue
+        for pid, started in processes[1:]:
+            _end(pid, started)
+        instance.report_run_failed(run, "the process of this run is gone (killed, or the machine was restarted)")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        failed.append(run.run_id)
+        log.warning("run %s was left unfinished by a process that is gone; marked as failed", run.run_id[:8])
+    # A slot may outlive its run: killed between the run's end and the release.
+    storage = instance.event_log_storage
+    for key in storage.get_concurrency_keys() if storage.supports_global_concurrency_limits else ():
+        for run_id in {slot.run_id for slot in storage.get_concurrency_info(key).claimed_slots}:
+            record = instance.get_run_by_id(run_id)
+            if record is None or record.is_finished:
+                storage.free_concurrency_slots_for_run(run_id)
+    return failed
+
+
+def _processes(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[tuple[int, float]] | None:
+    """(pid, latest possible start) of the run's process, then of its steps; None if it is not this machine's."""
+    if names.TAG_HOST in run.tags:
+        if run.tags[names.TAG_HOST] != socket.gethostname():
+            return None
+        return [(int(run.tags[PID_TAG]), float(run.tags[PID_STARTED_TAG]))]
+    found: list[tuple[int, float]] = []
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        event = entry.dagster_event
+        pid = event.engine_event_data.metadata.get("pid") if event else None
+        if pid is not None and str(pid.value).isdigit():
+            found.append((int(str(pid.value)), entry.timestamp))
+    return found or None
+
+
+def _alive(pid: int, started: float) -> bool:
+    """True if a process of this pid runs that is not a later one that got the same number."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= started + 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end(pid: int, started: float) -> None:
+    if pid != os.getpid() and _alive(pid, started):
+        process = psutil.Process(pid)
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except psutil.TimeoutExpired:
+            process.kill()
