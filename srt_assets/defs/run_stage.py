@@ -26,7 +26,10 @@ def run_stage(
     """Run a stage and report it. A UserError or StageError becomes a Failure that no retry policy repeats."""
     started = time.monotonic()
     with explained():
-        outcome = stage(reporter(context))
+        report = reporter(context)
+        outcome = stage(report)
+        rows = outcome.manifest.rows
+        report(rows, rows, "rows", state="cached" if outcome.cached else "done")
         description = describe()
     table = TABLES[outcome.manifest.table]
     metadata = {

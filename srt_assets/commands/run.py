@@ -1,0 +1,177 @@
+"""`srt run`: pick the assets, run them through Dagster with a progress bar, say how it ended."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from srt_assets.commands import show
+from srt_assets.core.errors import UserError
+from srt_assets.core.lake import Lake
+from srt_assets.core.progress import Fact, on_terminal, throttled
+from srt_assets.core.progress import Progress as Listener
+from srt_assets.core.sql.catalog import publish
+from srt_assets.core.status import standings
+from srt_assets.defs import names
+from srt_assets.defs.instance import fail_dead_runs, prepare_instance
+from srt_assets.defs.launch import is_recorded, materialize
+from srt_assets.settings import Settings
+
+PLAIN_EVERY_S = 15.0
+
+
+@contextmanager
+def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The home's Dagster instance, with runs of dead processes failed and their pool slots freed."""
+    prepare_instance(settings)
+    with dg.DagsterInstance.get() as instance:
+        fail_dead_runs(instance)
+        yield instance
+
+
+def run(settings: Settings, lake: Lake, assets: Sequence[str], students: Sequence[str], verbose: bool) -> int:
+    """Bring the assets (none: the whole graph) up to date for the students (none: all). Gives the exit code."""
+    from srt_assets.definitions import build_defs
+
+    console = Console(stderr=True)
+    registered = [p.removeprefix("student=") for p in lake.partitions("students")]
+    for slug in students:
+        if slug not in registered:
+            known = f"registered: {', '.join(registered)}" if registered else "none is registered yet"
+            raise UserError(f"unknown student {slug!r}; {known}", "srt students add PATH|MODEL_ID registers one")
+    defs = build_defs(settings)
+    plan = _plan(defs, assets)
+    chosen = list(students) or registered
+    if plan.per_student and not chosen:
+        raise UserError("no student is registered", "srt students add smollm2 (or a directory, or a hub id)")
+    started = time.monotonic()
+    with instance_of(settings) as instance:
+        instance.add_dynamic_partitions(names.students.name or "", chosen)
+        if not assets and _nothing_to_do(settings, lake, instance, chosen):
+            publish(lake)
+            show.summary(lake, chosen)
+            console.print("[green]everything is up to date[/], nothing to do")
+            return 0
+        try:
+            code = _run_all(console, defs, instance, plan, chosen, verbose)
+        finally:
+            publish(lake)
+    show.summary(lake, chosen if plan.per_student else [])
+    console.print(f"{'[red]failed[/]' if code else '[green]done[/]'} in {time.monotonic() - started:.0f} s")
+    return code
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Assets to run, in order: shared ones, then for each student its own, then what reads all students."""
+
+    before: list[str]
+    per_student: list[str]
+    after: list[str]
+
+
+def _plan(defs: dg.Definitions, assets: Sequence[str]) -> Plan:
+    graph = defs.resolve_asset_graph()
+    known = {key.to_user_string(): key for key in graph.get_all_asset_keys()}
+    for name in assets:
+        if name not in known:
+            import difflib
+
+            close = difflib.get_close_matches(name, list(known), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"assets: {', '.join(sorted(known))}"
+            raise UserError(f"unknown asset {name!r}", hint)
+    wanted = dg.AssetSelection.assets(*assets).upstream() if assets else dg.AssetSelection.all()
+    keys = wanted.resolve(graph)
+    ordered = [key for level in graph.toposorted_asset_keys_by_level for key in sorted(level) if key in keys]
+    partitioned = [key for key in ordered if graph.get(key).partitions_def is not None]
+    readers = [
+        key
+        for key in ordered
+        if key not in partitioned and any(p in graph.get_ancestor_asset_keys(key) for p in partitioned)
+    ]
+    return Plan(
+        before=[k.to_user_string() for k in ordered if k not in partitioned and k not in readers],
+        per_student=[k.to_user_string() for k in partitioned],
+        after=[k.to_user_string() for k in readers],
+    )
+
+
+def _run_all(
+    console: Console,
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    plan: Plan,
+    students: Sequence[str],
+    verbose: bool,
+) -> int:
+    """Run the plan. One student's failure does not stop the others; a failure before them does."""
+
+    def step(assets: list[str], student: str | None) -> int:
+        if not assets:
+            return 0
+        with terminal_progress(console, student, shown=not verbose):
+            result = materialize(defs, instance, assets, student, verbose)
+        for error in result.errors:
+            console.print(f"[red]error[/] {error}", markup=True, highlight=False, soft_wrap=True)
+        return result.exit_code
+
+    if code := step(plan.before, None):
+        return code
+    codes = [step(plan.per_student, slug) for slug in students] if plan.per_student else []
+    codes.append(step(plan.after, None))
+    bad = [c for c in codes if c]
+    return 0 if not bad else 2 if all(c == 2 for c in bad) else 1
+
+
+def _nothing_to_do(settings: Settings, lake: Lake, instance: dg.DagsterInstance, students: Sequence[str]) -> bool:
+    found = standings(settings, lake, list(students))
+    return all(s.state == "fresh" and is_recorded(instance, s.asset, s.student) for s in found)
+
+
+@contextmanager
+def terminal_progress(console: Console, student: str | None, shown: bool) -> Iterator[None]:
+    """A bar per asset on a terminal; elsewhere a line every 15 s and one at its end."""
+    if not shown:
+        yield
+        return
+    if not console.is_terminal:
+        with on_terminal(lambda asset: throttled(_plain(console, asset, student), PLAIN_EVERY_S)):
+            yield
+        return
+    bars = Progress(
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[count]:>16}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[facts]}"),
+        console=console,
+    )
+    with bars:
+
+        def bar(asset: str) -> Listener:
+            task = bars.add_task(asset, total=None, count="", facts=student or "")
+
+            def report(done: int, total: int, unit: str = "rows", **facts: Fact) -> None:
+                count = f"{done}/{total} {unit}" if total else f"{done} {unit}"
+                bars.update(task, completed=done, total=total or None, count=count, facts=_facts(facts))
+
+            return report
+
+        with on_terminal(bar):
+            yield
+
+
+def _plain(console: Console, asset: str, student: str | None) -> Listener:
+    def report(done: int, total: int, unit: str = "rows", **facts: Fact) -> None:
+        name = f"{asset} [{student}]" if student else asset
+        console.print(f"{name}: {done}/{total or '?'} {unit} {_facts(facts)}", markup=False, highlight=False)
+
+    return report
+
+
+def _facts(facts: dict[str, Fact]) -> str:
+    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in facts.items())

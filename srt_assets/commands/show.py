@@ -1,0 +1,85 @@
+"""Tables on the terminal: what a run ended with, the students, where every asset stands."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.status import standings
+from srt_assets.settings import Settings
+
+STYLES = {"fresh": "green", "changed": "yellow", "missing": "dim", "failed": "red"}
+
+
+def summary(lake: Lake, students: Sequence[str]) -> None:
+    """What happened to every input row, and what came of it."""
+    con = lake.connect()
+    try:
+        records, rejected = con.execute(
+            "SELECT (SELECT count(*) FROM raw_records), (SELECT count(*) FROM raw_rejects)"
+        ).fetchall()[0]
+        calls, paid, cost = con.execute(
+            "SELECT count(*), count(*) FILTER (status = 'ok'), sum(cost_usd) FROM teacher_calls"
+        ).fetchall()[0]
+        price = "" if not cost else f", {cost:.4f} USD"
+        Console().print(f"{records} records, {rejected} rows rejected; {calls} teacher calls ({paid} answered{price})")
+        if students:
+            Console().print(_per_student(con, students))
+    finally:
+        con.close()
+
+
+def _per_student(con, students: Sequence[str]) -> Table:
+    table = Table(title="rows by outcome, and the finetuned checkpoint")
+    for name in ("student", "kept", "not chosen", "rejected", "held-out loss", "checkpoint"):
+        table.add_column(name, justify="left" if name in ("student", "checkpoint") else "right", overflow="fold")
+    for slug in students:
+        kept, lost, rejected = con.execute(
+            "SELECT count(*) FILTER (kept), count(*) FILTER (NOT kept AND NOT starts_with(reason, 'rejected')), "
+            "count(*) FILTER (starts_with(reason, 'rejected')) FROM decisions WHERE student = ?",
+            [slug],
+        ).fetchall()[0]
+        runs = con.execute(
+            "SELECT eval_loss_before, eval_loss_after, path FROM training_runs WHERE student = ? "
+            "ORDER BY finished_at DESC LIMIT 1",
+            [slug],
+        ).fetchall()
+        before, after, path = runs[0] if runs else (None, None, "")
+        loss = f"{before:.4f} -> {after:.4f}" if before is not None and after is not None else ""
+        table.add_row(slug, str(kept), str(lost), str(rejected), loss, path)
+    return table
+
+
+def students(lake: Lake) -> None:
+    """The registered students with what they are and where they come from."""
+    con = lake.connect()
+    try:
+        rows = con.execute(
+            "SELECT student, architecture, n_parameters, generation, left(student_fingerprint, 12), source "
+            "FROM students ORDER BY student"
+        ).fetchall()
+    finally:
+        con.close()
+    if not rows:
+        Console().print("no student is registered; srt students add smollm2 registers the packaged one")
+        return
+    table = Table()
+    for name in ("student", "architecture", "parameters", "generation", "fingerprint", "source"):
+        table.add_column(name, overflow="fold")
+    for slug, architecture, size, generation, mark, source in rows:
+        table.add_row(slug, architecture, f"{size:,}" if size else "", str(generation or 0), mark, source)
+    Console().print(table)
+
+
+def status(settings: Settings, lake: Lake, students: Sequence[str]) -> None:
+    """One line per asset and student with its state and the reason."""
+    table = Table()
+    for name in ("asset", "student", "state", "why"):
+        table.add_column(name, overflow="fold")
+    for s in standings(settings, lake, list(students)):
+        table.add_row(s.asset, s.student or "-", Text(s.state, style=STYLES[s.state]), s.why)
+    Console().print(table)
+    if not students:
+        Console().print("no student is registered; srt students add PATH|MODEL_ID registers one")

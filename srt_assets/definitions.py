@@ -1,0 +1,34 @@
+"""The one place where things are wired: `build_defs(settings)` makes the graph, `defs` is the one Dagster loads."""
+
+from typing import Any
+
+import dagster as dg
+
+from srt_assets.defs import automation, raw, reflection, scores, selection, sql_models, students, training
+from srt_assets.defs.resources import LakeResource
+from srt_assets.settings import Settings, load_settings
+
+
+def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definitions:
+    """The whole graph for these settings. `overrides` replace resources by name (tests)."""
+    settings = settings or load_settings()
+    return dg.Definitions(
+        assets=[
+            raw.raw_dataset,
+            reflection.reflected_instructions,
+            reflection.reflected_responses,
+            students.student_checkpoint,
+            scores.student_scores,
+            selection.selected_set,
+            training.finetuned_checkpoint,
+            *sql_models.assets(),
+        ],
+        asset_checks=[*sql_models.checks()],
+        jobs=automation.jobs(),
+        sensors=automation.sensors(settings),
+        schedules=automation.schedules(settings),
+        resources={"lake": LakeResource(settings), **overrides},
+    )
+
+
+defs = build_defs()

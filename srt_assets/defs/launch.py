@@ -1,0 +1,61 @@
+"""Running the graph from a command, in this process, through Dagster: what `srt run` does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from srt_assets.defs import names
+from srt_assets.defs.instance import process_tags
+from srt_assets.defs.run_stage import EXIT_CODE
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended. `exit_code` 0 done, 1 failed, 2 the user must change something; `errors` say what to do."""
+
+    run_id: str
+    exit_code: int
+    errors: tuple[str, ...] = ()
+
+
+def materialize(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    assets: Sequence[str],
+    student: str | None,
+    verbose: bool = False,
+) -> RunResult:
+    """Materialize assets (and their checks) in this process, recorded in the instance like any other run."""
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(name) for name in assets],
+        partition_key=student,
+        run_config={} if verbose else QUIET,
+        tags={**process_tags(), names.TAG_COMMAND: "srt run", **({names.TAG_STUDENT: student} if student else {})},
+        raise_on_error=False,
+    )
+    if result.success:
+        return RunResult(result.run_id, 0)
+    codes, errors = [], []
+    for event in result.get_step_failure_events():
+        data = event.step_failure_data
+        failure = data.user_failure_data
+        if failure:
+            code = failure.metadata.get(EXIT_CODE)
+            codes.append(int(str(code.value)) if code else 1)
+            errors.append(f"{event.step_key}: {failure.description}")
+        elif data.error:
+            codes.append(1)
+            errors.append(f"{event.step_key}: {data.error.message.strip()}")
+    return RunResult(result.run_id, 2 if codes and all(c == 2 for c in codes) else 1, tuple(errors))
+
+
+def is_recorded(instance: dg.DagsterInstance, asset: str, student: str | None) -> bool:
+    """True if this instance knows a materialization of the asset: a new instance over an old lake knows none."""
+    key = dg.AssetKey(asset)
+    if student is None:
+        return instance.get_latest_materialization_event(key) is not None
+    return student in instance.get_materialized_partitions(key)
