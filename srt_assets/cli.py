@@ -6,6 +6,7 @@ Heavy imports stay inside the commands, so that `srt --help` answers at once.
 import errno
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,7 +57,9 @@ def _open() -> "tuple[Settings, Lake]":
 
 
 def _slugs(lake: "Lake") -> list[str]:
-    return [p.removeprefix("student=") for p in lake.partitions("students")]
+    from srt_assets.core.student import checkpoints
+
+    return checkpoints.list_students(lake)
 
 
 # -- running
@@ -170,9 +173,8 @@ def ui(
         from srt_assets.defs import names
 
         instance.add_dynamic_partitions(names.students.name or "", _slugs(lake))
-    # Run from the project's root: there, dg finds [tool.dg] and the daemon the same code location.
-    os.chdir(_project_root())
     os.environ["SRT_HOME"] = str(settings.home)
-    command = [os.path.join(os.path.dirname(sys.executable), "dg"), "dev", "--host", "127.0.0.1", "--port", str(port)]
+    dagster = str(Path(sys.executable).parent / "dagster")
+    command = [dagster, "dev", "-m", "srt_assets.definitions", "--host", "127.0.0.1", "--port", str(port)]
     typer.echo(f"http://127.0.0.1:{port}  (Ctrl-C stops it; home: {settings.home})")
     os.execv(command[0], command)

@@ -16,6 +16,7 @@ from srt_assets.core.progress import Fact, on_terminal, throttled
 from srt_assets.core.progress import Progress as Listener
 from srt_assets.core.sql.catalog import publish
 from srt_assets.core.status import standings
+from srt_assets.core.student import checkpoints
 from srt_assets.defs import names
 from srt_assets.defs.instance import fail_dead_runs, prepare_instance
 from srt_assets.defs.launch import is_recorded, materialize
@@ -38,7 +39,7 @@ def run(settings: Settings, lake: Lake, assets: Sequence[str], students: Sequenc
     from srt_assets.definitions import build_defs
 
     console = Console(stderr=True)
-    registered = [p.removeprefix("student=") for p in lake.partitions("students")]
+    registered = checkpoints.list_students(lake)
     for slug in students:
         if slug not in registered:
             known = f"registered: {', '.join(registered)}" if registered else "none is registered yet"

@@ -9,6 +9,8 @@ from srt_assets.defs import names
 from srt_assets.defs.instance import fail_dead_runs
 from srt_assets.settings import Settings
 
+STUDENTS = names.students.name or ""
+
 
 def jobs() -> list:
     """`teacher_side` (no partition), `student_side` and `everything` (one student a run)."""
@@ -55,27 +57,29 @@ def new_student_checkpoints(settings: Settings) -> dg.SensorDefinition:
         from srt_assets.core.student import watch
 
         folder = Path(settings.automation.watch)
-        before = json.loads(context.cursor or "{}")
-        found = watch.scan(folder)
-        stable = {slug: c for slug, c in found.items() if before.get(slug, {}).get("signature") == c.signature}
-        cursor = json.dumps({slug: {"signature": c.signature} for slug, c in found.items()}, sort_keys=True)
-        if not stable:
-            waiting = f"{len(found)} still arriving" if found else f"no complete checkpoint in {folder}"
-            return dg.SensorResult(skip_reason=waiting, cursor=cursor)
-        known = set(context.instance.get_dynamic_partitions(names.students.name or ""))
-        requests = []
-        for slug, checkpoint in sorted(stable.items()):
-            requests.append(
-                dg.RunRequest(
-                    # Content in the key: the same bytes never run twice, changed bytes run again.
-                    run_key=f"{slug}:{checkpoint.signature}",
-                    partition_key=slug,
-                    tags={names.TAG_STUDENT: slug},
-                )
+        seen = json.loads(context.cursor or "{}")
+        whole, refused = watch.scan(folder)
+        cursor = json.dumps({slug: found.signature for slug, found in whole.items()}, sort_keys=True)
+        # Taken only when two ticks saw the same files: a trainer may still be writing.
+        settled = {slug: found for slug, found in whole.items() if seen.get(slug) == found.signature}
+        if not settled:
+            waiting = [f"{slug}: waiting for a second look" for slug in whole]
+            waiting += [f"{name}: {why}" for name, why in refused.items()]
+            why_not = "; ".join(waiting) or f"no checkpoint directory in {folder}"
+            return dg.SensorResult(skip_reason=why_not, cursor=cursor)
+        known = set(context.instance.get_dynamic_partitions(STUDENTS))
+        requests = [
+            dg.RunRequest(
+                # Content in the key: the same files never run twice, changed files run again.
+                run_key=f"{slug}:{found.signature}",
+                partition_key=slug,
+                tags={names.TAG_STUDENT: slug},
             )
+            for slug, found in sorted(settled.items())
+        ]
         return dg.SensorResult(
             run_requests=requests,
-            dynamic_partitions_requests=[names.students.build_add_request(sorted(set(stable) - known))],
+            dynamic_partitions_requests=[names.students.build_add_request(sorted(set(settled) - known))],
             cursor=cursor,
         )
 
@@ -98,7 +102,7 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
         from srt_assets.core.lake import Lake
         from srt_assets.core.status import standings
 
-        students = list(context.instance.get_dynamic_partitions(names.students.name or ""))
+        students = list(context.instance.get_dynamic_partitions(STUDENTS))
         found = standings(settings, Lake(settings.home), students)
         shared = any(s.student is None and s.state != "fresh" for s in found)
         due = [k for k in students if shared or any(s.student == k and s.state != "fresh" for s in found)]
