@@ -1,0 +1,105 @@
+"""The Dagster instance of a home: its dagster.yaml, and runs whose process was killed with -9."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from srt_assets.defs.instance import fail_dead_runs, prepare_instance
+from srt_assets.defs.launch import materialize
+from srt_assets.settings import Project, Settings
+
+# A run that takes a slot of the pool `device`, says so, and never ends by itself.
+SLEEPER = """
+import pathlib, sys, time
+import dagster as dg
+from srt_assets.defs.launch import materialize
+
+@dg.asset(pool="device")
+def slow():
+    pathlib.Path(sys.argv[1]).write_text("in the pool")
+    time.sleep(float(sys.argv[2]))
+
+if __name__ == "__main__":
+    with dg.DagsterInstance.get() as instance:
+        print(materialize(dg.Definitions(assets=[slow]), instance, ["slow"], None))
+"""
+
+
+@dg.asset
+def nothing() -> None: ...
+
+
+@pytest.fixture
+def dagster_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    return prepare_instance(Settings(project=Project(home=home)))
+
+
+def test_the_instance_lives_in_the_home_and_is_quiet(dagster_home: Path, home: Path) -> None:
+    assert dagster_home == home / "dagster" == Path(os.environ["DAGSTER_HOME"])
+    config = yaml.safe_load((dagster_home / "dagster.yaml").read_text())
+    assert config["telemetry"] == {"enabled": False}
+    with dg.DagsterInstance.get() as instance:
+        assert instance.global_op_concurrency_default_limit == 1
+
+
+def test_a_home_that_is_set_wins(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "mine"))
+    assert prepare_instance(Settings(project=Project(home=home))) == tmp_path / "mine"
+
+
+def start_sleeper(tmp_path: Path, seconds: float) -> subprocess.Popen:
+    script, mark = tmp_path / "sleeper.py", tmp_path / "mark"
+    script.write_text(SLEEPER)
+    mark.unlink(missing_ok=True)
+    process = subprocess.Popen([sys.executable, str(script), str(mark), str(seconds)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not mark.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def test_a_killed_run_is_failed_and_its_slot_freed(dagster_home: Path, tmp_path: Path) -> None:
+    process = start_sleeper(tmp_path, seconds=600)
+    with dg.DagsterInstance.get() as instance:
+        assert fail_dead_runs(instance) == [], "a living run must be left alone"
+        process.kill()
+        process.wait()
+        held = instance.event_log_storage.get_concurrency_info("device")
+        assert held.active_slot_count == 1
+
+        [dead] = fail_dead_runs(instance)
+
+        run = instance.get_run_by_id(dead)
+        assert run is not None and run.status == dg.DagsterRunStatus.FAILURE
+        assert instance.event_log_storage.get_concurrency_info("device").active_slot_count == 0
+
+        @dg.asset(pool="device")
+        def quick() -> None: ...
+
+        result = materialize(dg.Definitions(assets=[quick]), instance, ["quick"], None)
+        assert result.exit_code == 0
+
+
+def test_a_pid_taken_by_another_process_does_not_pass_for_the_run(dagster_home: Path) -> None:
+    with dg.DagsterInstance.get() as instance:
+        tags = {"srt/host": socket.gethostname(), "srt/pid": str(os.getpid()), "srt/pid_started": "1.0"}
+        job = dg.Definitions(assets=[nothing]).resolve_implicit_global_asset_job_def()
+        run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        assert fail_dead_runs(instance) == [run.run_id]
+
+
+def test_runs_of_other_machines_are_left_alone(dagster_home: Path) -> None:
+    with dg.DagsterInstance.get() as instance:
+        tags = {"srt/host": "another-machine", "srt/pid": "1", "srt/pid_started": "1.0"}
+        job = dg.Definitions(assets=[nothing]).resolve_implicit_global_asset_job_def()
+        instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        assert fail_dead_runs(instance) == []

@@ -1,0 +1,142 @@
+"""The lake: parts and manifests, content hashes, locks, readers beside a writer."""
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from srt_assets.core import lake as lake_module
+from srt_assets.core.hashing import fingerprint
+from srt_assets.core.lake import Lake
+
+
+def row(n: int, **more: object) -> dict:
+    base = {"sample_id": f"s{n}", "dataset": "d", "instruction": f"i{n}", "input": "", "response": "r"}
+    return {**base, "source_file": "f", "source_index": n, **more}
+
+
+def commit(lake: Lake, rows: list[dict], want: str = "f", **more: object):
+    return lake.commit(
+        "raw_records", [lake.write_part("raw_records", rows)], fingerprint=want, code_version="1", **more
+    )
+
+
+def rows_of(lake: Lake, sql: str) -> list[tuple]:
+    con = lake.connect()
+    try:
+        return con.execute(sql).fetchall()
+    finally:
+        con.close()
+
+
+def test_an_empty_lake_has_every_table_typed_and_empty(lake: Lake) -> None:
+    con = lake.connect()
+    for name, table in lake_module.TABLES.items():
+        relation = con.sql(f'SELECT * FROM "{name}"')
+        assert relation.columns == [c.name for c in table.columns]
+        assert [str(t) for t in relation.types] == [c.type for c in table.columns]
+        assert relation.fetchall() == []
+    con.close()
+
+
+def test_a_part_is_content_only_after_its_commit(lake: Lake) -> None:
+    part = lake.write_part("raw_records", [row(1)])
+    assert rows_of(lake, "SELECT count(*) FROM raw_records") == [(0,)]
+    lake.commit("raw_records", [part], fingerprint="f", code_version="1")
+    assert rows_of(lake, "SELECT count(*) FROM raw_records") == [(1,)]
+
+
+def test_content_hash_ignores_order_layout_and_volatile_columns(lake: Lake) -> None:
+    one = commit(lake, [row(1), row(2)])
+    parts = [lake.write_part("raw_records", [row(2, source_file="moved")]), lake.write_part("raw_records", [row(1)])]
+    two = lake.commit("raw_records", parts, fingerprint="f", code_version="1")
+    assert one.content_hash == two.content_hash
+    assert commit(lake, [row(1), row(3)]).content_hash != one.content_hash
+    assert commit(lake, [row(1), row(1)]).content_hash != commit(lake, [row(1)]).content_hash
+
+
+def test_current_means_complete_same_inputs_and_files_there(lake: Lake) -> None:
+    manifest = commit(lake, [row(1)], want=fingerprint(a=1))
+    assert lake.is_current("raw_records", fingerprint(a=1))
+    assert not lake.is_current("raw_records", fingerprint(a=2))
+    assert manifest.inputs == {"a": 1}
+    (lake.directory("raw_records") / manifest.parts[0]).unlink()
+    assert not lake.is_current("raw_records", fingerprint(a=1))
+    commit(lake, [row(1)], want=fingerprint(a=1), complete=False)
+    assert not lake.is_current("raw_records", fingerprint(a=1))
+
+
+def test_superseded_parts_stay_for_the_grace_time(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = commit(lake, [row(1)]).parts[0]
+    path = lake.directory("raw_records") / old
+    commit(lake, [row(2)])
+    assert path.exists()
+    monkeypatch.setattr(lake_module, "GRACE", lake_module.timedelta(seconds=-1))
+    commit(lake, [row(3)])
+    assert not path.exists()
+
+
+def test_older_parts_without_a_column_read_as_null(lake: Lake) -> None:
+    directory = lake.directory("raw_records")
+    directory.mkdir(parents=True)
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"sample_id": ["a"], "unknown": [1]}), directory / "part-old.parquet")
+    lake.commit("raw_records", ["part-old.parquet"], fingerprint="f", code_version="0")
+    assert rows_of(lake, "SELECT sample_id, response FROM raw_records") == [("a", None)]
+
+
+def test_a_failure_is_remembered_until_the_next_commit(lake: Lake) -> None:
+    lake.record_failure("raw_records", None, "f", "the disk is full")
+    found = lake.failure("raw_records")
+    assert found is not None and found["message"] == "the disk is full"
+    commit(lake, [row(1)])
+    assert lake.failure("raw_records") is None
+
+
+def _hold(home: Path, held, go_on) -> None:
+    with Lake(home).lock("raw_records"):
+        held.set()
+        go_on.wait(20)
+
+
+def test_one_writer_per_table_and_a_killed_one_frees_it(home: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, go_on = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(home, held, go_on))
+    other.start()
+    assert held.wait(20)
+    with Lake(home).lock("raw_rejects"):
+        pass  # another table is free
+    started = time.monotonic()
+    other.kill()
+    with Lake(home).lock("raw_records"):
+        assert time.monotonic() - started < 20
+    other.join()
+
+
+def _write_many(home: Path, stop) -> None:
+    lake = Lake(home)
+    n = 0
+    while not stop.is_set():
+        n += 1
+        commit(lake, [row(n), row(n + 1)])
+
+
+def test_readers_beside_a_writer_see_whole_contents_only(home: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    commit(Lake(home), [row(0), row(1)])
+    writer = context.Process(target=_write_many, args=(home, stop))
+    writer.start()
+    seen = set()
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        found = rows_of(Lake(home), "SELECT count(*), max(source_index) - min(source_index) FROM raw_records")
+        assert found == [(2, 1)]
+        seen.add(rows_of(Lake(home), "SELECT max(source_index) FROM raw_records")[0])
+    stop.set()
+    writer.join()
+    assert len(seen) > 1

@@ -1,0 +1,95 @@
+"""Settings: precedence, paths, and errors that name the file and the key."""
+
+from pathlib import Path
+
+import pytest
+
+from srt_assets.core.errors import UserError
+from srt_assets.settings import Dataset, Settings, find_settings_file, load_settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_every_setting_stands_in_the_root_file() -> None:
+    import tomllib
+
+    facts = tomllib.loads((ROOT / "srt.toml").read_text())
+    for section, field in Settings.model_fields.items():
+        if section == "datasets":
+            # path and hf exclude each other; the file shows hf and split in a comment.
+            assert set(facts["datasets"][0]) | {"hf", "split"} == set(Dataset.model_fields)
+        else:
+            assert set(facts[section]) == set(field.annotation.model_fields), section
+
+
+def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "srt.toml", '[project]\nhome = "h"\n[[datasets]]\nname = "a"\npath = "d/*.json"\n')
+    below = tmp_path / "x" / "y"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert find_settings_file() == file
+    settings = load_settings()
+    assert settings.home == tmp_path / "h"
+    assert settings.datasets[0].path == str(tmp_path / "d/*.json")
+
+
+def test_home_defaults_to_the_folder_of_the_file(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path / "srt.toml", "")).home == tmp_path / ".srt"
+
+
+def test_variables_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "srt.toml", '[teacher]\nmodel = "a"\nrpm = 3\n')
+    monkeypatch.setenv("SRT_TEACHER__MODEL", "openai/b")
+    monkeypatch.setenv("SRT_SELECTION__TOP_K", "0.5")
+    monkeypatch.setenv("SRT_TRAINING__ARMS", "selective,random")
+    monkeypatch.setenv("SRT_HOME", str(tmp_path / "elsewhere"))
+    settings = load_settings(file)
+    assert (settings.teacher.model, settings.teacher.rpm) == ("openai/b", 3)
+    assert settings.selection.top_k == 0.5
+    assert settings.training.arms == ("selective", "random")
+    assert settings.home == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[teacher]\nmodle = "x"', ["teacher.modle", "unknown", "'model'"]),
+        ("[studnt]\na = 1", ["studnt", "unknown", "'student'"]),
+        ('[teacher]\ntemperature = "hot"', ["teacher.temperature", "number", "'hot'"]),
+        ("[training]\nbatch_size = 0", ["training.batch_size", "greater than or equal to 1"]),
+        ("[selection]\ntop_k = 2.5", ["selection", "whole number"]),
+        ('[student]\nprotocol = "official"\ntemplate = "chat"', ["student", "official"]),
+        ('[[datasets]]\nname = "a"', ["datasets.0", "either path or hf"]),
+        ("a = = 1", ["TOML"]),
+    ],
+)
+def test_errors_name_file_key_and_remedy(tmp_path: Path, text: str, words: list[str]) -> None:
+    file = write(tmp_path / "srt.toml", text)
+    with pytest.raises(UserError) as caught:
+        load_settings(file)
+    for word in [*words, str(file), "->"]:
+        assert word in str(caught.value)
+
+
+def test_an_error_from_the_environment_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRT_TRAINING__EPOCHS", "many")
+    with pytest.raises(UserError, match="SRT_TRAINING__EPOCHS"):
+        load_settings(write(tmp_path / "srt.toml", ""))
+
+
+def test_a_named_file_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRT_SETTINGS", str(tmp_path / "none.toml"))
+    with pytest.raises(UserError, match=r"none\.toml"):
+        load_settings()
+
+
+def test_an_unknown_key_never_shows_its_value(tmp_path: Path) -> None:
+    file = write(tmp_path / "srt.toml", '[teacher]\napi_key = "sk-very-secret"')
+    with pytest.raises(UserError) as caught:
+        load_settings(file)
+    assert "sk-very-secret" not in str(caught.value)
