@@ -162,6 +162,14 @@ def sql(
 
 
 @app.command()
+def doctor() -> None:
+    """Check this machine and the settings; every finding comes with its remedy."""
+    from srt_assets.commands import doctor as checks
+
+    sys.exit(checks.run())
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
 ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from srt_assets.commands import show
 from srt_assets.core.errors import UserError
@@ -117,7 +118,7 @@ def _run_all(
         with terminal_progress(console, student, shown=not verbose):
             result = materialize(defs, instance, assets, student, verbose)
         for error in result.errors:
-            console.print(f"[red]error[/] {error}", markup=True, highlight=False, soft_wrap=True)
+            console.print(Text.assemble(("error ", "red"), error), soft_wrap=True)
         return result.exit_code
 
     if code := step(plan.before, None):

