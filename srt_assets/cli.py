@@ -40,6 +40,9 @@ def main() -> None:
     except (UserError, StageError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.secho("stopped; everything done so far is kept, `srt run` goes on from here", fg="yellow", err=True)
+        sys.exit(130)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

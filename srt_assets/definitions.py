@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from srt_assets.defs import automation, raw, reflection, scores, selection, sql_models, students, training
+from srt_assets.defs import automation, jobs, raw, reflection, scores, selection, sql_models, status, students, training
 from srt_assets.defs.resources import LakeResource
 from srt_assets.settings import Settings, load_settings
 
@@ -22,9 +22,10 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
             selection.selected_set,
             training.finetuned_checkpoint,
             *sql_models.assets(),
+            status.pipeline_status,
         ],
         asset_checks=[*sql_models.checks()],
-        jobs=automation.jobs(),
+        jobs=jobs.jobs(),
         sensors=automation.sensors(settings),
         schedules=automation.schedules(settings),
         resources={"lake": LakeResource(settings), **overrides},

@@ -1,32 +1,42 @@
-"""Jobs by name, and what runs by itself: the sensor on new checkpoints, the nightly schedule, dead runs."""
+"""What runs by itself once `automation.enabled` is set: on changed inputs, every night, after a failure; and dead runs."""
 
-import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 
 from srt_assets.defs import names
+from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
 from srt_assets.defs.instance import fail_dead_runs
 from srt_assets.settings import Settings
 
-STUDENTS = names.students.name or ""
-
-
-def jobs() -> list:
-    """`teacher_side` (no partition), `student_side` and `everything` (one student a run)."""
-    teacher = dg.AssetSelection.assets(*names.TEACHER_SIDE)
-    student = dg.AssetSelection.assets(*names.STUDENT_SIDE)
-    return [
-        dg.define_asset_job("teacher_side", teacher, description="Read the data and ask the teacher; no student."),
-        dg.define_asset_job("student_side", student, description="Score, select and finetune one student."),
-        dg.define_asset_job(
-            "everything", teacher | student, description="The main job: from raw files to a checkpoint."
-        ),
-    ]
+AC = dg.AutomationCondition
+# Not eager(): that re-runs every student when an input was made again with equal content, and ignores new code.
+inputs_or_code_changed = (
+    (
+        AC.newly_missing()
+        | AC.code_version_changed()
+        | AC.any_deps_match(AC.data_version_changed() | AC.will_be_requested())
+    ).since_last_handled()
+    & ~AC.any_deps_missing()
+    & ~AC.any_deps_in_progress()
+    & ~AC.in_progress()
+    & AC.all_deps_blocking_checks_passed()
+).with_label("inputs_or_code_changed")
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    return [dead_runs, new_student_checkpoints(settings)]
+    """The sensors; all but `dead_runs` are stopped until automation is enabled."""
+    on = dg.DefaultSensorStatus.RUNNING if settings.automation.enabled else dg.DefaultSensorStatus.STOPPED
+    student_side = dg.AssetSelection.assets(*names.STUDENT_SIDE)
+    changed = dg.AutomationConditionSensorDefinition(
+        "changed_inputs",
+        target=student_side,
+        default_status=on,
+        minimum_interval_seconds=30,
+        description="Requests the student-side assets whose inputs or code have changed, by data version.",
+    )
+    return [dead_runs, new_student_checkpoints(settings), changed, failed_runs(settings, on)]
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -40,54 +50,27 @@ def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"marked as failed: {', '.join(failed)}" if failed else "no dead run")
 
 
-def new_student_checkpoints(settings: Settings) -> dg.SensorDefinition:
-    """The sensor on the watched folder, running if automation is enabled."""
-    status = dg.DefaultSensorStatus.RUNNING if settings.automation.enabled else dg.DefaultSensorStatus.STOPPED
+def failed_runs(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    """Writes `home/failures/<run>.md` for every failed run: what failed, and how to resume."""
 
-    @dg.sensor(
-        name="new_student_checkpoints",
-        job_name="everything",
-        minimum_interval_seconds=60,
-        default_status=status,
-        description="Registers every complete checkpoint directory in automation.watch and requests its run.",
-    )
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        if not settings.automation.watch:
-            return dg.SkipReason("automation.watch is not set: no folder to look at")
-        from srt_assets.core.student import watch
-
-        folder = Path(settings.automation.watch)
-        seen = json.loads(context.cursor or "{}")
-        whole, refused = watch.scan(folder)
-        cursor = json.dumps({slug: found.signature for slug, found in whole.items()}, sort_keys=True)
-        # Taken only when two ticks saw the same files: a trainer may still be writing.
-        settled = {slug: found for slug, found in whole.items() if seen.get(slug) == found.signature}
-        if not settled:
-            waiting = [f"{slug}: waiting for a second look" for slug in whole]
-            waiting += [f"{name}: {why}" for name, why in refused.items()]
-            why_not = "; ".join(waiting) or f"no checkpoint directory in {folder}"
-            return dg.SensorResult(skip_reason=why_not, cursor=cursor)
-        known = set(context.instance.get_dynamic_partitions(STUDENTS))
-        requests = [
-            dg.RunRequest(
-                # Content in the key: the same files never run twice, changed files run again.
-                run_key=f"{slug}:{found.signature}",
-                partition_key=slug,
-                tags={names.TAG_STUDENT: slug},
-            )
-            for slug, found in sorted(settled.items())
-        ]
-        return dg.SensorResult(
-            run_requests=requests,
-            dynamic_partitions_requests=[names.students.build_add_request(sorted(set(settled) - known))],
-            cursor=cursor,
-        )
+    @dg.run_failure_sensor(name="failed_runs", default_status=status, description="Notes what failed, how to resume.")
+    def sensor(context: dg.RunFailureSensorContext) -> None:
+        run = context.dagster_run
+        student = run.tags.get("dagster/partition")
+        command = f"srt run --student {student}" if student else "srt run"
+        lines = [f"# Run {run.run_id} of {run.job_name} failed", "", f"noted {datetime.now(UTC).isoformat()}", ""]
+        for event in context.get_step_failure_events():
+            lines += [f"## {event.step_key}", "", event.step_failure_data.error_display_string.strip(), ""]
+        lines += [context.failure_event.message or "", "", f"Resume: `{command}`, or re-execute the run in the UI."]
+        folder = Path(settings.home) / "failures"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{run.run_id}.md").write_text("\n".join(lines) + "\n")
 
     return sensor
 
 
 def nightly(settings: Settings) -> dg.ScheduleDefinition:
-    """The schedule that brings every student up to date, running if automation is enabled."""
+    """Brings every student up to date that `srt status` calls changed, missing or failed."""
     on = settings.automation.enabled
     status = dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED
 

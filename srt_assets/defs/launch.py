@@ -28,22 +28,27 @@ def materialize(
     student: str | None,
     verbose: bool = False,
 ) -> RunResult:
-    """Materialize assets (and their checks) in this process, recorded in the instance like any other run."""
-    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
-        instance=instance,
-        asset_selection=[dg.AssetKey(name) for name in assets],
-        partition_key=student,
-        run_config={} if verbose else QUIET,
-        tags={**process_tags(), names.TAG_COMMAND: "srt run", **({names.TAG_STUDENT: student} if student else {})},
-        raise_on_error=False,
-    )
+    """Materialize assets (and their checks) in this process, recorded in the instance like any other run.
+
+    Raises KeyboardInterrupt when the user stopped it; what was done by then is kept.
+    """
+    try:
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(name) for name in assets],
+            partition_key=student,
+            run_config={} if verbose else QUIET,
+            tags={**process_tags(), names.TAG_COMMAND: "srt run", **({names.TAG_STUDENT: student} if student else {})},
+            raise_on_error=False,
+        )
+    except dg.DagsterExecutionInterruptedError:
+        raise KeyboardInterrupt from None
     if result.success:
         return RunResult(result.run_id, 0)
     codes, errors = [], []
     for event in result.get_step_failure_events():
         data = event.step_failure_data
-        failure = data.user_failure_data
-        if failure:
+        if failure := data.user_failure_data:
             code = failure.metadata.get(EXIT_CODE)
             codes.append(int(str(code.value)) if code else 1)
             errors.append(f"{event.step_key}: {failure.description}")

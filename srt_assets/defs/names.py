@@ -21,6 +21,7 @@ GROUP_SCORES = "scores"
 GROUP_SELECTION = "selection"
 GROUP_TRAINING = "training"
 GROUP_SQL = "sql"
+GROUP_STATUS = "status"
 
 # Pools: at most so many steps at a time, over all runs (limits in dagster.yaml).
 POOL_TEACHER = "teacher_api"

@@ -1,0 +1,20 @@
+"""The jobs people and sensors launch by name."""
+
+import dagster as dg
+
+from srt_assets.defs import names
+
+
+def jobs() -> list:
+    """`teacher_side` (no partition), `student_side` and `everything` (one student a run)."""
+    teacher = dg.AssetSelection.assets(*names.TEACHER_SIDE)
+    student = dg.AssetSelection.assets(*names.STUDENT_SIDE)
+    return [
+        dg.define_asset_job("teacher_side", teacher, description="Read the data and ask the teacher; no student."),
+        dg.define_asset_job(
+            "student_side", student, description="Score, select and finetune; the teacher is not paid."
+        ),
+        dg.define_asset_job(
+            "everything", teacher | student, description="From raw files to a checkpoint, one student."
+        ),
+    ]
