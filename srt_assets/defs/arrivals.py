@@ -60,7 +60,9 @@ def _run_of(instance: dg.DagsterInstance, run_key: str) -> dg.DagsterRun | None:
     return runs[0] if runs else None
 
 
-def _explain(instance, folder: Path, seen: dict, whole: dict, run_keys: dict[str, str], refused: dict[str, str]) -> str:
+def _explain(
+    instance: dg.DagsterInstance, folder: Path, whole: dict, run_keys: dict[str, str], refused: dict[str, str]
+) -> str:
     """Why nothing is requested: what is still arriving, what is no checkpoint, whose run failed and how to resume."""
     parts = [f"{slug}: waiting for a second look at the same files" for slug in whole if slug not in run_keys]
     for slug, key in run_keys.items():

@@ -1,4 +1,4 @@
-"""What runs by itself once `automation.enabled` is set: on changed inputs, every night, after a failure; and dead runs."""
+"""What runs by itself once `automation.enabled` is set: on changed inputs, at night, after a failure; and dead runs."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,20 +9,6 @@ from srt_assets.defs import names
 from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
 from srt_assets.defs.instance import fail_dead_runs
 from srt_assets.settings import Settings
-
-AC = dg.AutomationCondition
-# Not eager(): that re-runs every student when an input was made again with equal content, and ignores new code.
-inputs_or_code_changed = (
-    (
-        AC.newly_missing()
-        | AC.code_version_changed()
-        | AC.any_deps_match(AC.data_version_changed() | AC.will_be_requested())
-    ).since_last_handled()
-    & ~AC.any_deps_missing()
-    & ~AC.any_deps_in_progress()
-    & ~AC.in_progress()
-    & AC.all_deps_blocking_checks_passed()
-).with_label("inputs_or_code_changed")
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:

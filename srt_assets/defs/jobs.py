@@ -11,10 +11,6 @@ def jobs() -> list:
     student = dg.AssetSelection.assets(*names.STUDENT_SIDE)
     return [
         dg.define_asset_job("teacher_side", teacher, description="Read the data and ask the teacher; no student."),
-        dg.define_asset_job(
-            "student_side", student, description="Score, select and finetune; the teacher is not paid."
-        ),
-        dg.define_asset_job(
-            "everything", teacher | student, description="From raw files to a checkpoint, one student."
-        ),
+        dg.define_asset_job("student_side", student, description="Score, select, finetune; no teacher call."),
+        dg.define_asset_job("everything", teacher | student, description="From raw files to one checkpoint."),
     ]

@@ -1,0 +1,17 @@
+"""When an asset of the student side is requested by itself: its inputs or its code changed, by data version."""
+
+import dagster as dg
+
+AC = dg.AutomationCondition
+# Not eager(): that re-runs every student when an input was made again with equal content, and ignores new code.
+inputs_or_code_changed: dg.AutomationCondition = (
+    (
+        AC.newly_missing()
+        | AC.code_version_changed()
+        | AC.any_deps_match(AC.data_version_changed() | AC.will_be_requested())
+    ).since_last_handled()  # type: ignore[misc]
+    & ~AC.any_deps_missing()
+    & ~AC.any_deps_in_progress()
+    & ~AC.in_progress()
+    & AC.all_deps_blocking_checks_passed()
+).with_label("inputs_or_code_changed")
