@@ -38,9 +38,8 @@ def new_student_checkpoints(settings: Settings) -> dg.SensorDefinition:
         asked = {key for key in run_keys.values() if _run_of(context.instance, key)}
         due = {slug: key for slug, key in sorted(run_keys.items()) if key not in asked}
         if not due:
-            return dg.SensorResult(
-                skip_reason=_explain(context.instance, folder, seen, whole, run_keys, refused), cursor=cursor
-            )
+            why = _explain(context.instance, folder, whole, run_keys, refused)
+            return dg.SensorResult(skip_reason=why, cursor=cursor)
         known = set(context.instance.get_dynamic_partitions(STUDENTS))
         return dg.SensorResult(
             # The files' signature in the key: the same files never run twice, changed files run again.
