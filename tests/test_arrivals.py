@@ -1,0 +1,130 @@
+"""The sensor on the watched folder: whole checkpoints only, each content once, failures named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from tiny_student import make_tiny_student
+
+from srt_assets.defs import names
+from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
+from srt_assets.settings import Automation, Project, Settings
+
+
+@pytest.fixture
+def instance() -> dg.DagsterInstance:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "arrivals").mkdir()
+    return tmp_path / "arrivals"
+
+
+class Ticker:
+    """Ticks the sensor as the daemon does: the cursor goes on, requested partitions and runs come into being."""
+
+    def __init__(self, instance: dg.DagsterInstance, folder: Path, home: Path) -> None:
+        self.instance = instance
+        settings = Settings(project=Project(home=home), automation=Automation(enabled=True, watch=str(folder)))
+        self.sensor = new_student_checkpoints(settings)
+        self.cursor: str | None = None
+        self.skip = ""
+
+    def tick(self, status: dg.DagsterRunStatus = dg.DagsterRunStatus.SUCCESS) -> list[str]:
+        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
+        result = self.sensor(context)
+        self.cursor, self.skip = result.cursor, str(result.skip_reason or "")
+        for request in result.dynamic_partitions_requests or []:
+            self.instance.add_dynamic_partitions(STUDENTS, request.partition_keys)
+        for request in result.run_requests or []:
+            tags = {"dagster/run_key": request.run_key, "dagster/partition": request.partition_key}
+            self.instance.create_run_for_job(job(), tags=tags, status=status)
+        return [request.partition_key for request in result.run_requests or []]
+
+
+def job() -> dg.JobDefinition:
+    @dg.asset(partitions_def=names.students)
+    def anything() -> None: ...
+
+    return dg.Definitions(assets=[anything]).resolve_implicit_global_asset_job_def()
+
+
+@pytest.fixture
+def ticker(instance: dg.DagsterInstance, folder: Path, home: Path) -> Ticker:
+    return Ticker(instance, folder, home)
+
+
+def test_an_empty_folder_is_said(ticker: Ticker) -> None:
+    assert ticker.tick() == []
+    assert "no checkpoint in" in ticker.skip
+
+
+def test_a_checkpoint_runs_after_two_looks_alike_and_only_once(ticker: Ticker, folder: Path) -> None:
+    make_tiny_student(folder / "Step 100")
+    assert ticker.tick() == [] and "second look" in ticker.skip
+    assert ticker.tick() == ["step-100"]
+    assert ticker.instance.get_dynamic_partitions(STUDENTS) == ["step-100"]
+    assert ticker.tick() == [] and "none new" in ticker.skip
+
+
+def test_changed_content_runs_again_and_a_lost_cursor_runs_nothing_twice(ticker: Ticker, folder: Path) -> None:
+    make_tiny_student(folder / "a", seed=0)
+    ticker.tick()
+    assert ticker.tick() == ["a"]
+    ticker.cursor = None
+    assert ticker.tick() == [] and ticker.tick() == []
+    shutil.rmtree(folder / "a")
+    make_tiny_student(folder / "a", seed=1)
+    assert ticker.tick() == []
+    assert ticker.tick() == ["a"]
+
+
+def test_a_half_written_checkpoint_waits_until_it_is_whole(ticker: Ticker, folder: Path) -> None:
+    make_tiny_student(folder / "c")
+    weights = folder / "c" / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[: len(data) // 2])
+    for _ in range(3):
+        assert ticker.tick() == []
+    assert "model.safetensors is cut short" in ticker.skip
+    weights.write_bytes(data)
+    assert ticker.tick() == []
+    assert ticker.tick() == ["c"]
+
+
+def test_a_missing_shard_waits(ticker: Ticker, folder: Path) -> None:
+    make_tiny_student(folder / "s")
+    (folder / "s" / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}})
+    )
+    assert ticker.tick() == [] and ticker.tick() == []
+    assert "model-2.safetensors" in ticker.skip
+
+
+def test_an_unreadable_neighbour_holds_nobody_up(ticker: Ticker, folder: Path) -> None:
+    (folder / "d").mkdir()
+    (folder / "d" / "config.json").write_text("{")
+    make_tiny_student(folder / "a")
+    ticker.tick()
+    assert ticker.tick() == ["a"]
+    ticker.tick()
+    assert "d: " in ticker.skip and "not valid JSON" in ticker.skip
+
+
+def test_a_failed_student_is_named_with_the_way_to_resume(ticker: Ticker, folder: Path) -> None:
+    make_tiny_student(folder / "a")
+    ticker.tick()
+    ticker.tick(status=dg.DagsterRunStatus.FAILURE)
+    assert ticker.tick() == []
+    assert "failed" in ticker.skip and "srt run --student a" in ticker.skip
+
+
+def test_no_folder_set_is_said(instance: dg.DagsterInstance, home: Path) -> None:
+    sensor = new_student_checkpoints(Settings(project=Project(home=home)))
+    result = sensor(dg.build_sensor_context(instance=instance))
+    assert "automation.watch is not set" in str(result.skip_message)
