@@ -1,0 +1,117 @@
+"""`srt.duckdb`, the file people query: views over the lake's parts and the models for people.
+
+Nobody opens the published file for writing: it is built aside and swapped in whole, so that readers of the old one go
+on undisturbed and a killed writer leaves nothing half done. It holds no data, only views, so it is small and quick to
+build; its views name the parts by absolute path, so it is made again when the home has moved.
+"""
+
+import logging
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from srt_assets.core.errors import StageError
+from srt_assets.core.hashing import fingerprint
+from srt_assets.core.lake import Lake, file_lock
+from srt_assets.core.sql import models
+from srt_assets.core.tables import TABLES, sql_literal
+
+META = "srt_meta"
+# What DuckDB 1.5 can open; later versions write files that its command line shell cannot read.
+STORAGE_VERSION = "v1.5.0"
+
+log = logging.getLogger(__name__)
+
+
+def path_of(lake: Lake) -> Path:
+    return lake.home / "srt.duckdb"
+
+
+def publish(lake: Lake) -> Path:
+    """Make `srt.duckdb` show the lake as it is now, every table and view typed even without data. Gives its path.
+
+    Raises StageError when a model's SQL does not fit the tables.
+    """
+    with file_lock(lake.home / "locks" / "catalog.lock"):
+        # Inside the lock: whoever publishes last has also looked last.
+        return _build(lake)
+
+
+def ensure_published(lake: Lake) -> Path:
+    """`publish` if the file is missing, unreadable, or shows another home, other content or other models."""
+    if _published_state(path_of(lake)) == _state(lake, _parts(lake)):
+        return path_of(lake)
+    return publish(lake)
+
+
+def _build(lake: Lake) -> Path:
+    target = path_of(lake)
+    temporary = lake.home / f".srt.duckdb.{uuid.uuid4().hex}"
+    parts = _parts(lake)
+    con = duckdb.connect()
+    try:
+        con.execute("SET enable_progress_bar = false")
+        version = sql_literal(STORAGE_VERSION)
+        con.execute(f"ATTACH {sql_literal(str(temporary))} AS srt (TYPE duckdb, STORAGE_VERSION {version})")
+        con.execute("USE srt")
+        con.execute("BEGIN")
+        for name, table in TABLES.items():
+            con.execute(f'CREATE VIEW "{name}" AS {table.select_sql(parts[name])}')
+            con.execute(f'COMMENT ON VIEW "{name}" IS {sql_literal(table.description)}')
+        for model in models.load().views:
+            _create_model(con, model)
+        con.execute(f"CREATE TABLE {META} (home VARCHAR, published_at TIMESTAMP, state VARCHAR)")
+        now = datetime.now(UTC).replace(tzinfo=None)
+        con.execute(f"INSERT INTO {META} VALUES (?, ?, ?)", [str(lake.home), now, _state(lake, parts)])
+        con.execute("COMMIT")
+        con.execute("USE memory")
+        con.execute("DETACH srt")
+        temporary.replace(target)
+    finally:
+        con.close()
+        temporary.unlink(missing_ok=True)
+        temporary.with_name(temporary.name + ".wal").unlink(missing_ok=True)
+    return target
+
+
+def _create_model(con: duckdb.DuckDBPyConnection, model: models.Model) -> None:
+    try:
+        con.execute(f'CREATE VIEW "{model.name}" AS {model.sql()}')
+    except duckdb.Error as error:
+        raise StageError(f"{model.path}: {error}", "correct the SQL of this model") from error
+    con.execute(f'COMMENT ON VIEW "{model.name}" IS {sql_literal(model.description)}')
+
+
+def _parts(lake: Lake) -> dict[str, list[Path]]:
+    found = {}
+    for name in TABLES:
+        listed = lake.parts(name)
+        found[name] = [path for path in listed if path.exists()]
+        for path in set(listed) - set(found[name]):
+            log.warning("%s is in the manifest but not on disk; srt.duckdb shows the rest of %s", path, name)
+    return found
+
+
+def _state(lake: Lake, parts: dict[str, list[Path]]) -> str:
+    """What the published file depends on: the home, the parts, the tables' columns and the models."""
+    files = {name: [str(path) for path in paths] for name, paths in parts.items()}
+    columns = {name: [(c.name, c.type) for c in table.columns] for name, table in TABLES.items()}
+    views = {model.name: model.body for model in models.load().views}
+    return fingerprint(home=str(lake.home), files=files, columns=columns, views=views)
+
+
+def _published_state(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    con = duckdb.connect()
+    try:
+        con.execute(f"ATTACH {sql_literal(str(path))} AS srt (TYPE duckdb, READ_ONLY)")
+        row = con.execute(f"SELECT state FROM srt.{META}").fetchone()
+    except duckdb.Error as error:
+        log.warning("%s cannot be read and is made again: %s", path, error)
+        return None
+    finally:
+        con.close()
+    return row[0] if row else None
