@@ -1,0 +1,140 @@
+"""What a checkpoint directory must hold to score and train: found, checked and fingerprinted without loading it.
+
+Reads file headers only (no torch), except for the fingerprint, which reads the weights once and remembers the answer
+by the files' size and time.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.hashing import file_sha256, fingerprint
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_A_TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tekken.json")
+# What the same checkpoint says differently on another machine or after another save.
+_NOT_IDENTITY = ("_name_or_path", "transformers_version")
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a checkpoint that count, all of them checked to be there and whole."""
+
+    directory: Path
+    weights: tuple[Path, ...]
+    tokenizer: tuple[Path, ...]
+    others: tuple[Path, ...]
+    config: dict
+    n_parameters: int
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        return (self.directory / "config.json", *self.weights, *self.tokenizer, *self.others)
+
+    def fingerprint(self) -> str:
+        """Hash over config, tokenizer and weights by content; file dates and places do not count."""
+        return fingerprint(
+            config={k: v for k, v in self.config.items() if k not in _NOT_IDENTITY},
+            tokenizer={p.name: file_sha256(p) for p in self.tokenizer},
+            weights={p.name: file_sha256(p) for p in self.weights},
+        )
+
+    def signature(self) -> str:
+        """Cheap stand-in for the fingerprint: changes whenever a file was replaced or rewritten."""
+        stats = {p.name: p.stat() for p in self.all}
+        return fingerprint(**{name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()})
+
+
+def inspect(directory: Path) -> Files:
+    """Check a checkpoint directory. Raises UserError naming the file that is missing, torn or unsafe."""
+    if not directory.is_dir():
+        raise UserError(f"{directory} is not a directory", "give the folder of a saved Hugging Face checkpoint")
+    config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
+    weights = _weights(directory)
+    tokenizer = tuple(directory / n for n in TOKENIZER_FILES if (directory / n).is_file())
+    if not any(p.name in _A_TOKENIZER for p in tokenizer):
+        raise UserError(
+            f"{directory} has no tokenizer (no {', '.join(_A_TOKENIZER)})",
+            "save it there: AutoTokenizer.from_pretrained(base).save_pretrained(directory)",
+        )
+    others = tuple(directory / n for n in (INDEX, "generation_config.json") if (directory / n).is_file())
+    return Files(directory, weights, tokenizer, others, config, sum(map(_count_parameters, weights)))
+
+
+def _weights(directory: Path) -> tuple[Path, ...]:
+    index, single = directory / INDEX, directory / SINGLE
+    if index.is_file():
+        names = sorted(set(_read_json(index, "it says which shard holds which tensor").get("weight_map", {}).values()))
+        for name in names:
+            # A shard's name is data from outside: it must not lead out of the directory.
+            if Path(name).name != name:
+                raise UserError(f"{index} names a shard outside its directory: {name!r}", "save the checkpoint again")
+            if not (directory / name).is_file():
+                raise UserError(f"{directory} lacks the shard {name} that {INDEX} names", "copy the missing file")
+        if names:
+            return tuple(directory / name for name in names)
+    if single.is_file():
+        return (single,)
+    pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in directory.glob(pattern))
+    if pickles:
+        raise UserError(
+            f"{directory} has its weights as pickle only ({pickles[0]}), which can run code when it is read",
+            "save it as safetensors: model.save_pretrained(directory)",
+        )
+    if (directory / "adapter_config.json").is_file():
+        raise UserError(f"{directory} is a LoRA adapter without its base model", "merge it into the base and save that")
+    raise UserError(f"{directory} has no weights ({SINGLE} or {INDEX})", "wait until it is complete, or save it again")
+
+
+def _count_parameters(path: Path) -> int:
+    """Numbers in a safetensors file, from its header; the header also tells whether the file was cut short."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if 8 + length <= size else None
+        except ValueError:
+            header = None
+    tensors = [t for name, t in (header or {}).items() if name != "__metadata__"]
+    end = max((t["data_offsets"][1] for t in tensors), default=0)
+    if header is None or size != 8 + length + end:
+        raise UserError(f"{path} is cut short or damaged", "copy the file again")
+    return sum(math.prod(t["shape"]) for t in tensors)
+
+
+def _read_json(path: Path, why: str) -> dict:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} has no {path.name}", why) from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}", "save the checkpoint again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} does not hold a JSON object", "save the checkpoint again")
+    return found
+
+
+def slugify(name: str) -> str:
+    """A name as a key that is safe in paths, partitions and SQL: lower case letters, digits, `.`, `_` and `-`."""
+    slug = re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9._-]+", "-", name.lower())).strip("-._")[:80]
+    if not slug:
+        raise UserError(f"no key can be made of the name {name!r}", "give a name with letters or digits")
+    return slug

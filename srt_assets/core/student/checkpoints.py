@@ -1,0 +1,187 @@
+"""Students that can score: registered once under `students/<slug>/`, loaded from there with `from_pretrained`.
+
+    students/<slug>/config.json …      links to the files where the source is local, the files themselves if converted
+    students/<slug>/srt_student.json   where it came from, and its fingerprint as last computed
+
+Registering is cheap and idempotent; a source whose files have changed gets a new fingerprint by itself.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.hashing import fingerprint
+from srt_assets.core.lake import Lake, file_lock
+from srt_assets.core.outcome import Description, Outcome
+from srt_assets.core.progress import Progress, silent
+from srt_assets.core.student import sources
+from srt_assets.core.student.checkpoint_files import Files, inspect, slugify
+from srt_assets.settings import Settings
+
+TABLE = "students"
+VERSION = "1"
+RECORD = "srt_student.json"
+
+
+@dataclass(frozen=True)
+class StudentInfo:
+    """A registered student. `path`: directory for `from_pretrained`; `weights_bytes`: size of its weights on disk."""
+
+    slug: str
+    source: str
+    revision: str
+    path: Path
+    fingerprint: str
+    architecture: str
+    n_parameters: int
+    vocab_size: int
+    weights_bytes: int
+    parent: str = ""
+    generation: int = 0
+
+
+def add(settings: Settings, lake: Lake, source: str, name: str | None = None) -> StudentInfo:
+    """Register a student: a checkpoint directory, a hub id (`org/name@revision`), or `smollm2`, the packaged one.
+
+    Doing it again for the same source refreshes its links. Raises UserError if the source cannot be had, is not a
+    whole safetensors checkpoint with a tokenizer, or if the key is taken by another source.
+    """
+    origin = sources.resolve(source)
+    slug = slugify(name or origin.default_name)
+    root = lake.home / "students"
+    with file_lock(lake.home / "locks" / f"students.{slug}.lock"):
+        known = _record(root / slug)
+        if known and known["source"] != origin.source:
+            raise UserError(f"the student key {slug!r} is taken by {known['source']}", "choose another with --name")
+        if known and origin.built_once and not _broken(root / slug):
+            return get(lake, slug)
+        aside = root / f".aside-{uuid.uuid4().hex}"
+        try:
+            files, revision = _collect(origin, aside)
+            parent, generation = _ancestry(lake, files)
+            facts = {"source": origin.source, "revision": revision, "parent": parent, "generation": generation}
+            (aside / RECORD).write_text(json.dumps(facts))
+            shutil.rmtree(root / slug, ignore_errors=True)
+            aside.replace(root / slug)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return get(lake, slug)
+
+
+def list_students(lake: Lake) -> list[str]:
+    """Slugs of all registered students, sorted."""
+    return sorted(p.parent.name for p in (lake.home / "students").glob(f"[!.]*/{RECORD}"))
+
+
+def get(lake: Lake, slug: str) -> StudentInfo:
+    """A registered student with its present fingerprint. Raises UserError if unknown, or no longer whole."""
+    path = lake.home / "students" / slug
+    record = _record(path)
+    if record is None:
+        known = ", ".join(list_students(lake)) or "none yet"
+        raise UserError(f"no student {slug!r} (registered: {known})", "register it: srt students add PATH|MODEL_ID")
+    files = inspect(path)
+    signature = files.signature()
+    if record.get("signature") != signature:
+        record |= {"signature": signature, "fingerprint": files.fingerprint()}
+        temporary = path / f".{RECORD}.{uuid.uuid4().hex}"
+        temporary.write_text(json.dumps(record, indent=1))
+        temporary.replace(path / RECORD)
+    text = files.config.get("text_config") or files.config
+    return StudentInfo(
+        slug=slug,
+        source=record["source"],
+        revision=record["revision"],
+        path=path,
+        fingerprint=record["fingerprint"],
+        architecture=(files.config.get("architectures") or ["unknown"])[0],
+        n_parameters=files.n_parameters,
+        vocab_size=int(text.get("vocab_size") or 0),
+        weights_bytes=sum(p.stat().st_size for p in files.weights),
+        parent=record["parent"],
+        generation=record["generation"],
+    )
+
+
+def _collect(origin: sources.Origin, aside: Path) -> tuple[Files, str]:
+    """Fill `aside` with the checkpoint: converted into it, or as links to where its files lie."""
+    aside.mkdir(parents=True)
+    if origin.built_once:
+        return inspect(sources.convert_packaged(aside)), ""
+    directory, revision = sources.fetch(origin)
+    files = inspect(directory)
+    for path in files.all:
+        # Not resolved to the end: the hub cache's own links may move, and a relinked source is a changed source.
+        (aside / path.name).symlink_to(Path(os.path.abspath(path)))
+    return files, revision
+
+
+def _record(path: Path) -> dict | None:
+    try:
+        return json.loads((path / RECORD).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _broken(path: Path) -> bool:
+    try:
+        inspect(path)
+    except UserError:
+        return True
+    return False
+
+
+def _ancestry(lake: Lake, files: Files) -> tuple[str, int]:
+    """Parent and generation of a checkpoint this project finetuned: it lies in `checkpoints/<parent>/<run>`."""
+    made = lake.home / "checkpoints"
+    if not files.directory.is_relative_to(made):
+        return "", 0
+    parent = files.directory.relative_to(made).parts[0]
+    before = _record(lake.home / "students" / parent)
+    return parent, (before["generation"] if before else 0) + 1
+
+
+# -- the asset student_checkpoint
+
+
+def wanted(settings: Settings, lake: Lake, student: str) -> str:
+    """The fingerprint the row of this student should have now."""
+    info = get(lake, student)
+    return fingerprint(
+        student=info.fingerprint, source=info.source, revision=info.revision, generation=info.generation, code=VERSION
+    )
+
+
+def run(settings: Settings, lake: Lake, student: str, progress: Progress = silent) -> Outcome:
+    """Write the student's row: what it is now, by content."""
+    partition = f"student={student}"
+    with lake.lock(TABLE, partition):
+        info = get(lake, student)
+        want = wanted(settings, lake, student)
+        if lake.is_current(TABLE, want, partition):
+            manifest = lake.manifest(TABLE, partition)
+            assert manifest is not None
+            return Outcome(manifest, cached=True)
+        row = asdict(info) | {"student": student, "student_fingerprint": info.fingerprint}
+        part = lake.write_part(TABLE, [row], partition)
+        manifest = lake.commit(TABLE, [part], fingerprint=want, code_version=VERSION, partition=partition)
+        return Outcome(manifest, cached=False, stats={"n_parameters": info.n_parameters})
+
+
+def describe(lake: Lake, student: str) -> Description:
+    """What people look at first: size, kind and identity of the student."""
+    info = get(lake, student)
+    numbers: dict[str, int | float | str] = {
+        "parameters": info.n_parameters,
+        "weights_bytes": info.weights_bytes,
+        "vocab_size": info.vocab_size,
+        "architecture": info.architecture,
+        "source": info.source,
+        "fingerprint": info.fingerprint,
+        "generation": info.generation,
+    }
+    return Description(numbers)

@@ -1,0 +1,217 @@
+"""From a candidate's texts to token ids: which ids are context, which are scored, under which protocol.
+
+A `Pass` is one sequence for the student: ids and the place of the first scored one. Both protocols give the same four:
+
+    response                     L(y)        no context but BOS
+    response_given_prompt        L(y|x)
+    instruction                  L(x)        no context but BOS
+    instruction_given_response   L(x|y')     y' asks to guess the instruction of response y
+
+`aligned`: prompt and target are tokenized apart and their ids joined, so a ratio compares the same ids with and
+without context. `official`: one text is tokenized whole and the target found in it, as the authors' script does.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.student import templates
+from srt_assets.core.tables import PASSES
+
+EMPTY_TARGET = "empty_target"
+NO_SCORED_TOKENS = "no_scored_tokens"
+PROMPT_TOO_LONG = "prompt_too_long"
+NOT_ENCODABLE = "not_encodable"
+
+
+class Texts(NamedTuple):
+    """The texts of one candidate."""
+
+    instruction: str
+    input: str
+    response: str
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A sequence to score: `ids` int32 [length]; tokens from `start` (≥ 1) on are scored; `truncated`: target was cut."""
+
+    ids: np.ndarray
+    start: int
+    truncated: bool = False
+
+    @property
+    def n_scored(self) -> int:
+        return len(self.ids) - self.start
+
+    @property
+    def key(self) -> bytes:
+        """Equal keys have equal losses."""
+        return self.start.to_bytes(4, "little") + self.ids.tobytes()
+
+
+Encoded = dict[str, Pass | str]
+"""The four passes of a candidate by name; a text in place of a pass is the status that says why there is none."""
+
+
+class Encoder:
+    """Encodes candidates for one student, template and protocol.
+
+    `max_length`: longest sequence in tokens, context included. Raises UserError if the tokenizer has no chat template
+    and the template is `chat`, or if the protocol does not know the template.
+    """
+
+    def __init__(self, tokenizer, template: str, protocol: str, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.protocol = protocol
+        self.max_length = max_length
+        self.bos = leading_special_ids(tokenizer)
+        self._render = self._renderer()
+
+    def _renderer(self) -> templates.Render:
+        if self.template != "chat":
+            return templates.TEMPLATES[self.template]
+        if self.protocol == "official":
+            raise UserError("protocol 'official' has no template 'chat'", 'set student.protocol = "aligned"')
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise UserError(
+                "the student's tokenizer has no chat template",
+                "set student.template to vicuna, alpaca, wizardlm or none",
+            )
+        return templates.chat(self.tokenizer)
+
+    @property
+    def first_token(self) -> str:
+        """How the pass without context begins: after `bos`, or with the first target token `dropped` in both passes."""
+        return "bos" if self.bos else "dropped"
+
+    def encode(self, candidates: Sequence[Texts]) -> list[Encoded]:
+        """The passes of each candidate, in order."""
+        rows = [c if all(map(_encodable, c)) else None for c in candidates]
+        good = [row for row in rows if row is not None]
+        done = iter(self._official(good) if self.protocol == "official" else self._aligned(good))
+        return [next(done) if row is not None else dict.fromkeys(PASSES, NOT_ENCODABLE) for row in rows]
+
+    def for_training(self, candidates: Sequence[Texts], max_length: int) -> list[Pass | str]:
+        """Exactly the ids of `response_given_prompt`, plus EOS unless cut to `max_length`: loss from `start` on.
+
+        A text in place of a pass says why the candidate cannot be trained on.
+        """
+        longest = Encoder(self.tokenizer, self.template, self.protocol, max_length)
+        eos = self.tokenizer.eos_token_id
+        if eos is None:
+            raise UserError("the student's tokenizer has no EOS token", "set eos_token in its tokenizer_config.json")
+        found: list[Pass | str] = []
+        for encoded in longest.encode(candidates):
+            one = encoded["response_given_prompt"]
+            if isinstance(one, Pass) and not one.truncated and len(one.ids) < max_length:
+                one = Pass(np.append(one.ids, np.int32(eos)), one.start)
+            found.append(one)
+        return found
+
+    # -- aligned
+
+    def _aligned(self, rows: list[Texts]) -> list[Encoded]:
+        prompts = [self._render(r.instruction, r.input) for r in rows]
+        guesses = [self._render(templates.guess(r.response), "") for r in rows]
+        targets = [templates.join(r.instruction, r.input) for r in rows]
+        ids = self._tokenize([*prompts, *guesses, *targets, *(r.response for r in rows)], special=False)
+        # A chat template writes its own BOS; the others get what the tokenizer would add.
+        context = () if self.template == "chat" else self.bos
+        found: list[Encoded] = []
+        for row, prompt, guess, target in zip(rows, prompts, guesses, targets, strict=True):
+            direct, given = self._pair((*context, *ids[prompt]), row.response, ids)
+            reverse_direct, reverse_given = self._pair((*context, *ids[guess]), target, ids)
+            found.append(dict(zip(PASSES, (direct, given, reverse_direct, reverse_given), strict=True)))
+        return found
+
+    def _pair(self, prompt: Sequence[int], text: str, ids: dict[str, list[int]]) -> tuple[Pass | str, Pass | str]:
+        """The same target ids without and with the prompt; one status for both if they cannot be compared."""
+        if not text.strip():
+            return EMPTY_TARGET, EMPTY_TARGET
+        target = ids[text]
+        dropped = 0 if self.bos else 1
+        room = self.max_length - max(len(prompt), len(self.bos))
+        if room <= dropped < len(target):
+            return PROMPT_TOO_LONG, PROMPT_TOO_LONG
+        scored = target[:room]
+        if len(scored) <= dropped:
+            return NO_SCORED_TOKENS, NO_SCORED_TOKENS
+        truncated = len(scored) < len(target)
+        direct = Pass(_array(self.bos, scored), len(self.bos) + dropped, truncated)
+        # An empty chat prompt leaves the first token without context here too; max() keeps `start` at 1 or more.
+        given = Pass(_array(prompt, scored), max(len(prompt) + dropped, 1), truncated)
+        return direct, given
+
+    # -- official
+
+    def _official(self, rows: list[Texts]) -> list[Encoded]:
+        prompts = [self._render(r.instruction, r.input) for r in rows]
+        guesses = [self._render(templates.guess(r.response), "") for r in rows]
+        # The script looks the target up from the right, so an input that repeats the instruction moves the start.
+        reverse = [g + r.instruction + r.input for g, r in zip(guesses, rows, strict=True)]
+        before = [text[: text.rfind(r.instruction)] for text, r in zip(reverse, rows, strict=True)]
+        wholes = [p + r.response for p, r in zip(prompts, rows, strict=True)]
+        directs = [r.instruction + r.input for r in rows]
+        texts = [*prompts, *guesses, *reverse, *before, *wholes, *directs, *(r.response for r in rows)]
+        ids = self._tokenize(texts, special=True)
+
+        def count(text: str) -> int:
+            return min(len(ids[text]), self.max_length)
+
+        found: list[Encoded] = []
+        for i, row in enumerate(rows):
+            if not row.response:
+                found.append(dict.fromkeys(PASSES, EMPTY_TARGET))
+                continue
+            sequences = (
+                (ids[row.response], len(self.bos), self.max_length - count(prompts[i]) + 1),
+                (ids[wholes[i]], count(prompts[i]), self.max_length),
+                (ids[directs[i]], len(self.bos), self.max_length - count(guesses[i]) + 1),
+                (ids[reverse[i]], count(before[i]), self.max_length),
+            )
+            found.append({name: _cut(*s) for name, s in zip(PASSES, sequences, strict=True)})
+        return found
+
+    def _tokenize(self, texts: Iterable[str], special: bool) -> dict[str, list[int]]:
+        """Ids of every distinct text, tokenized in one call (the Rust tokenizers spread it over the cores)."""
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return {}
+        encoded = self.tokenizer(distinct, add_special_tokens=special, verbose=False)["input_ids"]
+        return dict(zip(distinct, encoded, strict=True))
+
+
+def _cut(ids: list[int], start: int, cap: int) -> Pass | str:
+    """The first `cap` ids, scored from `start` on; the first token of all never has a context to be scored in."""
+    kept, start = ids[:cap], max(start, 1)
+    if len(kept) <= start:
+        return PROMPT_TOO_LONG if len(ids) > start else NO_SCORED_TOKENS
+    return Pass(_array(kept), start, len(kept) < len(ids))
+
+
+def leading_special_ids(tokenizer) -> tuple[int, ...]:
+    """What the tokenizer puts before a text by itself: usually BOS or nothing."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    special = list(tokenizer("a", add_special_tokens=True)["input_ids"])
+    for start in range(len(special) - len(plain) + 1):
+        if special[start : start + len(plain)] == plain:
+            return tuple(special[:start])
+    return ()
+
+
+def _encodable(text: str) -> bool:
+    """False for lone surrogates, which are legal in JSON and in no tokenizer."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _array(*parts: Sequence[int]) -> np.ndarray:
+    return np.asarray([i for part in parts for i in part], dtype=np.int32)

