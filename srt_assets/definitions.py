@@ -9,8 +9,8 @@ from srt_assets.defs.resources import LakeResource
 from srt_assets.settings import Settings, load_settings
 
 
-def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definitions:
-    """The whole graph for these settings. `overrides` replace resources by name (tests)."""
+def build_defs(settings: Settings | None = None, tick_s: int = automation.TICK_S, **overrides: Any) -> dg.Definitions:
+    """The whole graph for these settings. Sensors look every `tick_s` seconds; `overrides` replace resources by name."""
     settings = settings or load_settings()
     return dg.Definitions(
         assets=[
@@ -26,7 +26,7 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
         ],
         asset_checks=[*sql_models.checks()],
         jobs=jobs.jobs(),
-        sensors=automation.sensors(settings),
+        sensors=automation.sensors(settings, tick_s),
         schedules=automation.schedules(settings),
         resources={"lake": LakeResource(settings), **overrides},
     )

@@ -31,7 +31,7 @@ class Ticker:
     def __init__(self, instance: dg.DagsterInstance, folder: Path, home: Path) -> None:
         self.instance = instance
         settings = Settings(project=Project(home=home), automation=Automation(enabled=True, watch=str(folder)))
-        self.sensor = new_student_checkpoints(settings)
+        self.sensor = new_student_checkpoints(settings, tick_s=1)
         self.cursor: str | None = None
         self.skip = ""
 
@@ -125,6 +125,6 @@ def test_a_failed_student_is_named_with_the_way_to_resume(ticker: Ticker, folder
 
 
 def test_no_folder_set_is_said(instance: dg.DagsterInstance, home: Path) -> None:
-    sensor = new_student_checkpoints(Settings(project=Project(home=home)))
+    sensor = new_student_checkpoints(Settings(project=Project(home=home)), tick_s=1)
     result = sensor(dg.build_sensor_context(instance=instance))
     assert "automation.watch is not set" in str(result.skip_message)

@@ -9,17 +9,16 @@ from srt_assets.defs import names
 from srt_assets.settings import Settings
 
 STUDENTS = names.students.name or ""
-INTERVAL_S = 30
 
 
-def new_student_checkpoints(settings: Settings) -> dg.SensorDefinition:
+def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinition:
     """Reads names, sizes and headers only; running by itself if automation is enabled."""
     status = dg.DefaultSensorStatus.RUNNING if settings.automation.enabled else dg.DefaultSensorStatus.STOPPED
 
     @dg.sensor(
         name="new_student_checkpoints",
         job_name="student_side",
-        minimum_interval_seconds=INTERVAL_S,
+        minimum_interval_seconds=tick_s,
         default_status=status,
         description="Registers every whole checkpoint directory in automation.watch and requests its run.",
     )

@@ -11,35 +11,52 @@ from srt_assets.defs.instance import fail_dead_runs
 from srt_assets.settings import Settings
 
 
-def sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """The sensors; all but `dead_runs` are stopped until automation is enabled."""
+TICK_S = 30
+
+
+def sensors(settings: Settings, tick_s: int = TICK_S) -> list[dg.SensorDefinition]:
+    """The sensors, each looking every `tick_s` seconds; all but `dead_runs` are stopped until automation is enabled."""
     on = dg.DefaultSensorStatus.RUNNING if settings.automation.enabled else dg.DefaultSensorStatus.STOPPED
     student_side = dg.AssetSelection.assets(*names.STUDENT_SIDE)
     changed = dg.AutomationConditionSensorDefinition(
         "changed_inputs",
         target=student_side,
         default_status=on,
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=tick_s,
         description="Requests the student-side assets whose inputs or code have changed, by data version.",
     )
-    return [dead_runs, new_student_checkpoints(settings), changed, failed_runs(settings, on)]
+    return [dead_runs(tick_s), new_student_checkpoints(settings, tick_s), changed, failed_runs(settings, on, tick_s)]
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     return [nightly(settings)]
 
 
-@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
-def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Fails runs whose process is gone and frees the pool slots they held, so that the next run can start."""
-    failed = fail_dead_runs(context.instance)
-    return dg.SkipReason(f"marked as failed: {', '.join(failed)}" if failed else "no dead run")
+def dead_runs(tick_s: int) -> dg.SensorDefinition:
+    """Always running: a run that only looks alive would block the next one."""
+
+    @dg.sensor(
+        name="dead_runs",
+        minimum_interval_seconds=tick_s,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Fails runs whose process is gone and frees the pool slots they held.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        failed = fail_dead_runs(context.instance)
+        return dg.SkipReason(f"marked as failed: {', '.join(failed)}" if failed else "no dead run")
+
+    return sensor
 
 
-def failed_runs(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def failed_runs(settings: Settings, status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorDefinition:
     """Writes `home/failures/<run>.md` for every failed run: what failed, and how to resume."""
 
-    @dg.run_failure_sensor(name="failed_runs", default_status=status, description="Notes what failed, how to resume.")
+    @dg.run_failure_sensor(
+        name="failed_runs",
+        minimum_interval_seconds=tick_s,
+        default_status=status,
+        description="Writes down what failed and how to resume.",
+    )
     def sensor(context: dg.RunFailureSensorContext) -> None:
         run = context.dagster_run
         student = run.tags.get("dagster/partition")
