@@ -10,7 +10,7 @@ from srt_assets.settings import Settings, load_settings
 
 
 def build_defs(settings: Settings | None = None, tick_s: int = automation.TICK_S, **overrides: Any) -> dg.Definitions:
-    """The whole graph for these settings. Sensors look every `tick_s` seconds; `overrides` replace resources by name."""
+    """The whole graph. Sensors look every `tick_s` seconds; `overrides` replace resources by name (tests)."""
     settings = settings or load_settings()
     return dg.Definitions(
         assets=[

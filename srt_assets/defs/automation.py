@@ -10,7 +10,6 @@ from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
 from srt_assets.defs.instance import fail_dead_runs
 from srt_assets.settings import Settings
 
-
 TICK_S = 30
 
 
