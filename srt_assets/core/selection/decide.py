@@ -1,0 +1,163 @@
+"""The stage behind the asset `selected_set`: runs `decisions.sql` for one student and stores what it says.
+
+Writes four tables: `policies` (what was asked), `decisions` (the active policy), `policy_decisions` (all of them, side
+by side) and `selected_set` (the texts of what was kept). Rows never pass through Python.
+"""
+
+import duckdb
+import pyarrow as pa
+
+from srt_assets.core.errors import StageError
+from srt_assets.core.hashing import fingerprint
+from srt_assets.core.lake import Lake
+from srt_assets.core.outcome import Description, Outcome
+from srt_assets.core.progress import Progress, silent
+from srt_assets.core.selection.policies import policy_rows
+from srt_assets.core.sql import models
+from srt_assets.core.tables import TABLES, sql_literal
+from srt_assets.settings import Settings
+
+TABLE = "selected_set"
+WRITES = ("policies", "decisions", "policy_decisions", TABLE)
+CODE_VERSION = "1"
+
+
+def wanted(settings: Settings, lake: Lake, student: str) -> str:
+    """Fingerprint of the selection: the scores, the candidates, the policies and the meaning of the rule's SQL.
+
+    Raises StageError if the student has no finished scores.
+    """
+    scores = lake.manifest("student_scores", f"student={student}")
+    if scores is None or not scores.complete:
+        what = "unfinished" if scores else "missing"
+        raise StageError(
+            f"the scores of student {student} are {what}", f"make them: srt run student_scores --student {student}"
+        )
+    return fingerprint(
+        stage=TABLE,
+        version=CODE_VERSION,
+        student_scores=scores.content_hash,
+        candidates=sorted(m.content_hash for m in lake.manifests("candidates")),
+        policies=policy_rows(settings.selection, settings.project.seed, student),
+        rule=models.code_version(models.load().models[models.RULE], models.load()),
+    )
+
+
+def run(settings: Settings, lake: Lake, progress: Progress = silent, student: str = "") -> Outcome:
+    """Decide for a student and store the verdicts and the kept texts. Returns at once if nothing has changed."""
+    partition = f"student={student}"
+    with lake.lock(TABLE, partition):
+        want = wanted(settings, lake, student)
+        if all(lake.is_current(table, want, partition) for table in WRITES):
+            manifest = lake.manifest(TABLE, partition)
+            assert manifest is not None
+            return Outcome(manifest, cached=True, stats=manifest.stats)
+        con = lake.connect()
+        try:
+            parts = {"policies": lake.write_part("policies", _rows(settings, student), partition)}
+            con.execute("CREATE TEMP TABLE asked AS SELECT * FROM " + _part(lake, "policies", partition, parts))
+            for done, (table, active_only) in enumerate((("decisions", True), ("policy_decisions", False))):
+                progress(done, 3, "tables")
+                parts[table] = lake.sink_part(con, rule_sql(lake, student, "asked", active_only), table, partition)
+            progress(2, 3, "tables")
+            con.execute("SET preserve_insertion_order = true")
+            verdicts = _part(lake, "decisions", partition, parts)
+            parts[TABLE] = lake.sink_part(con, selected_sql(lake, verdicts), TABLE, partition)
+            stats = _counts(con, verdicts)
+        finally:
+            con.close()
+        # The selected set last: who sees it also finds the verdicts behind it.
+        manifests = [
+            lake.commit(
+                table, [parts[table]], fingerprint=want, code_version=CODE_VERSION, partition=partition, stats=stats
+            )
+            for table in WRITES
+        ]
+        return Outcome(manifests[-1], cached=False, stats=stats)
+
+
+def rule_sql(lake: Lake, student: str, policies: str, active_only: bool = True) -> str:
+    """The rule over one student's scores. `policies` names a relation with the columns of the table `policies`.
+
+    Without `active_only` every policy counts as active, so that one pass over the scores decides all of them.
+    """
+    if not active_only:
+        policies = f"(SELECT * REPLACE (true AS active) FROM {policies})"
+    project = models.load()
+
+    def name_of(kind: str, name: str) -> str:
+        if kind == "ref":
+            return f"({project.models[name].sql(name_of)}\n)"
+        if name == "policies":
+            return policies
+        return lake.source(name, f"student={student}" if TABLES[name].partitioned and name != "candidates" else None)
+
+    return project.models[models.RULE].sql(name_of)
+
+
+def selected_sql(lake: Lake, verdicts: str) -> str:
+    """Rows of `selected_set` for a relation of verdicts (columns of `decisions`, one policy), in order of sample ids.
+
+    Content ids are as good as a shuffle and the same on every machine. Texts are fetched for the winners only.
+    """
+    return f"""
+    SELECT student, kept.sample_id, kept.dataset, candidate, instruction, input, response, log_ifd, log_r_ifd,
+        content_key, position
+    FROM (SELECT *, row_number() OVER (ORDER BY sample_id) - 1 AS position FROM {verdicts} WHERE kept) AS kept
+    JOIN {lake.source("candidates")} AS texts ON texts.sample_id = kept.sample_id AND texts.candidate = kept.chosen
+    ORDER BY position
+    """
+
+
+def arm_sql(lake: Lake, student: str, policy: str) -> str:
+    """What any policy would train on: rows like those of `selected_set`, from the stored verdicts of all policies."""
+    verdicts = lake.source("policy_decisions", f"student={student}")
+    return selected_sql(lake, f"(SELECT * FROM {verdicts} WHERE policy = {sql_literal(policy)})")
+
+
+def _rows(settings: Settings, student: str) -> pa.Table:
+    rows = policy_rows(settings.selection, settings.project.seed, student)
+    return pa.Table.from_pylist(rows, schema=TABLES["policies"].arrow_schema)
+
+
+def _part(lake: Lake, table: str, partition: str, parts: dict[str, str]) -> str:
+    return f"({TABLES[table].select_sql([lake.directory(table, partition) / parts[table]])})"
+
+
+def _counts(con: duckdb.DuckDBPyConnection, verdicts: str) -> dict[str, int | float | str]:
+    rows = con.execute(f"SELECT outcome, reason, count(*) FROM {verdicts} GROUP BY ALL ORDER BY ALL").fetchall()
+    stats: dict[str, int | float | str] = {"samples": sum(n for *_, n in rows)}
+    for outcome in ("kept", "not_chosen", "rejected"):
+        stats[outcome] = sum(n for o, _, n in rows if o == outcome)
+    return stats | {f"because_{reason}": n for outcome, reason, n in rows if outcome != "kept"}
+
+
+def describe(lake: Lake, student: str) -> Description:
+    """Outcomes and branches, IFD and r-IFD of what was kept, five rows of the selected set, the IFD's histogram."""
+    con = lake.connect()
+    try:
+        decided = lake.source("decisions", f"student={student}")
+        numbers = _counts(con, decided)
+        branches = con.execute(f"SELECT branch, count(*) FROM {decided} WHERE kept GROUP BY 1 ORDER BY 1").fetchall()
+        numbers |= {f"kept_{branch}": n for branch, n in branches}
+        row = con.execute(
+            "SELECT avg(exp(log_ifd)), median(exp(log_ifd)), avg(exp(log_r_ifd)), median(exp(log_r_ifd)) "
+            f"FROM {decided} WHERE kept"
+        ).fetchone()
+        names = ("ifd_mean", "ifd_median", "r_ifd_mean", "r_ifd_median")
+        numbers |= {name: value for name, value in zip(names, row or (), strict=True) if value is not None}
+        if numbers["samples"]:
+            numbers["kept_share"] = float(numbers["kept"]) / float(numbers["samples"])
+        cursor = con.execute(
+            "SELECT sample_id, candidate, exp(log_ifd) AS ifd, exp(log_r_ifd) AS r_ifd, "
+            "left(instruction, 200) AS instruction, left(input, 200) AS input, left(response, 200) AS response "
+            f"FROM {lake.source(TABLE, f'student={student}')} ORDER BY position LIMIT 5"
+        )
+        columns = [d[0] for d in cursor.description or []]
+        sample = [dict(zip(columns, r, strict=True)) for r in cursor.fetchall()]
+        values = con.execute(
+            f"SELECT exp(log_ifd) FROM {decided} WHERE kept AND log_ifd IS NOT NULL USING SAMPLE 20000 ROWS"
+        ).fetchall()
+    finally:
+        con.close()
+    return Description(numbers, sample, ("IFD of the kept", [v for (v,) in values]))
