@@ -1,0 +1,54 @@
+"""Rows of text to samples of token ids, exactly as they were scored, plus EOS."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.student.encoding import Encoder, Pass, Texts
+from srt_assets.core.training import rows as splits
+from srt_assets.core.training.job import Job
+from srt_assets.core.training.packed import Example
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples of each split, and how many rows could not become one, by reason."""
+
+    train: list[Example]
+    held_out: list[Example]
+    held_out_original: list[Example]
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+def load(job: Job, tokenizer, window: int) -> Data:
+    """Tokenize the job's rows. A sample longer than `window` tokens is left out and counted, never cut: a model that
+    learns from cut responses learns not to stop. UserError if nothing is left to train on.
+    """
+    table = pq.read_table(Path(job.rows_file)).to_pylist()
+    encoder = Encoder(tokenizer, job.template, job.protocol, window)
+    # Prompt and response as scored; EOS is part of what is learned.
+    encoded = encoder.for_training([Texts(r["instruction"], r["input"], r["response"]) for r in table], window)
+    found: dict[str, list[Example]] = {s: [] for s in (splits.TRAIN, splits.HELD_OUT, splits.HELD_OUT_ORIGINAL)}
+    left_out: Counter[str] = Counter()
+    longest = 0
+    for row, one in zip(table, encoded, strict=True):
+        reason = one if isinstance(one, str) else _unfit(one, tokenizer.eos_token_id)
+        if isinstance(one, Pass) and not reason:
+            found[row["split"]].append(Example(row["sample_id"], one.ids, one.start))
+        elif row["split"] != splits.HELD_OUT_ORIGINAL:
+            left_out[reason] += 1
+        longest = max(longest, len(one.ids) if isinstance(one, Pass) else 0)
+    if not found[splits.TRAIN]:
+        why = ", ".join(f"{n} {reason}" for reason, n in sorted(left_out.items()))
+        raise UserError(
+            f"no training sample is left within {window} tokens ({why or 'all rows are held out'})",
+            "raise training.max_length (up to the student's window), or lower training.held_out",
+        )
+    return Data(found[splits.TRAIN], found[splits.HELD_OUT], found[splits.HELD_OUT_ORIGINAL], dict(left_out))
+
+
+def _unfit(one: Pass, eos: int) -> str:
+    return "too_long" if one.truncated or one.ids[-1] != eos else ""

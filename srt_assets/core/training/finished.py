@@ -1,0 +1,62 @@
+"""Finished trainings under `checkpoints/<student>/<run>/`: found by what they were made from, kept, thinned out."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.training.job import CURVE, RECORD
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished training: its directory and its record. It was moved in whole and is never written again."""
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The loss curve, one dict a step."""
+        return [json.loads(line) for line in (self.path / CURVE).read_text().splitlines()]
+
+
+def directory(lake: Lake, student: str) -> Path:
+    return lake.home / "checkpoints" / student
+
+
+def all_of(lake: Lake, student: str) -> list[Finished]:
+    """Every finished training of a student, oldest first."""
+    return [
+        Finished(path.parent, json.loads(path.read_text()))
+        for path in sorted(directory(lake, student).glob(f"[!.]*/{RECORD}"))
+    ]
+
+
+def find(lake: Lake, student: str, fingerprint: str) -> Finished | None:
+    """The newest finished training that was made from exactly these inputs."""
+    return next((f for f in reversed(all_of(lake, student)) if f.record["training_fingerprint"] == fingerprint), None)
+
+
+def thin_out(lake: Lake, student: str, keep_last: int, spare: Iterable[Path]) -> list[Path]:
+    """Delete all but the `keep_last` newest checkpoints of a student, and say which.
+
+    Never touches those in `spare` (the current ones) nor any that a registered student consists of.
+    """
+    spared = {p.resolve() for p in spare} | _used_by_students(lake)
+    old = all_of(lake, student)[:-keep_last]
+    gone = [f.path for f in old if f.path.resolve() not in spared]
+    for path in gone:
+        # The record first: a directory whose deletion was cut short is no finished training.
+        (path / RECORD).unlink()
+        shutil.rmtree(path)
+    return gone
+
+
+def _used_by_students(lake: Lake) -> set[Path]:
+    """Students are links to files: the directories those files lie in."""
+    links = (lake.home / "students").glob("[!.]*/*")
+    return {link.resolve().parent for link in links if link.is_symlink()}

@@ -1,0 +1,177 @@
+"""What one training is asked to do: a small JSON file that the training process reads. Nothing here needs torch."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from srt_assets.core.hashing import fingerprint
+from srt_assets.core.student.checkpoints import StudentInfo
+from srt_assets.settings import Settings
+
+# Raised when the same inputs would train another model.
+VERSION = "1"
+RECORD = "training_record.json"
+CURVE = "training_steps.jsonl"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """`targets`: names of the layers that get an adapter, () = all linear ones. `merge`: save one ordinary checkpoint."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+    merge: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training. `work`: directory of unfinished state; `facts`: what else belongs in the record (policy, counts).
+
+    `steps`: optimizer steps, 0 = from `epochs`. `token_budget`: tokens a forward pass may have, 0 = by device.
+    `save_every_s`: seconds between states that an interrupted training continues from.
+    """
+
+    run: str
+    arm: str
+    student: str
+    student_path: str
+    student_fingerprint: str
+    data_hash: str
+    work: str
+    template: str
+    protocol: str
+    method: str
+    epochs: float
+    steps: int
+    learning_rate: float
+    batch_size: int
+    max_length: int
+    warmup_ratio: float
+    weight_decay: float
+    seed: int
+    dtype: str
+    device: str
+    token_budget: int
+    processes: int
+    lora: Lora = field(default_factory=Lora)
+    gradient_checkpointing: str = "auto"
+    save_every_s: float = 300.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.work)
+
+    @property
+    def rows_file(self) -> Path:
+        return self.directory / "rows.parquet"
+
+    @property
+    def final(self) -> Path:
+        """The finished checkpoint, before it is moved to its place. It is there only when it is whole."""
+        return self.directory / "final"
+
+    @property
+    def states(self) -> Path:
+        return self.directory / "states"
+
+    @property
+    def curve(self) -> Path:
+        return self.directory / CURVE
+
+    @property
+    def failure(self) -> Path:
+        return self.directory / "failure.json"
+
+    def write(self) -> Path:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / "job.json"
+        path.write_text(json.dumps(asdict(self), indent=1))
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> "Job":
+        facts = json.loads(Path(path).read_text())
+        lora = facts.pop("lora")
+        return cls(**facts, lora=Lora(**{**lora, "targets": tuple(lora["targets"])}))
+
+
+def recipe(settings: Settings) -> dict[str, Any]:
+    """Every setting that changes what is learned. Devices, processes and packing change the rounding only."""
+    training = settings.training
+    options: dict[str, Any] = {
+        "method": training.method,
+        "epochs": training.epochs,
+        "max_steps": training.max_steps,
+        "learning_rate": training.learning_rate,
+        "batch_size": training.batch_size,
+        "max_length": training.max_length,
+        "warmup_ratio": training.warmup_ratio,
+        "weight_decay": training.weight_decay,
+        "held_out": training.held_out,
+        "template": settings.student.template,
+        "protocol": settings.student.protocol,
+        "dtype": settings.student.dtype,
+        "seed": settings.project.seed,
+    }
+    if training.method == "lora":
+        options["lora"] = asdict(lora(settings))
+    return options
+
+
+def lora(settings: Settings) -> Lora:
+    chosen = settings.training.model_dump()
+    given = {name: chosen[f"lora_{name}"] for name in Lora.__dataclass_fields__ if f"lora_{name}" in chosen}
+    if "targets" in given:
+        given["targets"] = tuple(given["targets"])
+    return Lora(**given)
+
+
+def training_fingerprint(settings: Settings, student_fingerprint: str, **data: Any) -> str:
+    """What a finished training must have been made from to be the one that is wanted now."""
+    return fingerprint(code=VERSION, student=student_fingerprint, seed_and_settings=recipe(settings), **data)
+
+
+def make(
+    settings: Settings,
+    student: StudentInfo,
+    work: Path,
+    *,
+    run: str,
+    arm: str,
+    data_hash: str,
+    steps: int,
+    **facts: Any,
+) -> Job:
+    """The job of one arm; `steps` as counted by the stage, so that all arms take the same number."""
+    training = settings.training
+    return Job(
+        run=run,
+        arm=arm,
+        student=student.slug,
+        student_path=str(student.path),
+        student_fingerprint=student.fingerprint,
+        data_hash=data_hash,
+        work=str(work),
+        template=settings.student.template,
+        protocol=settings.student.protocol,
+        method=training.method,
+        epochs=training.epochs,
+        steps=steps,
+        learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
+        max_length=training.max_length,
+        warmup_ratio=training.warmup_ratio,
+        weight_decay=training.weight_decay,
+        seed=settings.project.seed,
+        dtype=settings.student.dtype,
+        device=settings.student.devices.split(",")[0],
+        token_budget=settings.student.token_budget,
+        processes=training.processes,
+        lora=lora(settings),
+        gradient_checkpointing=str(training.model_dump().get("gradient_checkpointing", "auto")),
+        facts=facts,
+    )

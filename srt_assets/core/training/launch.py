@@ -1,0 +1,52 @@
+"""Starting the training process: its command line, and a plain launcher for everybody who is not Dagster."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+# Command and extra environment to exit code (negative: killed by that signal). Blocks until the process has ended.
+Launcher = Callable[[Sequence[str], Mapping[str, str]], int]
+MODULE = "srt_assets.core.training.main"
+GRACE_S = 60.0
+
+
+def command(job_file: Path, processes: int, sharded: bool = False) -> list[str]:
+    """The training process for a job, started by `accelerate launch` if it is more than one.
+
+    `sharded`: FSDP, for models that do not fit on one device.
+    """
+    tail = ["-m", MODULE, str(job_file), "--quiet"]
+    if processes == 1:
+        return [sys.executable, *tail]
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    # --multi_gpu chooses the launcher (torch.distributed.run); on a machine without GPUs the workers use gloo.
+    kind = (
+        ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
+        if sharded
+        else ["--multi_gpu"]
+    )
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", *kind),
+        *("--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"),
+        # Port 0: torch picks a free one, so that two trainings on one machine do not meet.
+        *("--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", str(threads)),
+        *tail,
+    ]
+
+
+def plain(command: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run the command as a child. When this process is interrupted, the child is asked to save its state and stop."""
+    process = subprocess.Popen(command, env={**os.environ, **env}, start_new_session=True)
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()

@@ -1,0 +1,159 @@
+"""The training process: `python -m srt_assets.core.training.main JOB.json`, or `--student SLUG` with your settings.
+
+With a job file it trains and reports to Dagster if Dagster Pipes started it. With `--student` it is the whole stage:
+it makes the job, starts that process and commits its result, without Dagster.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.progress import throttled
+from srt_assets.core.training.job import Job
+
+LOG_EVERY_S = 5.0
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m srt_assets.core.training.main", description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("job", nargs="?", type=Path, help="job file")
+    what.add_argument("--student", help="registered student: run its whole stage")
+    parser.add_argument("--settings", type=Path, help="settings file (default: the srt.toml found upwards)")
+    parser.add_argument("--quiet", action="store_true", help="no line per step: whoever started this reads live.json")
+    asked = parser.parse_args(argv)
+    return run_job(Job.read(asked.job), asked.quiet) if asked.job else run_stage(asked.student, asked.settings)
+
+
+def run_stage(student: str, settings_file: Path | None) -> int:
+    """The stage by hand: exit code 0 done, 1 failed, 2 the user must change something."""
+    from srt_assets.core.lake import Lake
+    from srt_assets.core.sql.catalog import publish
+    from srt_assets.core.training import stage
+    from srt_assets.settings import load_settings
+
+    def show(done: int, total: int, unit: str = "rows", **facts: float | int | str) -> None:
+        print(f"{done}/{total} {unit} " + " ".join(f"{k}={v}" for k, v in facts.items()), flush=True)
+
+    try:
+        settings = load_settings(settings_file)
+        outcome = stage.run(settings, Lake(settings.home, after_commit=publish), student, progress=show)
+    except (UserError, StageError) as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    print(json.dumps({"cached": outcome.cached, **outcome.stats}, indent=1))
+    return 0
+
+
+def run_job(job: Job, quiet: bool = False) -> int:
+    """Train. A failure is left in `job.failure` for the process that started this one."""
+    # Once saved, a state can be continued from: a polite stop loses nothing.
+    stop = _Stop()
+    warnings.filterwarnings("ignore", module="torch|transformers|accelerate")
+    rank = int(os.environ.get("RANK", "0"))
+    with dagster_pipes(rank) as say, _only_one(job, rank):
+        if job.final.exists():
+            return 0
+        try:
+            from srt_assets.core.training import train
+        except ImportError as error:
+            return _fail(job, StageError(f"cannot import the training libraries: {error}", "install the package again"))
+        listener = _listener(job, (lambda text: None) if quiet else say, rank)
+        try:
+            train.train(job, listener, say, stop.asked)
+        except train.Stopped:
+            say("stopped on request; the next run continues from here")
+            return INTERRUPTED
+        except (UserError, StageError) as error:
+            return _fail(job, error)
+        except (RuntimeError, MemoryError) as error:
+            if (explained := train.out_of_memory(error)) is None:
+                raise
+            return _fail(job, explained)
+    return 0
+
+
+class _Stop:
+    """SIGINT and SIGTERM ask for a stop after the step; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: object) -> None:
+        if self._asked:
+            raise SystemExit(INTERRUPTED)
+        self._asked = True
+
+    def asked(self) -> bool:
+        return self._asked
+
+
+@contextmanager
+def dagster_pipes(rank: int) -> Iterator[Callable[[str], None]]:
+    """A way to say a sentence: to Dagster's log if Pipes started this process, else to this process's stderr."""
+    from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
+
+    if rank != 0:
+        yield lambda text: None
+    elif PipesEnvVarParamsLoader().is_dagster_pipes_process():
+        with open_dagster_pipes() as pipes:
+            yield pipes.log.info
+    else:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        yield logging.getLogger(__name__).info
+
+
+@contextmanager
+def _only_one(job: Job, rank: int) -> Iterator[None]:
+    """An orphan of a killed run may still be training this job: wait for it instead of writing over it."""
+    if rank != 0:
+        yield
+        return
+    from srt_assets.core.lake import file_lock
+
+    with file_lock(job.directory / "process.lock"):
+        yield
+
+
+def _listener(job: Job, say: Callable[[str], None], rank: int):
+    def tell(done: int, total: int, unit: str = "rows", **facts: float | int | str) -> None:
+        say(
+            f"step {done} of {total}: loss {facts['loss']:.4f}, {facts['tokens_per_s']:.0f} tokens/s, "
+            f"{facts['eta_s']:.0f} s left"
+        )
+
+    told = throttled(tell, LOG_EVERY_S)
+    live = job.directory / "live.json"
+
+    def hear(step: int, steps: int, facts: dict[str, float]) -> None:
+        if rank != 0:
+            return
+        # Whole or not at all: the process that started us reads it while we train.
+        aside = live.with_suffix(".writing")
+        aside.write_text(json.dumps({"done": step, "total": steps, **facts}))
+        aside.replace(live)
+        told(step, steps, "steps", **facts)
+
+    return hear
+
+
+def _fail(job: Job, error: UserError | StageError) -> int:
+    job.failure.write_text(json.dumps({"kind": type(error).__name__, "message": error.message, "remedy": error.remedy}))
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""How much memory a training needs, computed before its first step: weights, gradients, optimizer, and one row."""
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import nn
+
+from srt_assets.core.errors import UserError
+
+# Values of hidden size that autograd keeps a layer and token (attention, norms, MLP) without checkpointing.
+_KEPT_PER_LAYER = 34
+_GB = 1024**3
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes: what stays (weights, gradients, Adam's two moments) and what one row adds while it is worked on."""
+
+    state: int
+    row: int
+    row_checkpointed: int
+
+    def total(self, checkpointed: bool) -> int:
+        return self.state + (self.row_checkpointed if checkpointed else self.row)
+
+
+def estimate(model: nn.Module, row_tokens: int, row_targets: int, value_bytes: int) -> Need:
+    """Lower estimate for fp32 master weights and Adam; activations in `value_bytes` each, logits in fp32."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    all_weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    config = getattr(model.config, "text_config", None) or model.config
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    logits = 3 * 4 * row_targets * config.vocab_size
+    per_layer = row_tokens * hidden * value_bytes
+    return Need(
+        state=all_weights + trained * (4 + 8),
+        row=logits + per_layer * layers * _KEPT_PER_LAYER,
+        row_checkpointed=logits + per_layer * (layers + _KEPT_PER_LAYER),
+    )
+
+
+def available(device: torch.device) -> int:
+    """Free bytes on the device, or in this machine's memory for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def choose_checkpointing(need: Need, free: int, wish: str, weights_loaded: int) -> bool:
+    """Whether to recompute activations. UserError, before any step, if the training cannot fit either way.
+
+    `wish`: auto | true | false. `weights_loaded`: bytes of the weights that already lie in memory.
+    """
+    free += weights_loaded
+    checkpointed = {"auto": need.total(False) > free, "true": True, "false": False}[wish.lower()]
+    if need.total(checkpointed) > free:
+        raise UserError(
+            f"training needs at least {need.total(checkpointed) / _GB:.1f} GB of memory "
+            f"({need.state / _GB:.1f} GB for weights, gradients and optimizer), {free / _GB:.1f} GB are free",
+            'set training.method = "lora", lower training.max_length or student.token_budget, '
+            "or use a machine with more memory",
+        )
+    return checkpointed
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Highest memory use of this process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,84 @@
+"""The student as something to train: loaded, put in the right precision, given adapters, checked; and saved again."""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.training.job import Job
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(job: Job) -> torch.device:
+    """The kind of device. UserError if the settings name one that is not there."""
+    if job.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = torch.device(job.device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("student.devices names a GPU, but torch sees none", 'set student.devices = "auto" or "cpu"')
+    return torch.device(kind)
+
+
+def pick_dtype(job: Job, device: torch.device) -> str:
+    """fp32, bf16 or fp16: what forward passes compute in. The trained weights themselves are fp32."""
+    if job.dtype == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if job.dtype == "fp16" and device.type != "cuda":
+        raise UserError("fp16 training needs a GPU", 'set student.dtype = "auto", "bf16" or "fp32"')
+    return job.dtype
+
+
+def load_tokenizer(path: str):
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def load_model(job: Job) -> PreTrainedModel:
+    """The student with fp32 weights. Half-precision weights would lose updates of a learning rate of 2e-5."""
+    model = AutoModelForCausalLM.from_pretrained(
+        job.student_path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+    )
+    model.config.use_cache = False
+    return model
+
+
+def add_adapters(model: PreTrainedModel, job: Job) -> PeftModel:
+    """Put LoRA adapters on the chosen layers. UserError naming what there is if a target does not exist."""
+    names = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    missing = [t for t in job.lora.targets if not any(n == t or n.endswith(f".{t}") for n, _ in model.named_modules())]
+    if missing:
+        raise UserError(
+            f"the student has no layer named {', '.join(missing)}",
+            f"set training.lora_targets to some of {', '.join(sorted(names - {'lm_head'}))}, or to [] for all of them",
+        )
+    config = LoraConfig(
+        r=job.lora.rank,
+        lora_alpha=job.lora.alpha,
+        lora_dropout=job.lora.dropout,
+        target_modules=list(job.lora.targets) or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def stored_dtype(path: str) -> torch.dtype:
+    """The precision the student's weights are stored in; its successor is stored in the same."""
+    from transformers import AutoConfig
+
+    named = AutoConfig.from_pretrained(path, trust_remote_code=False).dtype
+    return named if isinstance(named, torch.dtype) else torch.float32
+
+
+def save(model: nn.Module, tokenizer, job: Job, directory: Path) -> None:
+    """A standard checkpoint: safetensors, config, generation config, tokenizer. LoRA is merged if the job says so."""
+    if isinstance(model, PeftModel) and job.lora.merge:
+        model = model.merge_and_unload()
+    assert isinstance(model, PreTrainedModel | PeftModel)
+    if isinstance(model, PreTrainedModel):
+        model.to(stored_dtype(job.student_path))
+        model.config.use_cache = True
+    model.save_pretrained(directory, safe_serialization=True)
+    tokenizer.save_pretrained(directory)

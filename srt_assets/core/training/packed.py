@@ -1,0 +1,105 @@
+"""Samples in one row without padding: what the model is fed, and the summed loss of the response tokens it gives back.
+
+Position ids start again at 0 with every sample. From that transformers builds a block-diagonal causal mask (or the
+sequence bounds of a flash kernel), so that no sample attends to another. Logits are computed only at the positions that
+predict a response token: the prompt's part of the output matrix product and of its memory is saved.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from srt_assets.core.training.plan import pack
+
+# Losses of the same tokens in two orders of summation differ by rounding; leaking attention differs by far more.
+PROBE_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample as token ids (int32 [length]); the loss counts ids from `start` (≥ 1) on: the response and EOS."""
+
+    sample_id: str
+    ids: np.ndarray
+    start: int
+
+    @property
+    def n_targets(self) -> int:
+        return len(self.ids) - self.start
+
+
+@dataclass(frozen=True)
+class Row:
+    """One forward pass: ids and positions [1, tokens]; `keep` [targets] predict `targets` [targets]."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    keep: torch.Tensor
+    targets: torch.Tensor
+
+    @property
+    def n_targets(self) -> int:
+        return self.targets.numel()
+
+    def to(self, device: torch.device) -> "Row":
+        return Row(self.ids.to(device), self.positions.to(device), self.keep.to(device), self.targets.to(device))
+
+
+def make_row(examples: Sequence[Example]) -> Row:
+    """Lay samples end to end. No sample: one token and no target, for a process that has nothing else to do."""
+    if not examples:
+        zero = torch.zeros(1, 1, dtype=torch.long)
+        return Row(zero, zero, torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+    offsets = np.cumsum([0, *(len(e.ids) for e in examples[:-1])])
+    keep = [o + np.arange(e.start - 1, len(e.ids) - 1) for o, e in zip(offsets, examples, strict=True)]
+    return Row(
+        ids=torch.from_numpy(np.concatenate([e.ids for e in examples]).astype(np.int64))[None],
+        positions=torch.from_numpy(np.concatenate([np.arange(len(e.ids)) for e in examples]))[None],
+        keep=torch.from_numpy(np.concatenate(keep)),
+        targets=torch.from_numpy(np.concatenate([e.ids[e.start :] for e in examples]).astype(np.int64)),
+    )
+
+
+def summed_loss(model: nn.Module, row: Row) -> torch.Tensor:
+    """Sum of the negative log-likelihoods of the row's targets (nats, float32), differentiable."""
+    output = model(input_ids=row.ids, position_ids=row.positions, logits_to_keep=row.keep, use_cache=False)
+    logits = output.logits[0].float()
+    if not row.n_targets:
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits, row.targets, reduction="sum")
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, examples: Sequence[Example], budget: int, rank: int = 0, processes: int = 1) -> float:
+    """Mean loss per response token over all examples (nats), shared between processes; leaves the model as it was."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    totals = torch.zeros(2, dtype=torch.float64)
+    bins = pack([len(e.ids) for e in examples], budget, processes)
+    for bin in bins[rank::processes]:
+        row = make_row([examples[i] for i in bin]).to(device)
+        totals += torch.tensor([float(summed_loss(model, row)), row.n_targets], dtype=torch.float64)
+    model.train(training)
+    if processes > 1:
+        shared = totals.to(device)
+        torch.distributed.all_reduce(shared)
+        totals = shared.cpu()
+    return float(totals[0] / totals[1])
+
+
+@torch.no_grad()
+def packing_is_exact(model: nn.Module, examples: Sequence[Example], dtype: str) -> bool:
+    """True if two samples in one row have the losses they have alone: the architecture honours the sample bounds."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    short = sorted(examples, key=lambda e: len(e.ids))[:2]
+    together = float(summed_loss(model, make_row(short).to(device)))
+    alone = sum(float(summed_loss(model, make_row([e]).to(device))) for e in short)
+    model.train(training)
+    return abs(together - alone) <= PROBE_TOLERANCE[dtype] * max(1.0, abs(alone))

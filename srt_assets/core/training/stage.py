@@ -1,0 +1,273 @@
+"""The stage behind the asset `finetuned_checkpoint`: which trainings are wanted, started, finished, and written down."""
+
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.lake import Lake, Manifest
+from srt_assets.core.outcome import Description, Outcome
+from srt_assets.core.progress import Progress, silent
+from srt_assets.core.student import checkpoints
+from srt_assets.core.training import finished, job, launch, rows
+from srt_assets.core.training.finished import Finished
+from srt_assets.core.training.plan import count_steps
+from srt_assets.settings import Settings
+
+TABLE = "training_runs"
+STEPS = "training_steps"
+VERSION = job.VERSION
+LOOK_EVERY_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training that is wanted: its rows, its fingerprint."""
+
+    name: str
+    rows: rows.Rows
+    fingerprint: str
+    steps: int
+
+
+def wanted(settings: Settings, lake: Lake, student: str) -> str:
+    """The fingerprint of the trainings these settings ask for: student, selected rows, every setting that matters."""
+    info = checkpoints.get(lake, student)
+    selected = _content(lake, "selected_set", student)
+    arms = settings.training.arms
+    data = {"selected_set": selected.content_hash, "policy": settings.selection.policy}
+    if arms:
+        data |= {"arms": list(arms), "policy_decisions": _content(lake, "policy_decisions", student).content_hash}
+    return job.training_fingerprint(settings, info.fingerprint, **data)
+
+
+def _content(lake: Lake, table: str, student: str) -> Manifest:
+    manifest = lake.manifest(table, f"student={student}")
+    if manifest is None or not manifest.complete:
+        raise UserError(f"{student!r} has no finished {table}", f"make it: srt run selected_set --student {student}")
+    return manifest
+
+
+def run(
+    settings: Settings,
+    lake: Lake,
+    student: str,
+    launch: launch.Launcher = launch.plain,
+    progress: Progress = silent,
+) -> Outcome:
+    """Train what is not trained yet and commit `training_steps` and `training_runs`.
+
+    `launch` starts the training process and gives back its exit code. An interrupted training is continued from its
+    last saved state. UserError: too few rows, a student that cannot be trained; StageError: the process failed.
+    """
+    partition = f"student={student}"
+    with lake.lock(TABLE, partition):
+        want = wanted(settings, lake, student)
+        if (
+            lake.is_current(TABLE, want, partition)
+            and lake.is_current(STEPS, want, partition)
+            and _there(lake, student)
+        ):
+            manifest = lake.manifest(TABLE, partition)
+            assert manifest is not None
+            return Outcome(manifest, cached=True)
+        try:
+            done = [
+                finished.find(lake, student, arm.fingerprint) or _train(settings, lake, student, arm, launch, progress)
+                for arm in _arms(settings, lake, student)
+            ]
+        except (UserError, StageError) as error:
+            lake.record_failure(TABLE, partition, want, str(error))
+            raise
+        manifest = _commit(lake, student, want, done)
+        gone = finished.thin_out(lake, student, settings.training.keep_last, [f.path for f in done])
+        main = done[0].record
+        stats = {k: main[k] for k in ("steps", "tokens", "tokens_per_s", "seconds", "peak_memory_bytes")}
+        return Outcome(
+            manifest, cached=False, stats={**stats, "trainings": len(done), "checkpoints_removed": len(gone)}
+        )
+
+
+def _arms(settings: Settings, lake: Lake, student: str) -> list[Arm]:
+    """The active policy first; the arms to compare take its number of steps and its held-out records."""
+    info = checkpoints.get(lake, student)
+    training, seed = settings.training, settings.project.seed
+    active = rows.active(lake, student, training.held_out, seed)
+    n = len(active.of(rows.TRAIN))
+    if not n:
+        raise UserError(
+            f"no training row of {student!r} is left beside the held-out ones", "lower training.held_out or add data"
+        )
+    steps = count_steps(n, training.batch_size, training.epochs, training.max_steps)
+
+    def arm(name: str, data: rows.Rows) -> Arm:
+        mark = job.training_fingerprint(settings, info.fingerprint, data=data.data_hash, arm=name, steps=steps)
+        return Arm(name, data, mark, steps)
+
+    others = [name for name in training.arms if name != settings.selection.policy]
+    return [
+        arm(settings.selection.policy, active),
+        *(arm(name, rows.of_policy(lake, student, name, active)) for name in others),
+    ]
+
+
+def _train(
+    settings: Settings, lake: Lake, student: str, arm: Arm, start: launch.Launcher, progress: Progress
+) -> Finished:
+    work = lake.home / "training" / student / arm.fingerprint[:16]
+    info = checkpoints.get(lake, student)
+    name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{arm.name}-{arm.fingerprint[:8]}"
+    task = job.make(
+        settings,
+        info,
+        work,
+        run=name,
+        arm=arm.name,
+        data_hash=arm.rows.data_hash,
+        steps=arm.steps,
+        training_fingerprint=arm.fingerprint,
+        parent=student,
+        generation=info.generation + 1,
+        policy=settings.selection.model_dump() | {"policy": arm.name},
+        n_repeated=arm.rows.n_repeated,
+        held_out=settings.training.held_out,
+    )
+    arm.rows.write(task.rows_file)
+    file = task.write()
+    task.failure.unlink(missing_ok=True)
+    log.info("training %r on %s: %d rows, %d steps", student, arm.name, len(arm.rows.of(rows.TRAIN)), arm.steps)
+    progress(0, arm.steps, "steps", arm=arm.name)
+    with _followed(work / "live.json", arm.name, progress):
+        code = start(launch.command(file, task.processes), {"TOKENIZERS_PARALLELISM": "false"})
+    if code != 0:
+        raise _explain(task, code)
+    place = finished.directory(lake, student) / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    task.final.replace(place)
+    shutil.rmtree(work)
+    return Finished(place, json.loads((place / job.RECORD).read_text()))
+
+
+@contextmanager
+def _followed(live: Path, arm: str, progress: Progress) -> Iterator[None]:
+    """Pass on what the training process says of itself while it runs; it writes, we look, whoever started it."""
+    over = threading.Event()
+    live.unlink(missing_ok=True)
+
+    def look() -> dict[str, Any]:
+        return json.loads(live.read_text()) if live.exists() else {}
+
+    def follow() -> None:
+        last = 0
+        while True:
+            ended = over.wait(LOOK_EVERY_S)
+            facts = look()
+            if facts and facts["done"] != last:
+                last = facts["done"]
+                shown = {k: facts[k] for k in ("loss", "tokens_per_s", "eta_s")}
+                progress(last, facts["total"], "steps", arm=arm, **shown)
+            if ended:
+                return
+
+    thread = threading.Thread(target=follow, name="training-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _explain(task: job.Job, code: int) -> UserError | StageError:
+    if task.failure.exists():
+        facts = json.loads(task.failure.read_text())
+        kind = UserError if facts["kind"] == "UserError" else StageError
+        return kind(facts["message"], facts["remedy"])
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    hint = " (often the system's answer to too little memory)" if code == -9 else ""
+    return StageError(
+        f"the training process {how}{hint}; its last words are in the output above",
+        "run again: it continues from the last saved step",
+    )
+
+
+def _there(lake: Lake, student: str) -> bool:
+    con = lake.connect()
+    try:
+        paths = con.execute("SELECT path FROM training_runs WHERE student = ?", [student]).fetchall()
+    finally:
+        con.close()
+    return all(
+        (lake.home / path / "config.json").exists() or (lake.home / path / "adapter_config.json").exists()
+        for (path,) in paths
+    )
+
+
+def _commit(lake: Lake, student: str, want: str, done: list[Finished]) -> Manifest:
+    partition = f"student={student}"
+    steps = [{**line, "student": student, "run": f.path.name} for f in done for line in f.steps]
+    runs = [_row(lake, student, f, main=i == 0) for i, f in enumerate(done)]
+    facts = {"fingerprint": want, "code_version": VERSION, "partition": partition}
+    lake.commit(STEPS, [lake.write_part(STEPS, steps, partition)], **facts)
+    return lake.commit(TABLE, [lake.write_part(TABLE, runs, partition)], **facts)
+
+
+def _row(lake: Lake, student: str, done: Finished, main: bool) -> dict[str, Any]:
+    from datetime import datetime
+
+    record = done.record
+    return {
+        **record,
+        "student": student,
+        "is_active_policy": main,
+        "left_out": sum(record["left_out"].values()),
+        "path": str(done.path),
+        "finished_at": datetime.fromisoformat(record["finished_at"]),
+    }
+
+
+def describe(lake: Lake, student: str) -> Description:
+    """What people look at first: losses before and after, speed, memory, the counts of the split."""
+    con = lake.connect()
+    try:
+        found = con.execute(
+            "SELECT * EXCLUDE (student, finished_at) FROM training_runs WHERE student = ? ORDER BY is_active_policy DESC, run",
+            [student],
+        )
+        names = [d[0] for d in found.description]
+        runs = [dict(zip(names, values, strict=True)) for values in found.fetchall()]
+        columns = ("step", "loss", "learning_rate", "grad_norm", "tokens")
+        last = con.execute(
+            f"SELECT {', '.join(columns)} FROM training_steps WHERE student = ? AND run = ? ORDER BY step DESC LIMIT 5",
+            [student, runs[0]["run"]],
+        ).fetchall()
+    finally:
+        con.close()
+    numbers = {k: v for k, v in runs[0].items() if v is not None and k != "is_active_policy"}
+    return Description(numbers, [dict(zip(columns, row, strict=True)) for row in reversed(last)])
+
+
+def curve(lake: Lake, student: str) -> dict[str, list[tuple[int, float]]]:
+    """Loss by step for every current run of a student, by arm: what the loss picture is drawn from."""
+    con = lake.connect()
+    try:
+        found = con.execute(
+            "SELECT r.arm, s.step, s.loss FROM training_steps s JOIN training_runs r USING (student, run) "
+            "WHERE student = ? ORDER BY r.is_active_policy DESC, r.arm, s.step",
+            [student],
+        ).fetchall()
+    finally:
+        con.close()
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for arm, step, loss in found:
+        curves.setdefault(arm, []).append((step, loss))
+    return curves

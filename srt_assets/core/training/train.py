@@ -1,0 +1,206 @@
+"""One training from a job file to a finished checkpoint directory: what runs inside the training process."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers.utils import logging as hf_logging
+
+from srt_assets.core.errors import StageError
+from srt_assets.core.training import card, data, memory, model
+from srt_assets.core.training.job import RECORD, Job
+from srt_assets.core.training.packed import mean_loss, packing_is_exact
+from srt_assets.core.training.plan import count_steps, pack, step_samples
+from srt_assets.core.training.trainer import Keeper, PackedTrainer, Steps, last_state, only
+
+# Tokens a forward pass. On a CPU the block mask makes attention quadratic in it, and gains end near 1,000 tokens.
+CPU_BUDGET = 1024
+GPU_BUDGET = 16384
+VERSIONS = ("srt-assets", "torch", "transformers", "accelerate", "peft")
+
+Listener = Callable[[int, int, dict[str, float]], None]
+
+
+class Stopped(Exception):
+    """The process was asked to stop; its state is saved."""
+
+
+def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: Callable[[], bool]) -> None:
+    """Train and leave the finished checkpoint in `job.final`; continues from the last saved state if there is one.
+
+    `listener` hears every step, `say` a few sentences. Raises UserError or StageError with the remedy, `Stopped` after
+    saving its state when `stop_asked()` became true.
+    """
+    began = time.monotonic()
+    hf_logging.disable_progress_bar()
+    device = model.pick_device(job)
+    dtype = model.pick_dtype(job, device)
+    args = _arguments(job, device, dtype)
+    rank, processes = args.process_index, args.world_size
+    set_seed(job.seed)
+    tokenizer = model.load_tokenizer(job.student_path)
+    student: Any = model.load_model(job)
+    window = min(job.max_length, getattr(student.config, "max_position_embeddings", None) or job.max_length)
+    samples = data.load(job, tokenizer, window)
+    steps = count_steps(len(samples.train), job.batch_size, job.epochs, job.steps)
+    if job.method == "lora":
+        student = model.add_adapters(student, job)
+    budget = job.token_budget or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
+    budget = _check_packing(student, samples, dtype, budget, say)
+    plan = Steps(
+        samples.train, step_samples(len(samples.train), job.batch_size, steps, job.seed), budget, rank, processes
+    )
+    _check_memory(student, samples, budget, job, args, dtype, device)
+    keeper = Keeper(
+        plan, job.curve, job.save_every_s, listener, stop_asked, lambda flag: _any(flag, args.device, processes)
+    )
+    trainer = PackedTrainer(model=student, args=args, train_dataset=plan, data_collator=only, callbacks=[keeper])
+
+    def evaluate() -> dict[str, float]:
+        wrapped = trainer.model_wrapped
+        sets = {"eval_loss": samples.held_out, "eval_original_loss": samples.held_out_original}
+        with trainer.compute_loss_context_manager():
+            return {k: mean_loss(wrapped, v, budget, rank, processes) for k, v in sets.items() if v}
+
+    trainer.remove_callback(PrinterCallback)
+    state = last_state(job.states)
+    before_file = job.directory / "before.json"
+    if before_file.exists():
+        before = json.loads(before_file.read_text())
+    else:
+        before = evaluate()
+        if rank == 0:
+            before_file.write_text(json.dumps(before))
+    say(
+        f"{len(samples.train)} samples to train on, {len(samples.held_out)} held out, {steps} steps of up to "
+        f"{job.batch_size} samples on {processes} x {device.type} in {dtype}"
+        + (f"; continuing from step {state.name.rpartition('-')[2]}" if state else "")
+    )
+    result = trainer.train(resume_from_checkpoint=str(state) if state else None)
+    if keeper.stopped and result.global_step < steps:
+        raise Stopped
+    after = evaluate()
+    if rank != 0:
+        trainer.accelerator.wait_for_everyone()
+        return
+    curve = [json.loads(line) for line in job.curve.read_text().splitlines()]
+    facts = {
+        "n_train": len(samples.train),
+        "n_held_out": len(samples.held_out),
+        "left_out": samples.left_out,
+        "window": window,
+        "steps": result.global_step,
+        "tokens": keeper.tokens,
+        "train_loss_first": curve[0]["loss"],
+        "train_loss_final": curve[-1]["loss"],
+        **{f"{k}_before": v for k, v in before.items()},
+        **{f"{k}_after": v for k, v in after.items()},
+        "tokens_per_s": keeper.tokens / keeper.seconds,
+        "seconds": keeper.seconds,
+        "process_seconds": time.monotonic() - began,
+        "peak_memory_bytes": memory.peak_bytes(device),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "dtype": dtype,
+        "token_budget": budget,
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+    _finish(job, trainer, tokenizer, facts)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _finish(job: Job, trainer: PackedTrainer, tokenizer, facts: dict[str, Any]) -> None:
+    aside = job.directory / "final.writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    model.save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, job, aside)
+    record = {**_request(job), **facts, "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())}
+    (aside / RECORD).write_text(json.dumps(record, indent=1))
+    shutil.copy(job.curve, aside / job.curve.name)
+    (aside / "README.md").write_text(card.write(record))
+    aside.replace(job.final)
+
+
+def _request(job: Job) -> dict[str, Any]:
+    asked = asdict(job)
+    for place in ("work", "student_path"):  # where it happened to lie says nothing about the training
+        asked.pop(place)
+    asked["steps_asked"] = asked.pop("steps")
+    return {**asked.pop("facts"), **asked}
+
+
+def _arguments(job: Job, device: torch.device, dtype: str) -> TrainingArguments:
+    job.states.mkdir(parents=True, exist_ok=True)
+    return TrainingArguments(
+        output_dir=str(job.states),
+        use_cpu=device.type == "cpu",
+        ddp_backend="gloo" if device.type == "cpu" and "WORLD_SIZE" in os.environ else None,
+        ddp_find_unused_parameters=False,
+        num_train_epochs=1,  # one pass over the plan, which holds the steps of all epochs
+        per_device_train_batch_size=1,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=job.warmup_ratio,  # below 1: a share of the steps
+        weight_decay=job.weight_decay,
+        max_grad_norm=1.0,
+        bf16=dtype == "bf16",
+        fp16=dtype == "fp16",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # Keeper decides
+        save_total_limit=2,
+        disable_tqdm=True,
+        report_to="none",
+        log_level="error",
+        seed=job.seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+
+
+def _check_packing(student, samples: data.Data, dtype: str, budget: int, say: Callable[[str], None]) -> int:
+    """The token budget, or 1 (every sample alone) for an architecture that would let samples see each other."""
+    everything = [*samples.train, *samples.held_out]
+    if len(everything) < 2 or packing_is_exact(student, everything, "fp32"):
+        return budget
+    say(f"{type(student).__name__} does not keep packed samples apart; each sample gets a forward pass of its own")
+    return 1
+
+
+def _check_memory(student, samples, budget: int, job: Job, args, dtype: str, device: torch.device) -> None:
+    bins = pack([len(e.ids) for e in samples.train], budget)
+    tokens = max(sum(len(samples.train[i].ids) for i in b) for b in bins)
+    targets = max(sum(samples.train[i].n_targets for i in b) for b in bins)
+    need = memory.estimate(student, tokens, targets, 4 if dtype == "fp32" else 2)
+    loaded = sum(p.numel() * p.element_size() for p in student.parameters()) if device.type == "cpu" else 0
+    on = memory.choose_checkpointing(need, memory.available(device), job.gradient_checkpointing, loaded)
+    if on:
+        args.activation_checkpointing = True
+        args.activation_checkpointing_kwargs = {"use_reentrant": False}
+
+
+def _any(flag: bool, device: torch.device, processes: int) -> bool:
+    """True on every process if it is true on one."""
+    if processes == 1:
+        return flag
+    shared = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+    return bool(shared > 0)
+
+
+def out_of_memory(error: BaseException) -> StageError | None:
+    """A torch allocation failure as an error with a remedy; None if `error` is something else."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+        return StageError(
+            f"the training ran out of memory: {text.splitlines()[0] if text else type(error).__name__}",
+            'lower student.token_budget or training.max_length, or set training.method = "lora"; '
+            "running again continues from the last saved step",
+        )
+    return None
