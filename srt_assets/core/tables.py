@@ -194,7 +194,7 @@ _ALL = (
             ("content_key", "VARCHAR", "hash of the texts that were scored"),
             ("template", "VARCHAR", "prompt template"),
             ("protocol", "VARCHAR", "aligned or official"),
-            ("first_token", "VARCHAR", "bos: a pass without context starts after BOS; dropped: its first token is not scored"),
+            ("first_token", "VARCHAR", "of a pass without context: scored after bos, or dropped in both passes"),
             ("max_length", "BIGINT", "longest sequence in tokens, context included"),
             ("dtype", "VARCHAR", "precision of the forward pass; the losses themselves are summed in float64"),
             ("scoring_version", "VARCHAR", "version of the scoring code"),
