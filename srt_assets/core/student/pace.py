@@ -1,0 +1,36 @@
+"""How much work to hand out at a time: chunks of whole samples that take a set time, learned from those before."""
+
+from collections.abc import Iterator
+
+from srt_assets.core.student.chunks import Item
+from srt_assets.core.student.store import Store
+
+# Long enough to sort many sequences by length, short enough that a kill loses little.
+CHUNK_S = 12.0
+_FIRST_CHARACTERS = 8_000
+_GROWTH = 4
+
+
+class Pace:
+    """Draws chunks of about `CHUNK_S` seconds; `learn` after each finished one."""
+
+    def __init__(self) -> None:
+        self.characters = float(_FIRST_CHARACTERS)
+
+    def learn(self, characters: int, seconds: float) -> None:
+        """Text of this length took so long on one device; grows carefully, shrinks at once."""
+        fitting = CHUNK_S * characters / max(seconds, 1e-6)
+        self.characters = max(1.0, min(fitting, _GROWTH * self.characters))
+
+    def chunks(self, store: Store) -> Iterator[list[Item]]:
+        """The missing candidates as chunks; a sample's are never parted."""
+        chunk: list[Item] = []
+        size = 0
+        for sample_id, content_key, texts in store.missing():
+            if chunk and size >= self.characters and chunk[-1].sample_id != sample_id:
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(Item(sample_id, content_key, texts))
+            size += sum(map(len, texts))
+        if chunk:
+            yield chunk

@@ -1,0 +1,138 @@
+"""The rows of `student_scores` of one student, in SQL: which are known, which are missing, how they are written.
+
+A score belongs to texts (content key), student (fingerprint) and way of scoring, not to a sample: whoever has the same
+texts has the same score. Texts leave DuckDB only for candidates that must be scored.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.student.encoding import Texts
+from srt_assets.core.tables import PASSES, TABLES, sql_literal
+
+TABLE = "student_scores"
+NOT_OK = "candidate_not_ok"
+_OF_PASSES = [f"{column}_{name}" for name in PASSES for column in ("sum_nll", "n_tokens", "truncated", "status")]
+_FACTS = ["template", "protocol", "first_token", "max_length", "dtype", "scoring_version", "student_fingerprint"]
+_NUMBERS = [*_OF_PASSES, *_FACTS]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a score was made; only scores made the same way can be used again. `dtypes`: precisions that will do."""
+
+    student_fingerprint: str
+    template: str
+    protocol: str
+    max_length: int
+    scoring_version: str
+    dtypes: tuple[str, ...]
+
+    def condition(self) -> str:
+        same = {
+            "student_fingerprint": self.student_fingerprint,
+            "template": self.template,
+            "protocol": self.protocol,
+            "scoring_version": self.scoring_version,
+        }
+        # A memory shortage belongs to the machine of that day: such a row is tried again.
+        fit = [f"status_{name} <> 'out_of_memory'" for name in PASSES]
+        wanted = [f"{column} = {sql_literal(value)}" for column, value in same.items()]
+        dtypes = ", ".join(map(sql_literal, self.dtypes))
+        return " AND ".join([*wanted, f"max_length = {self.max_length}", f"dtype IN ({dtypes})", *fit])
+
+
+class Store:
+    """One run's view of the student's rows. `partition` is `student=<slug>`."""
+
+    def __init__(self, lake: Lake, student: str, way: Way) -> None:
+        self.lake = lake
+        self.student = student
+        self.partition = f"student={student}"
+        self.way = way
+        self.con = lake.connect()
+        self._facts = f"{sql_literal(student)} AS student"
+        # Numbers only, one row for equal texts.
+        self.con.execute(
+            f"CREATE TABLE done AS SELECT DISTINCT ON (content_key) content_key, {', '.join(_NUMBERS)} "
+            f"FROM {lake.source(TABLE, self.partition)} WHERE {way.condition()}"
+        )
+        self.con.execute(
+            "CREATE TABLE wanted AS SELECT sample_id, candidate, content_key, status = 'ok' AS ok FROM candidates"
+        )
+        self.con.execute(
+            "CREATE TABLE todo AS SELECT sample_id, content_key, min(candidate) AS candidate FROM wanted w "
+            "WHERE ok AND NOT EXISTS (FROM done d WHERE d.content_key = w.content_key) GROUP BY ALL"
+        )
+
+    def close(self) -> None:
+        self.con.close()
+
+    def counts(self) -> dict[str, int]:
+        """`candidates`, of which `candidates_ok`, `reused`; `todo` (to score) and their `samples_todo`."""
+        names = ("candidates", "candidates_ok", "todo", "samples_todo", "reused")
+        row = self.con.execute(
+            "SELECT count(*), count(*) FILTER (ok), (SELECT count(*) FROM todo), "
+            "(SELECT count(DISTINCT sample_id) FROM todo), "
+            "(SELECT count(*) FROM wanted w SEMI JOIN done d USING (content_key) WHERE ok) FROM wanted"
+        ).fetchone()
+        assert row is not None
+        return dict(zip(names, row, strict=True))
+
+    def missing(self, batch: int = 2048) -> Iterator[tuple[str, str, Texts]]:
+        """(sample_id, content_key, texts) of what must be scored; a sample's candidates come one after the other."""
+        cursor = self.con.cursor()
+        try:
+            reader = cursor.execute(
+                "SELECT c.sample_id, c.content_key, c.instruction, c.input, c.response "
+                "FROM candidates c SEMI JOIN todo t USING (sample_id, candidate) ORDER BY c.sample_id, c.content_key"
+            )
+            while rows := reader.fetchmany(batch):
+                for sample_id, content_key, *texts in rows:
+                    yield sample_id, content_key, Texts(*texts)
+        finally:
+            cursor.close()
+
+    def write_reused(self) -> str:
+        """A part with every sample that needs no scoring: all its rows are known, or not to be scored."""
+        return self._write("sample_id NOT IN (SELECT sample_id FROM todo)")
+
+    def write_scored(self, samples: list[str], rows: list[dict]) -> str:
+        """A part with all four rows of these samples: those just scored, and those known before."""
+        self.remember(rows)
+        self.con.register("finished", pa.table({"sample_id": pa.array(samples, pa.string())}))
+        try:
+            return self._write("sample_id IN (FROM finished)")
+        finally:
+            self.con.unregister("finished")
+
+    def remember(self, rows: list[dict]) -> None:
+        """Add scores (columns as in the table, by content key) to what is known; a newer one replaces an older."""
+        schema = TABLES[TABLE].arrow_schema
+        columns = ["content_key", *_NUMBERS]
+        facts = {"scoring_version": self.way.scoring_version, "student_fingerprint": self.way.student_fingerprint}
+        fresh = pa.Table.from_pylist(
+            [row | facts for row in rows], schema=pa.schema([schema.field(c) for c in columns])
+        )
+        self.con.register("fresh", fresh)
+        self.con.execute("DELETE FROM done WHERE content_key IN (SELECT content_key FROM fresh)")
+        self.con.execute("INSERT INTO done SELECT DISTINCT ON (content_key) * FROM fresh")
+        self.con.unregister("fresh")
+
+    def write_all(self) -> str:
+        """One part with every row, in order: what the many small parts become at the end."""
+        return self._write("true", "ORDER BY sample_id, candidate")
+
+    def _write(self, condition: str, order: str = "") -> str:
+        unscored = ", ".join(
+            f"CASE WHEN ok THEN d.{c} ELSE {sql_literal(NOT_OK)} END AS {c}" if c.startswith("status_") else f"d.{c}"
+            for c in _NUMBERS
+        )
+        sql = (
+            f"SELECT {self._facts}, w.sample_id, w.candidate, w.content_key, {unscored} "
+            f"FROM wanted w LEFT JOIN done d ON w.ok AND d.content_key = w.content_key WHERE {condition} {order}"
+        )
+        return self.lake.sink_part(self.con, sql, TABLE, self.partition)
