@@ -30,10 +30,10 @@ def directory(lake: Lake, student: str) -> Path:
 
 def all_of(lake: Lake, student: str) -> list[Finished]:
     """Every finished training of a student, oldest first."""
-    return [
-        Finished(path.parent, json.loads(path.read_text()))
-        for path in sorted(directory(lake, student).glob(f"[!.]*/{RECORD}"))
+    found = [
+        Finished(path.parent, json.loads(path.read_text())) for path in directory(lake, student).glob(f"[!.]*/{RECORD}")
     ]
+    return sorted(found, key=lambda f: f.record["finished_at"])
 
 
 def find(lake: Lake, student: str, fingerprint: str) -> Finished | None:

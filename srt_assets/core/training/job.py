@@ -17,7 +17,7 @@ CURVE = "training_steps.jsonl"
 
 @dataclass(frozen=True)
 class Lora:
-    """`targets`: names of the layers that get an adapter, () = all linear ones. `merge`: save one ordinary checkpoint."""
+    """`targets`: names of the layers that get an adapter, () = all linear ones. `merge`: save a plain checkpoint."""
 
     rank: int = 16
     alpha: int = 32

@@ -59,10 +59,9 @@ def run_stage(student: str, settings_file: Path | None) -> int:
 def run_job(job: Job, quiet: bool = False) -> int:
     """Train. A failure is left in `job.failure` for the process that started this one."""
     # Once saved, a state can be continued from: a polite stop loses nothing.
-    stop = _Stop()
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate")
     rank = int(os.environ.get("RANK", "0"))
-    with dagster_pipes(rank) as say, _only_one(job, rank):
+    with _Stop() as stop, dagster_pipes(rank) as say, _only_one(job, rank):
         if job.final.exists():
             return 0
         try:
@@ -89,8 +88,14 @@ class _Stop:
 
     def __init__(self) -> None:
         self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._hear)
+
+    def __enter__(self) -> "_Stop":
+        self._before = {n: signal.signal(n, self._hear) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _hear(self, number: int, frame: object) -> None:
         if self._asked:

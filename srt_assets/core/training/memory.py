@@ -1,6 +1,7 @@
 """How much memory a training needs, computed before its first step: weights, gradients, optimizer, and one row."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -29,7 +30,8 @@ def estimate(model: nn.Module, row_tokens: int, row_targets: int, value_bytes: i
     """Lower estimate for fp32 master weights and Adam; activations in `value_bytes` each, logits in fp32."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     all_weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    config = getattr(model.config, "text_config", None) or model.config
+    whole: Any = model.config
+    config = getattr(whole, "text_config", None) or whole
     layers, hidden = config.num_hidden_layers, config.hidden_size
     logits = 3 * 4 * row_targets * config.vocab_size
     per_layer = row_tokens * hidden * value_bytes

@@ -76,9 +76,9 @@ def save(model: nn.Module, tokenizer, job: Job, directory: Path) -> None:
     """A standard checkpoint: safetensors, config, generation config, tokenizer. LoRA is merged if the job says so."""
     if isinstance(model, PeftModel) and job.lora.merge:
         model = model.merge_and_unload()
-    assert isinstance(model, PreTrainedModel | PeftModel)
     if isinstance(model, PreTrainedModel):
-        model.to(stored_dtype(job.student_path))
+        model.to(dtype=stored_dtype(job.student_path))  # type: ignore[call-arg]
         model.config.use_cache = True
-    model.save_pretrained(directory, safe_serialization=True)
+    assert isinstance(model, PreTrainedModel | PeftModel)
+    model.save_pretrained(str(directory), safe_serialization=True)
     tokenizer.save_pretrained(directory)

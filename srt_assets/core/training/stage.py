@@ -1,4 +1,4 @@
-"""The stage behind the asset `finetuned_checkpoint`: which trainings are wanted, started, finished, and written down."""
+"""The stage behind the asset `finetuned_checkpoint`: which trainings are wanted, started, finished, written down."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def wanted(settings: Settings, lake: Lake, student: str) -> str:
     info = checkpoints.get(lake, student)
     selected = _content(lake, "selected_set", student)
     arms = settings.training.arms
-    data = {"selected_set": selected.content_hash, "policy": settings.selection.policy}
+    data: dict[str, Any] = {"selected_set": selected.content_hash, "policy": settings.selection.policy}
     if arms:
         data |= {"arms": list(arms), "policy_decisions": _content(lake, "policy_decisions", student).content_hash}
     return job.training_fingerprint(settings, info.fingerprint, **data)
@@ -216,7 +216,7 @@ def _commit(lake: Lake, student: str, want: str, done: list[Finished]) -> Manife
     partition = f"student={student}"
     steps = [{**line, "student": student, "run": f.path.name} for f in done for line in f.steps]
     runs = [_row(lake, student, f, main=i == 0) for i, f in enumerate(done)]
-    facts = {"fingerprint": want, "code_version": VERSION, "partition": partition}
+    facts: dict[str, Any] = {"fingerprint": want, "code_version": VERSION, "partition": partition}
     lake.commit(STEPS, [lake.write_part(STEPS, steps, partition)], **facts)
     return lake.commit(TABLE, [lake.write_part(TABLE, runs, partition)], **facts)
 
@@ -240,7 +240,8 @@ def describe(lake: Lake, student: str) -> Description:
     con = lake.connect()
     try:
         found = con.execute(
-            "SELECT * EXCLUDE (student, finished_at) FROM training_runs WHERE student = ? ORDER BY is_active_policy DESC, run",
+            "SELECT * EXCLUDE (student, finished_at) FROM training_runs WHERE student = ? "
+            "ORDER BY is_active_policy DESC, run",
             [student],
         )
         names = [d[0] for d in found.description]

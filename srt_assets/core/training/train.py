@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +19,7 @@ from srt_assets.core.training import card, data, memory, model
 from srt_assets.core.training.job import RECORD, Job
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
 from srt_assets.core.training.plan import count_steps, pack, step_samples
-from srt_assets.core.training.trainer import Keeper, PackedTrainer, Steps, last_state, only
+from srt_assets.core.training.trainer import Keeper, PackedTrainer, Steps, last_state, only, sync
 
 # Tokens a forward pass. On a CPU the block mask makes attention quadratic in it, and gains end near 1,000 tokens.
 CPU_BUDGET = 1024
@@ -120,10 +121,11 @@ def _finish(job: Job, trainer: PackedTrainer, tokenizer, facts: dict[str, Any]) 
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     model.save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, job, aside)
-    record = {**_request(job), **facts, "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())}
+    record = {**_request(job), **facts, "finished_at": datetime.now(UTC).replace(tzinfo=None).isoformat()}
     (aside / RECORD).write_text(json.dumps(record, indent=1))
     shutil.copy(job.curve, aside / job.curve.name)
     (aside / "README.md").write_text(card.write(record))
+    sync(aside)
     aside.replace(job.final)
 
 

@@ -1,10 +1,11 @@
-"""The transformers Trainer fed with whole optimizer steps: each item it gets is a step's samples, packed into rows here.
+"""The transformers Trainer fed with whole optimizer steps: each item is a step's samples, packed into rows here.
 
 Everything around the step is the Trainer's: optimizer, schedule, clipping, DDP and FSDP, saving and restoring.
 """
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -194,8 +195,20 @@ class Keeper(TrainerCallback):
     def on_save(self, args, state, control, **_):
         # The Trainer waited for every process's random state: from here on the directory can be continued from.
         if args.process_index == 0:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+            directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            sync(directory)
+            (directory / WHOLE).touch()
         self._saved_at = time.monotonic()
+
+
+def sync(directory: Path) -> None:
+    """Have every file of a directory on the disk itself: power may fail after the next rename."""
+    for path in [*directory.rglob("*"), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def last_state(directory: Path) -> Path | None:

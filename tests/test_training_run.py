@@ -1,0 +1,291 @@
+"""One training from its job file: the curve is the seed's, survives interruption, and bad input is explained."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.student import checkpoints
+from srt_assets.core.training import data, job, launch, memory, model, rows, stage, trainer
+from srt_assets.core.training.train import Stopped, train
+from tests.training_data import Bench, make_bench
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("training") / "home")
+
+
+def prepare(bench: Bench, work: Path, **changes) -> job.Job:
+    arm = stage._arms(bench.settings, bench.lake, "tiny")[0]
+    info = checkpoints.get(bench.lake, "tiny")
+    facts = {"generation": 1, "training_fingerprint": arm.fingerprint, "n_repeated": 0}
+    made = job.make(
+        bench.settings, info, work, run="r", arm=arm.name, data_hash=arm.rows.data_hash, steps=arm.steps, **facts
+    )
+    made = replace(made, **changes)
+    arm.rows.write(made.rows_file)
+    return made
+
+
+def losses(task: job.Job) -> list[float]:
+    place = task.final if task.final.exists() else task.directory
+    return [json.loads(line)["loss"] for line in (place / job.CURVE).read_text().splitlines()]
+
+
+def go(task: job.Job, stop_after: int = 0) -> list[str]:
+    said: list[str] = []
+    seen = [0]
+
+    def listener(step: int, steps: int, facts: dict[str, float]) -> None:
+        seen[0] = step
+
+    train(task, listener, said.append, lambda: bool(stop_after) and seen[0] + 1 >= stop_after)
+    return said
+
+
+@pytest.fixture(scope="module")
+def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> job.Job:
+    """An uninterrupted training: what others are compared with."""
+    task = prepare(bench, tmp_path_factory.mktemp("whole"))
+    go(task)
+    return task
+
+
+def test_it_learns_and_leaves_a_checkpoint_that_loads(whole: job.Job) -> None:
+    record = json.loads((whole.final / job.RECORD).read_text())
+    assert record["eval_loss_after"] < record["eval_loss_before"]
+    assert record["n_train"] + record["n_held_out"] == 16
+    assert losses(whole)[-1] < losses(whole)[0]
+    for fact in ("data_hash", "student_fingerprint", "seed", "versions", "learning_rate", "tokens_per_s", "window"):
+        assert record[fact] is not None
+    assert "work" not in record and str(whole.work) not in json.dumps(record)
+    loaded = AutoModelForCausalLM.from_pretrained(whole.final)
+    assert AutoTokenizer.from_pretrained(whole.final).eos_token == "</s>"
+    assert (whole.final / "generation_config.json").exists() and loaded.config.use_cache
+    assert "inherits the licence" in (whole.final / "README.md").read_text()
+
+
+def test_the_first_loss_is_the_students_own(bench: Bench, whole: job.Job) -> None:
+    """The first step's loss is that of the unchanged student, one sample at a time, with stock labels."""
+    student = AutoModelForCausalLM.from_pretrained(whole.student_path)
+    tokenizer = AutoTokenizer.from_pretrained(whole.student_path)
+    samples = data.load(whole, tokenizer, 256).train
+    from srt_assets.core.training.plan import step_samples
+
+    total = n = 0.0
+    for i in step_samples(len(samples), 4, 1, 0)[0]:
+        ids = torch.from_numpy(samples[i].ids.astype(np.int64))[None]
+        labels = ids.clone()
+        labels[:, : samples[i].start] = -100
+        total += student(input_ids=ids, labels=labels).loss.item() * samples[i].n_targets
+        n += samples[i].n_targets
+        assert samples[i].ids[-1] == tokenizer.eos_token_id
+    assert losses(whole)[0] == pytest.approx(total / n, rel=1e-5)
+
+
+def test_the_seed_reproduces_the_curve(bench: Bench, whole: job.Job, tmp_path: Path) -> None:
+    again = prepare(bench, tmp_path / "a")
+    go(again)
+    assert losses(again) == losses(whole)
+    ours, theirs = (load_file(t.final / "model.safetensors") for t in (again, whole))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    other = prepare(bench, tmp_path / "b", seed=1)
+    go(other)
+    assert losses(other) != losses(whole)
+
+
+def test_packing_and_checkpointing_change_nothing_but_rounding(bench: Bench, whole: job.Job, tmp_path: Path) -> None:
+    for i, changes in enumerate(({"token_budget": 1}, {"token_budget": 5000}, {"gradient_checkpointing": "true"})):
+        task = prepare(bench, tmp_path / str(i), **changes)
+        go(task)
+        assert losses(task) == pytest.approx(losses(whole), rel=1e-4), changes
+
+
+def test_a_stopped_training_continues_with_the_same_curve(bench: Bench, whole: job.Job, tmp_path: Path) -> None:
+    task = prepare(bench, tmp_path)
+    with pytest.raises(Stopped):
+        go(task, stop_after=3)
+    assert not task.final.exists() and len(losses(task)) == 3
+    said = go(task)
+    assert any("continuing from step 3" in s for s in said)
+    assert losses(task) == losses(whole)
+    record, other = (json.loads((t.final / job.RECORD).read_text()) for t in (task, whole))
+    assert record["eval_loss_after"] == other["eval_loss_after"]
+    assert record["tokens"] == other["tokens"]
+
+
+def test_a_state_saved_by_half_is_not_continued_from(bench: Bench, whole: job.Job, tmp_path: Path) -> None:
+    task = prepare(bench, tmp_path, save_every_s=0.0)
+    with pytest.raises(Stopped):
+        go(task, stop_after=4)
+    (task.states / "checkpoint-4" / trainer.WHOLE).unlink()
+    (task.states / "checkpoint-4" / "model.safetensors").write_bytes(b"torn")
+    with task.curve.open("a") as file:
+        file.write('{"step": 5, "lo')  # died while writing this line
+    assert any("continuing from step 3" in s for s in go(task))
+    assert losses(task) == losses(whole)
+
+
+def test_kill_nine_and_again(bench: Bench, tmp_path: Path) -> None:
+    """A real process killed with -9 between two steps: the next one ends with the curve of an undisturbed one."""
+    calm = prepare(bench, tmp_path / "calm", steps=80)
+    go(calm)
+    task = prepare(bench, tmp_path / "killed", steps=80, save_every_s=0.0)
+    command = launch.command(task.write(), 1)
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while trainer.last_state(task.states) is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not task.final.exists() and trainer.last_state(task.states)
+    assert launch.plain(command, {"OMP_NUM_THREADS": "1"}) == 0
+    assert losses(task) == pytest.approx(losses(calm), rel=1e-5)
+
+
+def test_lora_trains_adapters_and_saves_one_merged_checkpoint(bench: Bench, tmp_path: Path) -> None:
+    task = prepare(bench, tmp_path, method="lora", learning_rate=0.05, lora=job.Lora(rank=4, alpha=8))
+    go(task)
+    record = json.loads((task.final / job.RECORD).read_text())
+    assert record["eval_loss_after"] < record["eval_loss_before"]
+    assert not (task.final / "adapter_config.json").exists()
+    merged = AutoModelForCausalLM.from_pretrained(task.final)
+    original = AutoModelForCausalLM.from_pretrained(task.student_path)
+    assert merged.state_dict().keys() == original.state_dict().keys()
+    assert torch.equal(merged.model.embed_tokens.weight, original.model.embed_tokens.weight)
+    assert not torch.equal(merged.model.layers[0].mlp.up_proj.weight, original.model.layers[0].mlp.up_proj.weight)
+
+
+def test_lora_can_stay_apart_and_be_continued(bench: Bench, tmp_path: Path) -> None:
+    options = {"method": "lora", "lora": job.Lora(rank=2, targets=("q_proj",), merge=False)}
+    calm = prepare(bench, tmp_path / "calm", **options)
+    go(calm)
+    task = prepare(bench, tmp_path / "task", **options)
+    with pytest.raises(Stopped):
+        go(task, stop_after=3)
+    go(task)
+    assert losses(task) == losses(calm)
+    assert (task.final / "adapter_config.json").exists() and not (task.final / "model.safetensors").exists()
+
+
+def test_lora_targets_that_do_not_exist(bench: Bench, tmp_path: Path) -> None:
+    task = prepare(bench, tmp_path, method="lora", lora=job.Lora(targets=("c_attn",)))
+    with pytest.raises(UserError, match=r"no layer named c_attn[\s\S]*q_proj"):
+        go(task)
+
+
+def test_a_sample_longer_than_the_window_is_left_out_and_counted(bench: Bench, tmp_path: Path) -> None:
+    task = prepare(bench, tmp_path / "some", max_length=175)
+    go(task)
+    record = json.loads((task.final / job.RECORD).read_text())
+    assert record["left_out"]["too_long"] > 0
+    assert record["n_train"] + record["n_held_out"] + sum(record["left_out"].values()) == 16
+    with pytest.raises(UserError, match="no training sample is left within 60 tokens"):
+        go(prepare(bench, tmp_path / "all", max_length=60))
+
+
+def edit_tokenizer(bench: Bench, directory: Path, **tokens: str | None) -> Path:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints.get(bench.lake, "tiny").path)
+    for name, value in tokens.items():
+        setattr(tokenizer, name, value)
+    AutoModelForCausalLM.from_pretrained(checkpoints.get(bench.lake, "tiny").path).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def test_a_student_without_pad_token_trains_as_any_other(bench: Bench, whole: job.Job, tmp_path: Path) -> None:
+    student = edit_tokenizer(bench, tmp_path / "student", pad_token=None)
+    task = prepare(bench, tmp_path / "work", student_path=str(student))
+    go(task)
+    assert losses(task) == losses(whole)
+
+
+def test_a_student_without_eos_token_is_refused(bench: Bench, tmp_path: Path) -> None:
+    student = edit_tokenizer(bench, tmp_path / "student", eos_token=None)
+    with pytest.raises(UserError, match="no EOS token"):
+        go(prepare(bench, tmp_path / "work", student_path=str(student)))
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_batch(bench: Bench, tmp_path: Path) -> None:
+    student = edit_tokenizer(bench, tmp_path / "student")
+    weights = load_file(student / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, student / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StageError, match=r"the loss became nan in step 1 \(samples [0-9a-f]{16}") as error:
+        go(prepare(bench, tmp_path / "broken", student_path=str(student)))
+    assert "learning_rate" in error.value.remedy
+
+
+def test_a_loss_that_explodes_keeps_the_last_good_state(bench: Bench, tmp_path: Path) -> None:
+    task = prepare(bench, tmp_path, learning_rate=1e38)
+    with pytest.raises(StageError, match=r"in step \d+ \(samples"):
+        go(task)
+    state = trainer.last_state(task.states)
+    assert not task.final.exists() and len(losses(task)) >= 1
+    assert state is None or (state / "model.safetensors").exists()
+
+
+def test_too_little_memory_is_said_before_the_first_step(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 1000)
+    task = prepare(bench, tmp_path)
+    with pytest.raises(UserError, match=r"training needs at least .* GB of memory"):
+        go(task)
+    assert not task.curve.exists()
+
+
+def test_checkpointing_is_turned_on_when_only_that_fits() -> None:
+    need = memory.Need(state=100, row=1000, row_checkpointed=50)
+    assert not memory.choose_checkpointing(need, 2000, "auto", 0)
+    assert memory.choose_checkpointing(need, 200, "auto", 0)
+    with pytest.raises(UserError):
+        memory.choose_checkpointing(need, 200, "false", 0)
+
+
+def test_the_stated_need_is_near_what_adam_holds(bench: Bench) -> None:
+    student = AutoModelForCausalLM.from_pretrained(checkpoints.get(bench.lake, "tiny").path)
+    need = memory.estimate(student, 10, 5, 4)
+    assert need.state == 16 * sum(p.numel() for p in student.parameters())
+
+
+def test_devices_and_precisions_that_are_not_there(bench: Bench, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="torch sees none"):
+            go(prepare(bench, tmp_path / "a", device="cuda:0"))
+    with pytest.raises(UserError, match="fp16 training needs a GPU"):
+        go(prepare(bench, tmp_path / "b", dtype="fp16"))
+
+
+def test_bf16_on_a_cpu_learns_the_same_within_its_precision(bench: Bench, whole: job.Job, tmp_path: Path) -> None:
+    task = prepare(bench, tmp_path, dtype="bf16")
+    go(task)
+    assert losses(task)[:3] == pytest.approx(losses(whole)[:3], rel=2e-2)
+
+
+def test_rows_are_those_of_the_split(bench: Bench, whole: job.Job) -> None:
+    arm = stage._arms(bench.settings, bench.lake, "tiny")[0]
+    train_ids = {r["sample_id"] for r in arm.rows.of(rows.TRAIN)}
+    held = {r["sample_id"] for r in arm.rows.of(rows.HELD_OUT)}
+    assert held and not train_ids & held
+    assert {r["sample_id"] for r in arm.rows.of(rows.HELD_OUT_ORIGINAL)} == held
+    assert model.stored_dtype(whole.student_path) == torch.float32

@@ -1,0 +1,278 @@
+"""The stage: what is trained, once; where it ends up; what an unfinished or a failed training leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.student import checkpoints
+from srt_assets.core.training import finished, job, launch, stage
+from srt_assets.core.training.main import main
+from tests.tiny_student import make_tiny_student
+from tests.training_data import Bench, in_process, make_bench
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return make_bench(tmp_path / "home")
+
+
+def run(bench: Bench, **options):
+    return stage.run(bench.settings, bench.lake, "tiny", **{"launch": in_process, **options})
+
+
+def never(command, env) -> int:
+    raise AssertionError("nothing was to be trained")
+
+
+def query(bench: Bench, sql: str) -> list[tuple]:
+    con = bench.lake.connect()
+    try:
+        return con.execute(sql).fetchall()
+    finally:
+        con.close()
+
+
+def test_a_training_is_committed_described_and_not_repeated(bench: Bench) -> None:
+    heard = []
+    outcome = run(bench, progress=lambda done, total, unit, **facts: heard.append((done, total, unit, facts)))
+    assert not outcome.cached and outcome.stats["steps"] == 8
+    assert heard[0][:3] == (0, 8, "steps") and heard[-1][:3] == (8, 8, "steps")
+    assert {"loss", "tokens_per_s", "eta_s"} <= heard[-1][3].keys()
+    assert query(bench, "SELECT count(*), min(step), max(step) FROM training_steps") == [(8, 1, 8)]
+    ((path, n_train, n_held, before, after),) = query(
+        bench, "SELECT path, n_train, n_held_out, eval_loss_before, eval_loss_after FROM training_runs"
+    )
+    assert n_train + n_held == 16 and after < before
+    assert Path(path).parent == bench.lake.home / "checkpoints" / "tiny"
+    assert not list((bench.lake.home / "training").rglob("*.safetensors"))
+    numbers = stage.describe(bench.lake, "tiny").numbers
+    assert numbers["eval_loss_after"] == after
+    assert len(stage.curve(bench.lake, "tiny")["selective"]) == 8
+    assert run(bench, launch=never).cached
+    assert outcome.manifest.fingerprint == stage.wanted(bench.settings, bench.lake, "tiny")
+
+
+def test_the_split_never_trains(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as pq
+
+    seen: dict[str, set[str]] = {}
+
+    def look(command, env) -> int:
+        for row in pq.read_table(job.Job.read(Path(command[-2])).rows_file).to_pylist():
+            seen.setdefault(row["split"], set()).add(row["sample_id"])
+        return in_process(command, env)
+
+    run(bench, launch=look)
+    assert seen["held_out"] and not seen["train"] & seen["held_out"]
+    # The same records are held out after the selection has changed.
+    before = seen.pop("held_out")
+    seen.clear()
+    bench.select(12)
+    run(bench, launch=look)
+    assert seen["held_out"] <= before
+
+
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 0.01}, {"epochs": 1}, {"held_out": 0.4}, {"method": "lora"}, {"weight_decay": 0.1}]
+)
+def test_settings_that_matter_are_wanted_anew(bench: Bench, change: dict) -> None:
+    before = stage.wanted(bench.settings, bench.lake, "tiny")
+    assert stage.wanted(bench.with_training(**change).settings, bench.lake, "tiny") != before
+
+
+@pytest.mark.parametrize("change", [{"processes": 2}, {"keep_last": 1}])
+def test_settings_that_do_not_matter_are_not(bench: Bench, change: dict) -> None:
+    before = stage.wanted(bench.settings, bench.lake, "tiny")
+    assert stage.wanted(bench.with_training(**change).settings, bench.lake, "tiny") == before
+
+
+def test_new_weights_that_chose_the_same_rows_train_again(bench: Bench, tmp_path: Path) -> None:
+    before = stage.wanted(bench.settings, bench.lake, "tiny")
+    make_tiny_student(tmp_path / "source", seed=5)
+    checkpoints.add(bench.settings, bench.lake, str(tmp_path / "source"), name="tiny")
+    assert stage.wanted(bench.settings, bench.lake, "tiny") != before
+
+
+def test_settings_that_come_back_find_their_checkpoint(bench: Bench) -> None:
+    run(bench)
+    first = query(bench, "SELECT path FROM training_runs")
+    weights = (Path(first[0][0]) / "model.safetensors").read_bytes()
+    run(bench.with_training(learning_rate=0.01))
+    assert query(bench, "SELECT path FROM training_runs") != first
+    assert (Path(first[0][0]) / "model.safetensors").read_bytes() == weights, "an older checkpoint was written over"
+    assert not run(bench.with_training(learning_rate=0.02), launch=never).cached
+    assert query(bench, "SELECT path FROM training_runs") == first
+
+
+def test_a_deleted_checkpoint_is_made_again(bench: Bench) -> None:
+    run(bench)
+    import shutil
+
+    shutil.rmtree(finished.directory(bench.lake, "tiny"))
+    assert not run(bench).cached
+
+
+def test_only_the_newest_are_kept_and_never_one_that_is_a_student(bench: Bench) -> None:
+    bench.with_training(keep_last=1)
+    run(bench)
+    ((first,),) = query(bench, "SELECT path FROM training_runs")
+    checkpoints.add(bench.settings, bench.lake, first, name="second")
+    outcomes = [run(bench.with_training(learning_rate=rate)) for rate in (0.01, 0.005)]
+    assert [o.stats["checkpoints_removed"] for o in outcomes] == [0, 1]
+    left = [f.path for f in finished.all_of(bench.lake, "tiny")]
+    assert Path(first) in left and len(left) == 2
+
+
+def test_the_next_round_starts_from_the_result(bench: Bench) -> None:
+    run(bench)
+    ((path,),) = query(bench, "SELECT path FROM training_runs")
+    added = checkpoints.add(bench.settings, bench.lake, path, name="tiny-1")
+    assert (added.parent, added.generation) == ("tiny", 1)
+    assert added.fingerprint != checkpoints.get(bench.lake, "tiny").fingerprint
+    AutoModelForCausalLM.from_pretrained(added.path)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_rows(bench: Bench, n: int) -> None:
+    bench.select(n)
+    with pytest.raises(UserError, match=rf"has {n} row\(s\); training needs at least 2"):
+        run(bench, launch=never)
+    assert bench.lake.failure("training_runs", "student=tiny")
+
+
+def test_no_selection_yet(tmp_path: Path) -> None:
+    bench = make_bench(tmp_path / "home")
+    (bench.lake.directory("selected_set", "student=tiny") / "_manifest.json").unlink()
+    with pytest.raises(UserError, match="no finished selected_set"):
+        stage.wanted(bench.settings, bench.lake, "tiny")
+
+
+def test_a_refusal_of_the_training_process_arrives_with_its_remedy(bench: Bench) -> None:
+    bench.with_training(max_length=40)
+    with pytest.raises(UserError, match=r"no training sample is left[\s\S]*training.max_length"):
+        run(bench)
+    assert not finished.all_of(bench.lake, "tiny")
+
+
+def test_a_process_that_just_dies(bench: Bench) -> None:
+    with pytest.raises(StageError, match=r"killed by signal 9 .*too little memory"):
+        run(bench, launch=lambda command, env: -9)
+    run(bench)
+
+
+def test_interrupted_after_the_training_before_the_commit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_commit", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(bench)
+    assert not run(bench, launch=never).cached
+    assert query(bench, "SELECT count(*) FROM training_runs") == [(1,)]
+
+
+def test_a_finished_training_that_was_not_moved_yet_is_moved(bench: Bench) -> None:
+    def die_after(command, env) -> int:
+        in_process(command, env)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, launch=die_after)
+    run(bench, launch=lambda command, env: 0 if job.Job.read(Path(command[-2])).final.exists() else 1)
+
+
+def test_arms_take_equal_steps_and_are_measured_on_the_same_records(bench: Bench) -> None:
+    outcome = run(bench.with_training(arms=("selective", "original", "reflected_all")))
+    assert outcome.stats["trainings"] == 3
+    rows = query(
+        bench,
+        "SELECT arm, is_active_policy, steps, n_held_out, eval_loss_before, eval_loss_after, "
+        "eval_original_loss_after FROM training_runs ORDER BY is_active_policy DESC, arm",
+    )
+    assert [r[:2] for r in rows] == [("selective", True), ("original", False), ("reflected_all", False)]
+    assert len({r[2:5] for r in rows}) == 1, "arms differ in steps, held-out records or starting point"
+    assert len({r[5] for r in rows}) == 3
+    # The arm that learned from the original texts knows them best.
+    originals = {r[0]: r[6] for r in rows}
+    assert originals["original"] == min(originals.values())
+    assert run(bench, launch=never).cached
+
+
+def test_comparing_later_does_not_train_the_active_policy_again(bench: Bench) -> None:
+    run(bench)
+    started = []
+
+    def count(command, env) -> int:
+        started.append(job.Job.read(Path(command[-2])).arm)
+        return in_process(command, env)
+
+    run(bench.with_training(arms=("original",)), launch=count)
+    assert started == ["original"]
+
+
+def test_an_arm_without_rows(bench: Bench) -> None:
+    with pytest.raises(UserError, match="'longest' keeps no row"):
+        run(bench.with_training(arms=("longest",)))
+
+
+def test_on_its_own_in_a_real_process(bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`python -m srt_assets.core.training.main --student` with a settings file: no Dagster anywhere."""
+    t = bench.settings.training
+    file = tmp_path / "srt.toml"
+    file.write_text(
+        f'[project]\nhome = "{bench.lake.home}"\n[student]\nmax_length = 256\ntoken_budget = 256\ndevices = "cpu"\n'
+        f"[training]\nbatch_size = {t.batch_size}\nepochs = 2\nlearning_rate = {t.learning_rate}\n"
+        f"max_length = 256\nheld_out = {t.held_out}\n"
+    )
+    os.environ["OMP_NUM_THREADS"] = "1"
+    assert main(["--student", "tiny", "--settings", str(file)]) == 0
+    assert "8/8 steps" in capfd.readouterr().out
+    assert main(["--student", "nobody", "--settings", str(file)]) == 2
+
+
+def test_a_polite_stop_saves_and_the_next_run_continues(bench: Bench) -> None:
+    bench.with_training(max_steps=400)
+
+    def stop_soon(command, env) -> int:
+        process = subprocess.Popen(
+            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
+        )
+        live = Path(command[-2]).parent / "live.json"
+        while not live.exists() and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGINT)
+        assert "stopped on request" in process.communicate()[1]
+        return process.returncode
+
+    with pytest.raises(StageError, match="continues from the last saved step"):
+        run(bench, launch=stop_soon)
+    (work,) = (bench.lake.home / "training" / "tiny").iterdir()
+    done = len((work / job.CURVE).read_text().splitlines())
+    assert 0 < done < 400
+    run(bench)
+    steps = [json.loads(line)["step"] for line in (finished.all_of(bench.lake, "tiny")[0].path / job.CURVE).open()]
+    assert steps == list(range(1, 401))
+
+
+def test_commands(tmp_path: Path) -> None:
+    alone = launch.command(tmp_path / "job.json", 1)
+    assert alone[1:3] == ["-m", "srt_assets.core.training.main"]
+    two = launch.command(tmp_path / "job.json", 2)
+    assert "accelerate.commands.launch" in two and two[two.index("--num_processes") + 1] == "2"
+    assert "--use_fsdp" in launch.command(tmp_path / "job.json", 2, sharded=True)
