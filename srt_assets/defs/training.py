@@ -1,10 +1,10 @@
 """The asset `finetuned_checkpoint` and its checks: the training process is started through Dagster Pipes."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError  # exported nowhere
 
 from srt_assets.core.training import stage
 from srt_assets.core.training.launch import Launcher
@@ -66,12 +66,9 @@ def through_pipes(context: dg.AssetExecutionContext) -> Launcher:
         client = dg.PipesSubprocessClient(termination_timeout_seconds=60)
         try:
             client.run(context=context, command=command, env=env)
-        except dg.DagsterError as error:
-            # Dagster exports neither this error's class nor its exit code, which ends the message.
-            code = re.search(r"failed with code (-?\d+)", str(error))
-            if code is None:
-                raise
-            return int(code.group(1))
+        except DagsterPipesExecutionError as error:
+            # The exit code is only in its message.
+            return int(str(error).rpartition(" ")[2])
         return 0
 
     return launch
