@@ -22,7 +22,9 @@ _WORTH_SHARING = 8
 
 @dataclass(frozen=True)
 class Spec:
-    """What a worker needs to know to score, the same for all of a run. `token_budget` 0: chosen for the device."""
+    """What a worker needs to know to score, the same for all of a run. `dtype` by its torch
+    name; `token_budget` 0: chosen for the device.
+    """
 
     path: Path
     template: str
@@ -65,9 +67,8 @@ class ChunkScorer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         if device == "cpu":
             torch.set_num_threads(spec.threads)
-        dtype = devices.resolve_dtype(spec.dtype, device)
         self.encoder = Encoder(load_tokenizer(spec.path), spec.template, spec.protocol, spec.max_length)
-        forward = load_model(spec.path, dtype, device)
+        forward = load_model(spec.path, getattr(torch, spec.dtype), device)
         self.vocab_size = forward.vocab_size
         budget = spec.token_budget or devices.default_token_budget(forward.device.type)
         self.scorer = Scorer(forward, budget, shared_beginnings(self.encoder))
@@ -76,7 +77,7 @@ class ChunkScorer:
             "protocol": spec.protocol,
             "first_token": self.encoder.first_token,
             "max_length": spec.max_length,
-            "dtype": devices.dtype_name(dtype),
+            "dtype": spec.dtype,
         }
 
     def encode(self, chunk: Sequence[Item]) -> list[Encoded]:

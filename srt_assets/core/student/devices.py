@@ -38,11 +38,11 @@ def _check(name: str) -> None:
         raise UserError(f"student.devices names {name}, which this machine does not have", 'set it to "auto" or "cpu"')
 
 
-def resolve_dtype(setting: str, device: str) -> torch.dtype:
-    """The setting as a dtype. `auto`: bf16 on a GPU that computes in it, else fp32."""
+def resolve_dtype(setting: str, devices: str) -> torch.dtype:
+    """The setting as a dtype, for devices as in the settings. `auto`: bf16 on GPUs that compute in it, else fp32."""
     if setting != "auto":
         return DTYPES[setting]
-    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    on_gpu = torch.cuda.is_available() and (devices == "auto" or devices.startswith("cuda"))
     return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
 
 

@@ -15,6 +15,7 @@ from srt_assets.core.tables import PASSES, TABLES, sql_literal
 
 TABLE = "student_scores"
 NOT_OK = "candidate_not_ok"
+_BATCH = 2048
 _OF_PASSES = [f"{column}_{name}" for name in PASSES for column in ("sum_nll", "n_tokens", "truncated", "status")]
 _FACTS = ["template", "protocol", "first_token", "max_length", "dtype", "scoring_version", "student_fingerprint"]
 _NUMBERS = [*_OF_PASSES, *_FACTS]
@@ -82,15 +83,23 @@ class Store:
         assert row is not None
         return dict(zip(names, row, strict=True))
 
-    def missing(self, batch: int = 2048) -> Iterator[tuple[str, str, Texts]]:
+    def missing(self) -> Iterator[tuple[str, str, Texts]]:
         """(sample_id, content_key, texts) of what must be scored; a sample's candidates come one after the other."""
+        return self._texts("SELECT sample_id, candidate FROM todo")
+
+    def texts_of(self, samples: list[str]) -> Iterator[tuple[str, str, Texts]]:
+        """The same for every candidate of these samples that can be scored, known already or not."""
+        self.con.execute("CREATE OR REPLACE TABLE asked AS SELECT unnest(?::VARCHAR[]) AS sample_id", [samples])
+        return self._texts("SELECT sample_id, candidate FROM wanted SEMI JOIN asked USING (sample_id) WHERE ok")
+
+    def _texts(self, chosen: str) -> Iterator[tuple[str, str, Texts]]:
         cursor = self.con.cursor()
         try:
             reader = cursor.execute(
-                "SELECT c.sample_id, c.content_key, c.instruction, c.input, c.response "
-                "FROM candidates c SEMI JOIN todo t USING (sample_id, candidate) ORDER BY c.sample_id, c.content_key"
+                "SELECT c.sample_id, c.content_key, c.instruction, c.input, c.response FROM candidates c "
+                f"SEMI JOIN ({chosen}) USING (sample_id, candidate) ORDER BY c.sample_id, c.content_key"
             )
-            while rows := reader.fetchmany(batch):
+            while rows := reader.fetchmany(_BATCH):
                 for sample_id, content_key, *texts in rows:
                     yield sample_id, content_key, Texts(*texts)
         finally:

@@ -94,7 +94,7 @@ def _next(results: mp.Queue, workers: list) -> tuple:
 def _work(spec: Spec, device: str, number: int, inbox: mp.Queue, results: mp.Queue) -> None:
     try:
         scorer = ChunkScorer(spec, device)
-        for scored in pipeline(scorer, iter(inbox.get, None), lambda tokens: results.put(("tick", number, tokens))):
+        for scored in pipeline(scorer, _received(inbox), lambda tokens: results.put(("tick", number, tokens))):
             results.put(("scored", number, scored))
     except (UserError, StageError) as error:
         results.put(("error", number, error))
@@ -103,3 +103,18 @@ def _work(spec: Spec, device: str, number: int, inbox: mp.Queue, results: mp.Que
         results.put(
             ("error", number, StageError(f"a scoring worker failed:\n{text}", "run again: scored rows are kept"))
         )
+
+
+def _received(inbox: mp.Queue) -> Iterator[Chunk]:
+    parent = mp.parent_process()
+    while True:
+        try:
+            chunk = inbox.get(timeout=5)
+        except queue.Empty:
+            # Who was killed cannot stop its workers: they go when nobody is left to work for.
+            if parent and not parent.is_alive():
+                return
+            continue
+        if chunk is None:
+            return
+        yield chunk

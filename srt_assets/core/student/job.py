@@ -1,0 +1,147 @@
+"""One run of scoring: hands chunks to the devices, puts rows down every few seconds, counts, reports progress."""
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from srt_assets.core.progress import Progress
+from srt_assets.core.student import checkpoints
+from srt_assets.core.student.store import TABLE, Store
+from srt_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from srt_assets.core.student.chunks import Spec
+
+# Part of every row: change it when the same texts would get other numbers, and all are scored again.
+VERSION = "1"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_FLUSH_S = 12.0
+
+
+def max_length(settings: Settings, info: checkpoints.StudentInfo) -> int:
+    """Longest sequence in tokens: the setting, or what the student has positions for if that is less."""
+    return min(settings.student.max_length, info.max_positions or settings.student.max_length)
+
+
+class Job:
+    """One run of the stage: counts, pace, and when to put rows down. `want`: fingerprint for the commits on the way."""
+
+    def __init__(
+        self, settings: Settings, info: checkpoints.StudentInfo, store: Store, want: str, progress: Progress
+    ) -> None:
+        self.settings, self.info, self.store, self.want, self.progress = settings, info, store, want, progress
+        self.known = store.counts()
+        self.counts: Counter[str] = Counter()
+        self.facts: dict[str, int | float | str] = {}
+        before = store.lake.manifest(TABLE, store.partition)
+        self.unchecked = before is not None and not before.complete
+        self.parts = [store.write_reused()]
+        self.samples: list[str] = []
+        self.rows: list[dict] = []
+        self.started = self.flushed = time.monotonic()
+        self.done = self.ticked = 0
+
+    def score(self) -> None:
+        """Score what is missing; then, if the device computes in low precision, check what that could decide."""
+        if self.known["todo"]:
+            from srt_assets.core.student import workers  # heavy: loads torch
+            from srt_assets.core.student.pace import Pace, chunks
+
+            spec, names = self._spec(self.settings.student.dtype)
+            self.facts = {"devices": ",".join(names), "dtype": spec.dtype}
+            pace = Pace()
+            try:
+                work = chunks(self.store.missing(), pace)
+                for scored in workers.score_chunks(spec, names, work, self._tick):
+                    pace.learn(scored.characters, scored.seconds)
+                    self.counts.update(scored.counts)
+                    self.done += len(scored.samples)
+                    self.rows += scored.rows
+                    self.samples += scored.samples
+                    self._report()
+                    if time.monotonic() - self.flushed >= _FLUSH_S:
+                        self._flush()
+            finally:  # an error or Ctrl-C keeps what is done
+                self._flush()
+        if self.known["todo"] or self.unchecked:
+            self._check_precision()
+
+    def _check_precision(self) -> None:
+        from srt_assets.core.student import precision
+
+        low = precision.low_precision_samples(self.store)
+        if low:
+            from srt_assets.core.student import workers
+            from srt_assets.core.student.pace import Pace, chunks
+
+            spec, names = self._spec("fp32")
+
+            def rescore(samples: list[str]) -> None:
+                work = chunks(self.store.texts_of(samples), Pace())
+                for scored in workers.score_chunks(spec, names, work, self._tick):
+                    self.store.remember(scored.rows)
+
+            self.facts |= precision.settle(self.store, low, rescore)
+
+    def _spec(self, dtype: str) -> tuple["Spec", list[str]]:
+        """What the workers need, and the devices; `auto` is resolved here, so that all of them agree."""
+        from srt_assets.core.student import devices
+        from srt_assets.core.student.chunks import Spec
+
+        chosen = self.settings.student
+        resolved = devices.resolve_dtype(dtype, chosen.devices)
+        names = devices.resolve_devices(chosen.devices, self.info.n_parameters * resolved.itemsize)
+        spec = Spec(
+            path=self.info.path,
+            template=chosen.template,
+            protocol=chosen.protocol,
+            max_length=max_length(self.settings, self.info),
+            dtype=devices.dtype_name(resolved),
+            token_budget=chosen.token_budget,
+            threads=devices.threads_per_worker(names),
+        )
+        return spec, names
+
+    def _flush(self) -> None:
+        if self.rows:
+            self.parts.append(self.store.write_scored(self.samples, self.rows))
+            self.store.lake.commit(
+                TABLE,
+                self.parts,
+                fingerprint=self.want,
+                code_version=VERSION,
+                partition=self.store.partition,
+                complete=False,
+            )
+            self.rows, self.samples = [], []
+        self.flushed = time.monotonic()
+
+    def _tick(self, tokens: int) -> None:
+        self.ticked += tokens
+        self._report()
+
+    def _report(self) -> None:
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        total = self.known["samples_todo"]
+        facts = {"tokens_per_s": self.ticked / seconds}
+        if self.done:
+            rate = self.done / seconds
+            facts |= {"records_per_s": rate, "eta_s": (total - self.done) / rate}
+        self.progress(self.done, total, "records", **facts)
+
+    def stats(self) -> dict[str, int | float | str]:
+        seconds = time.monotonic() - self.started
+        names = ("passes", "passes_shared", "tokens", "truncated", "failed", "out_of_memory")
+        found: dict[str, int | float | str] = {
+            "candidates": self.known["candidates"],
+            "candidates_scored": self.counts["candidates"],
+            "candidates_reused": self.known["reused"],
+            "records_scored": self.done,
+            **{name: self.counts[name] for name in names},
+            **self.facts,
+            "scoring_seconds": round(seconds, 3),
+        }
+        if self.done:
+            found["records_per_s"] = round(self.done / seconds, 3)
+            found["tokens_per_s"] = round(self.counts["tokens"] / seconds, 1)
+        return found
