@@ -35,7 +35,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def prepare(bench: Bench, work: Path, **changes) -> job.Job:
-    arm = stage._arms(bench.settings, bench.lake, "tiny")[0]
+    arm = stage.active_arm(bench.settings, bench.lake, "tiny")
     info = checkpoints.get(bench.lake, "tiny")
     facts = {"generation": 1, "training_fingerprint": arm.fingerprint, "n_repeated": 0}
     made = job.make(
@@ -283,9 +283,17 @@ def test_bf16_on_a_cpu_learns_the_same_within_its_precision(bench: Bench, whole:
 
 
 def test_rows_are_those_of_the_split(bench: Bench, whole: job.Job) -> None:
-    arm = stage._arms(bench.settings, bench.lake, "tiny")[0]
+    arm = stage.active_arm(bench.settings, bench.lake, "tiny")
     train_ids = {r["sample_id"] for r in arm.rows.of(rows.TRAIN)}
     held = {r["sample_id"] for r in arm.rows.of(rows.HELD_OUT)}
     assert held and not train_ids & held
     assert {r["sample_id"] for r in arm.rows.of(rows.HELD_OUT_ORIGINAL)} == held
     assert model.stored_dtype(whole.student_path) == torch.float32
+
+
+def test_a_generation_config_that_cannot_be_saved_is_found_before_training(bench: Bench, tmp_path: Path) -> None:
+    student = edit_tokenizer(bench, tmp_path / "student")
+    (student / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9, "do_sample": false}')
+    task = prepare(bench, tmp_path / "work", student_path=str(student))
+    go(task)
+    assert json.loads((task.final / "generation_config.json").read_text())["do_sample"] is True

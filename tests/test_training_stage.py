@@ -275,4 +275,3 @@ def test_commands(tmp_path: Path) -> None:
     assert alone[1:3] == ["-m", "srt_assets.core.training.main"]
     two = launch.command(tmp_path / "job.json", 2)
     assert "accelerate.commands.launch" in two and two[two.index("--num_processes") + 1] == "2"
-    assert "--use_fsdp" in launch.command(tmp_path / "job.json", 2, sharded=True)

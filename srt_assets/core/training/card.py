@@ -4,6 +4,7 @@ from typing import Any
 
 TEMPLATE = """---
 library_name: transformers
+license: other
 tags: [srt-assets, instruction-tuning]
 ---
 # {student}, finetuned on its own selection

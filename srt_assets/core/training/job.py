@@ -31,7 +31,8 @@ class Job:
     """One training. `work`: directory of unfinished state; `facts`: what else belongs in the record (policy, counts).
 
     `steps`: optimizer steps, 0 = from `epochs`. `token_budget`: tokens a forward pass may have, 0 = by device.
-    `save_every_s`: seconds between states that an interrupted training continues from.
+    `save_every_s`: seconds between states that an interrupted training continues from. `gradient_checkpointing`
+    (recompute activations) and `sharding` (FSDP, with several processes): auto = only if it does not fit otherwise.
     """
 
     run: str
@@ -39,6 +40,7 @@ class Job:
     student: str
     student_path: str
     student_fingerprint: str
+    n_parameters: int
     data_hash: str
     work: str
     template: str
@@ -58,6 +60,7 @@ class Job:
     processes: int
     lora: Lora = field(default_factory=Lora)
     gradient_checkpointing: str = "auto"
+    sharding: str = "auto"
     save_every_s: float = 300.0
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -132,7 +135,7 @@ def lora(settings: Settings) -> Lora:
 
 def training_fingerprint(settings: Settings, student_fingerprint: str, **data: Any) -> str:
     """What a finished training must have been made from to be the one that is wanted now."""
-    return fingerprint(code=VERSION, student=student_fingerprint, seed_and_settings=recipe(settings), **data)
+    return fingerprint(code=VERSION, student=student_fingerprint, **recipe(settings), **data)
 
 
 def make(
@@ -154,6 +157,7 @@ def make(
         student=student.slug,
         student_path=str(student.path),
         student_fingerprint=student.fingerprint,
+        n_parameters=student.n_parameters,
         data_hash=data_hash,
         work=str(work),
         template=settings.student.template,

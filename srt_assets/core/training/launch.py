@@ -13,23 +13,16 @@ MODULE = "srt_assets.core.training.main"
 GRACE_S = 60.0
 
 
-def command(job_file: Path, processes: int, sharded: bool = False) -> list[str]:
-    """The training process for a job, started by `accelerate launch` if it is more than one.
-
-    `sharded`: FSDP, for models that do not fit on one device.
-    """
+def command(job_file: Path, processes: int) -> list[str]:
+    """The training process for a job; `accelerate launch` starts it if it is more than one."""
     tail = ["-m", MODULE, str(job_file), "--quiet"]
     if processes == 1:
         return [sys.executable, *tail]
     threads = max(1, (os.cpu_count() or 1) // processes)
-    # --multi_gpu chooses the launcher (torch.distributed.run); on a machine without GPUs the workers use gloo.
-    kind = (
-        ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
-        if sharded
-        else ["--multi_gpu"]
-    )
+    # --multi_gpu chooses the launcher (torch.distributed.run), not the device: without a GPU the workers use gloo.
+    # Whether the model is replicated (DDP) or sharded (FSDP) the workers decide, who know its size and the device.
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch", *kind),
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
         *("--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"),
         # Port 0: torch picks a free one, so that two trainings on one machine do not meet.
         *("--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", str(threads)),

@@ -1,6 +1,7 @@
 """How much memory a training needs, computed before its first step: weights, gradients, optimizer, and one row."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,6 +13,10 @@ from srt_assets.core.errors import UserError
 # Values of hidden size that autograd keeps a layer and token (attention, norms, MLP) without checkpointing.
 _KEPT_PER_LAYER = 34
 _GB = 1024**3
+# fp32 weights, gradients, and Adam's two moments, for each parameter.
+STATE_BYTES = 16
+# Share of a device that may hold these, so that a forward pass still fits.
+FILL = 0.7
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Need:
         return self.state + (self.row_checkpointed if checkpointed else self.row)
 
 
-def estimate(model: nn.Module, row_tokens: int, row_targets: int, value_bytes: int) -> Need:
+def estimate(model: nn.Module, row_tokens: int, row_targets: int, value_bytes: int, shards: int = 1) -> Need:
     """Lower estimate for fp32 master weights and Adam; activations in `value_bytes` each, logits in fp32."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     all_weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -36,7 +41,7 @@ def estimate(model: nn.Module, row_tokens: int, row_targets: int, value_bytes: i
     logits = 3 * 4 * row_targets * config.vocab_size
     per_layer = row_tokens * hidden * value_bytes
     return Need(
-        state=all_weights + trained * (4 + 8),
+        state=(all_weights + trained * (4 + 8)) // shards,
         row=logits + per_layer * layers * _KEPT_PER_LAYER,
         row_checkpointed=logits + per_layer * (layers + _KEPT_PER_LAYER),
     )
@@ -46,7 +51,11 @@ def available(device: torch.device) -> int:
     """Free bytes on the device, or in this machine's memory for the CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    free = psutil.virtual_memory().available
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and (most := limit.read_text().strip()) != "max":
+        free = min(free, int(most) - int(used.read_text()))
+    return free
 
 
 def choose_checkpointing(need: Need, free: int, wish: str, weights_loaded: int) -> bool:

@@ -42,7 +42,18 @@ def load_model(job: Job) -> PreTrainedModel:
         job.student_path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
     )
     model.config.use_cache = False
+    _repair_generation_config(model)
     return model
+
+
+def _repair_generation_config(model: PreTrainedModel) -> None:
+    """Some published students say how to sample and not to: transformers refuses to save that, after the training."""
+    if model.generation_config is None:
+        return
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:
+        model.generation_config.do_sample = True
 
 
 def add_adapters(model: PreTrainedModel, job: Job) -> PeftModel:
@@ -72,13 +83,19 @@ def stored_dtype(path: str) -> torch.dtype:
     return named if isinstance(named, torch.dtype) else torch.float32
 
 
-def save(model: nn.Module, tokenizer, job: Job, directory: Path) -> None:
-    """A standard checkpoint: safetensors, config, generation config, tokenizer. LoRA is merged if the job says so."""
+def save(model: nn.Module, tokenizer, job: Job, directory: Path, weights: dict[str, torch.Tensor] | None) -> None:
+    """A standard checkpoint: safetensors, config, generation config, tokenizer. LoRA is merged if the job says so.
+
+    `weights`: the whole state, where the model itself holds only this process's share of it.
+    """
     if isinstance(model, PeftModel) and job.lora.merge:
         model = model.merge_and_unload()
-    if isinstance(model, PreTrainedModel):
-        model.to(dtype=stored_dtype(job.student_path))  # type: ignore[call-arg]
-        model.config.use_cache = True
     assert isinstance(model, PreTrainedModel | PeftModel)
-    model.save_pretrained(str(directory), safe_serialization=True)
+    if isinstance(model, PreTrainedModel):
+        dtype = stored_dtype(job.student_path)
+        model.config.use_cache = True
+        model.config.dtype = dtype
+        whole = model.state_dict() if weights is None else weights
+        weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in whole.items()}
+    model.save_pretrained(str(directory), state_dict=weights, safe_serialization=True)
     tokenizer.save_pretrained(directory)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Arm:
-    """One training that is wanted: its rows, its fingerprint."""
+    """One training that is wanted: its rows, its fingerprint, its steps (0 = as `training.epochs` says)."""
 
     name: str
     rows: rows.Rows
@@ -81,10 +81,7 @@ def run(
             assert manifest is not None
             return Outcome(manifest, cached=True)
         try:
-            done = [
-                finished.find(lake, student, arm.fingerprint) or _train(settings, lake, student, arm, launch, progress)
-                for arm in _arms(settings, lake, student)
-            ]
+            done = _trainings(settings, lake, student, launch, progress)
         except (UserError, StageError) as error:
             lake.record_failure(TABLE, partition, want, str(error))
             raise
@@ -97,27 +94,37 @@ def run(
         )
 
 
-def _arms(settings: Settings, lake: Lake, student: str) -> list[Arm]:
-    """The active policy first; the arms to compare take its number of steps and its held-out records."""
-    info = checkpoints.get(lake, student)
-    training, seed = settings.training, settings.project.seed
-    active = rows.active(lake, student, training.held_out, seed)
-    n = len(active.of(rows.TRAIN))
-    if not n:
+def _trainings(
+    settings: Settings, lake: Lake, student: str, start: launch.Launcher, progress: Progress
+) -> list[Finished]:
+    """The active policy's training first, then those to compare with it: as many steps, the same held-out records."""
+
+    def finish(arm: Arm) -> Finished:
+        return finished.find(lake, student, arm.fingerprint) or _train(settings, lake, student, arm, start, progress)
+
+    active = active_arm(settings, lake, student)
+    main = finish(active)
+    names = [name for name in settings.training.arms if name != active.name]
+    data = [(name, rows.of_policy(lake, student, name, active.rows)) for name in names]
+    # What the first one took: rows that are too long for the window are known only once they are tokens.
+    return [main, *(finish(_arm(settings, lake, student, name, d, main.record["steps"])) for name, d in data)]
+
+
+def active_arm(settings: Settings, lake: Lake, student: str) -> Arm:
+    """The training of the selected set. UserError if it has too few rows."""
+    training = settings.training
+    active = rows.active(lake, student, training.held_out, settings.project.seed)
+    if not active.of(rows.TRAIN):
         raise UserError(
             f"no training row of {student!r} is left beside the held-out ones", "lower training.held_out or add data"
         )
-    steps = count_steps(n, training.batch_size, training.epochs, training.max_steps)
+    return _arm(settings, lake, student, settings.selection.policy, active, training.max_steps)
 
-    def arm(name: str, data: rows.Rows) -> Arm:
-        mark = job.training_fingerprint(settings, info.fingerprint, data=data.data_hash, arm=name, steps=steps)
-        return Arm(name, data, mark, steps)
 
-    others = [name for name in training.arms if name != settings.selection.policy]
-    return [
-        arm(settings.selection.policy, active),
-        *(arm(name, rows.of_policy(lake, student, name, active)) for name in others),
-    ]
+def _arm(settings: Settings, lake: Lake, student: str, name: str, data: rows.Rows, steps: int) -> Arm:
+    made_from = checkpoints.get(lake, student).fingerprint
+    mark = job.training_fingerprint(settings, made_from, data=data.data_hash, arm=name, steps=steps)
+    return Arm(name, data, mark, steps)
 
 
 def _train(
@@ -144,8 +151,9 @@ def _train(
     arm.rows.write(task.rows_file)
     file = task.write()
     task.failure.unlink(missing_ok=True)
-    log.info("training %r on %s: %d rows, %d steps", student, arm.name, len(arm.rows.of(rows.TRAIN)), arm.steps)
-    progress(0, arm.steps, "steps", arm=arm.name)
+    n = len(arm.rows.of(rows.TRAIN))
+    log.info("training %r on %d rows of %s", student, n, arm.name)
+    progress(0, count_steps(n, task.batch_size, task.epochs, arm.steps), "steps", arm=arm.name)
     with _followed(work / "live.json", arm.name, progress):
         code = start(launch.command(file, task.processes), {"TOKENIZERS_PARALLELISM": "false"})
     if code != 0:

@@ -59,26 +59,32 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
         samples.train, step_samples(len(samples.train), job.batch_size, steps, job.seed), budget, rank, processes
     )
     _check_memory(student, samples, budget, job, args, dtype, device)
-    keeper = Keeper(
-        plan, job.curve, job.save_every_s, listener, stop_asked, lambda flag: _any(flag, args.device, processes)
-    )
-    trainer = PackedTrainer(model=student, args=args, train_dataset=plan, data_collator=only, callbacks=[keeper])
-
-    def evaluate() -> dict[str, float]:
-        wrapped = trainer.model_wrapped
-        sets = {"eval_loss": samples.held_out, "eval_original_loss": samples.held_out_original}
-        with trainer.compute_loss_context_manager():
-            return {k: mean_loss(wrapped, v, budget, rank, processes) for k, v in sets.items() if v}
-
-    trainer.remove_callback(PrinterCallback)
     state = last_state(job.states)
     before_file = job.directory / "before.json"
-    if before_file.exists():
-        before = json.loads(before_file.read_text())
-    else:
-        before = evaluate()
-        if rank == 0:
-            before_file.write_text(json.dumps(before))
+
+    def evaluate() -> dict[str, float]:
+        sets = {"eval_loss": samples.held_out, "eval_original_loss": samples.held_out_original}
+        model_now: Any = trainer.model
+        with trainer.compute_loss_context_manager():
+            return {k: mean_loss(model_now, v, budget, rank, processes) for k, v in sets.items() if v}
+
+    def at_start() -> None:
+        if not state:
+            before = evaluate()
+            if rank == 0:
+                before_file.write_text(json.dumps(before))
+
+    keeper = Keeper(
+        plan,
+        job.curve,
+        job.save_every_s,
+        listener,
+        stop_asked,
+        lambda flag: _any(flag, args.device, processes),
+        at_start,
+    )
+    trainer = PackedTrainer(model=student, args=args, train_dataset=plan, data_collator=only, callbacks=[keeper])
+    trainer.remove_callback(PrinterCallback)
     say(
         f"{len(samples.train)} samples to train on, {len(samples.held_out)} held out, {steps} steps of up to "
         f"{job.batch_size} samples on {processes} x {device.type} in {dtype}"
@@ -87,7 +93,9 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     result = trainer.train(resume_from_checkpoint=str(state) if state else None)
     if keeper.stopped and result.global_step < steps:
         raise Stopped
-    after = evaluate()
+    after, before = evaluate(), json.loads(before_file.read_text())
+    # Sharded weights are gathered by all processes together.
+    weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if rank != 0:
         trainer.accelerator.wait_for_everyone()
         return
@@ -109,18 +117,20 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
         "peak_memory_bytes": memory.peak_bytes(device),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "dtype": dtype,
+        "processes": processes,
+        "sharded": trainer.is_fsdp_enabled,
         "token_budget": budget,
         "versions": {name: version(name) for name in VERSIONS},
     }
-    _finish(job, trainer, tokenizer, facts)
+    _finish(job, trainer.accelerator.unwrap_model(trainer.model), weights, tokenizer, facts)
     trainer.accelerator.wait_for_everyone()
 
 
-def _finish(job: Job, trainer: PackedTrainer, tokenizer, facts: dict[str, Any]) -> None:
+def _finish(job: Job, trained: Any, weights: dict | None, tokenizer, facts: dict[str, Any]) -> None:
     aside = job.directory / "final.writing"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    model.save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, job, aside)
+    model.save(trained, tokenizer, job, aside, weights)
     record = {**_request(job), **facts, "finished_at": datetime.now(UTC).replace(tzinfo=None).isoformat()}
     (aside / RECORD).write_text(json.dumps(record, indent=1))
     shutil.copy(job.curve, aside / job.curve.name)
@@ -153,6 +163,7 @@ def _arguments(job: Job, device: torch.device, dtype: str) -> TrainingArguments:
         max_grad_norm=1.0,
         bf16=dtype == "bf16",
         fp16=dtype == "fp16",
+        **_sharding(job, device),
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",  # Keeper decides
@@ -164,6 +175,17 @@ def _arguments(job: Job, device: torch.device, dtype: str) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+
+
+def _sharding(job: Job, device: torch.device) -> dict[str, Any]:
+    """FSDP for weights, gradients and optimizer state that one device cannot hold; adapters are small enough as is."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or job.method == "lora" or job.sharding == "false":
+        return {}
+    if job.sharding == "auto":
+        state = memory.STATE_BYTES * job.n_parameters
+        if device.type == "cpu" or state < memory.FILL * memory.available(device):
+            return {}
+    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
 
 
 def _check_packing(student, samples: data.Data, dtype: str, budget: int, say: Callable[[str], None]) -> int:
@@ -179,7 +201,8 @@ def _check_memory(student, samples, budget: int, job: Job, args, dtype: str, dev
     bins = pack([len(e.ids) for e in samples.train], budget)
     tokens = max(sum(len(samples.train[i].ids) for i in b) for b in bins)
     targets = max(sum(samples.train[i].n_targets for i in b) for b in bins)
-    need = memory.estimate(student, tokens, targets, 4 if dtype == "fp32" else 2)
+    shards = args.world_size if args.fsdp else 1
+    need = memory.estimate(student, tokens, targets, 4 if dtype == "fp32" else 2, shards)
     loaded = sum(p.numel() * p.element_size() for p in student.parameters()) if device.type == "cpu" else 0
     on = memory.choose_checkpointing(need, memory.available(device), job.gradient_checkpointing, loaded)
     if on:

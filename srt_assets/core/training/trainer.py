@@ -120,7 +120,8 @@ class PackedTrainer(Trainer):
 class Keeper(TrainerCallback):
     """Writes the curve a line a step, tells the listener, and has states saved by the clock and when asked to stop.
 
-    `listener(step, steps, facts)`; `stop_asked()` is looked at after every step, on every process.
+    `listener(step, steps, facts)`; `stop_asked()` is looked at after every step, on every process; `at_start()` is
+    called before the first step, when the model lies where it will be trained.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Keeper(TrainerCallback):
         listener: Callable[[int, int, dict[str, float]], None],
         stop_asked: Callable[[], bool],
         synchronized: Callable[[bool], bool],
+        at_start: Callable[[], None],
     ) -> None:
         self.steps = steps
         self.curve = curve
@@ -138,12 +140,14 @@ class Keeper(TrainerCallback):
         self.listener = listener
         self.stop_asked = stop_asked
         self.synchronized = synchronized
+        self.at_start = at_start
         self.stopped = False
         self.seconds = 0.0
         self.tokens = 0
         self._here = 0
 
     def on_train_begin(self, args, state, control, **_):
+        self.at_start()
         self.tokens = self.steps.tokens_before(state.global_step)
         if args.process_index == 0:
             self._cut_curve(state.global_step)
