@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import UserError
 
@@ -104,6 +105,7 @@ def load_tokenizer(path: Path):
 
 def load_model(path: Path, dtype: torch.dtype, device: str) -> Forward:
     """Load a checkpoint for scoring. `device` "auto" spreads it over all GPUs (`device_map`)."""
+    hf_logging.disable_progress_bar()  # a bar of its own would tear the run's
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,

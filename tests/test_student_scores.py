@@ -1,0 +1,223 @@
+"""The stage student_scores: what is paid again and what is not, failures beside good rows, kills, several devices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from student_lake import RECORDS, four, make_lake, put_candidates, scores_of, settings_for
+from tiny_student import make_tiny_student
+
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.lake import Lake
+from srt_assets.core.student import checkpoints, scores, workers
+from srt_assets.core.student.describe import describe, faults
+from srt_assets.core.tables import PASSES
+
+torch.set_num_threads(1)
+
+
+def test_a_second_run_computes_nothing(home, monkeypatch):
+    lake = make_lake(home)
+    first = scores.run(settings_for(), lake, "tiny")
+    assert first.stats["candidates_scored"] == 4 * len(RECORDS)
+    monkeypatch.setattr(workers, "score_chunks", lambda *a: pytest.fail("a forward pass"))
+    second = scores.run(settings_for(), lake, "tiny")
+    assert second.cached and second.manifest.content_hash == first.manifest.content_hash
+    assert faults(lake, "tiny") == {"unsound_rows": 0, "candidates_without_row": 0, "double_rows": 0}
+
+
+def test_equal_passes_are_computed_once(home):
+    lake = make_lake(home)
+    stats = scores.run(settings_for(), lake, "tiny").stats
+    # Two of four candidates share an instruction, so their pass over it alone is one.
+    assert stats["passes"] == 14 * len(RECORDS)
+    assert stats["passes_shared"] == 2 * len(RECORDS)
+
+
+def test_a_changed_record_pays_only_its_own(home):
+    lake = make_lake(home)
+    scores.run(settings_for(), lake, "tiny")
+    before = scores_of(lake)
+    changed = ("Name a tree.", "", "Oak.")
+    put_candidates(lake, [row for r in [*RECORDS[1:], changed] for row in four(r)])
+    outcome = scores.run(settings_for(), lake, "tiny")
+    assert outcome.stats["candidates_scored"] == 4
+    assert outcome.stats["candidates_reused"] == 4 * (len(RECORDS) - 1)
+    after = scores_of(lake)
+    assert len(after) == len(before)
+    assert sum(after[k] == before.get(k) for k in after) == len(after) - 4
+
+
+def test_another_way_of_scoring_pays_again_and_a_new_student_pays_only_passes(home):
+    lake = make_lake(home)
+    scores.run(settings_for(), lake, "tiny")
+    assert scores.run(settings_for(template="alpaca"), lake, "tiny").stats["candidates_reused"] == 0
+    assert scores.run(settings_for(max_length=300), lake, "tiny").stats["candidates_reused"] == 0
+    checkpoints.add(settings_for(), lake, str(make_tiny_student(home / "other", seed=1)), "other")
+    assert scores.run(settings_for(), lake, "other").stats["candidates_scored"] == 4 * len(RECORDS)
+    assert lake.partitions("student_scores") == ["student=other", "student=tiny"]
+
+
+def test_bad_records_have_a_status_and_leave_their_neighbours_alone(home):
+    bad = [
+        ("Say nothing.", "", "   "),
+        ("", "", "An answer to nothing."),
+        ("Broken \ud800 text", "", "Still an answer."),
+        ("Too long. " * 300, "", "Yes."),
+    ]
+    settings = settings_for(max_length=600)
+    alone = make_lake(home / "alone", settings=settings)
+    scores.run(settings, alone, "tiny")
+    rows = [row for r in RECORDS for row in four(r)] + [row for r in bad for row in four(r, bad=("reflected_both",))]
+    rows = [r for r in rows if "\ud800" not in (r["instruction"] or "")]
+    lake = make_lake(home, rows, settings)
+    scores.run(settings, lake, "tiny")
+    found = scores_of(lake)
+    for key, row in scores_of(alone).items():
+        for name in PASSES:
+            assert found[key][f"sum_nll_{name}"] == pytest.approx(row[f"sum_nll_{name}"], rel=1e-5)
+    by_response = {r["content_key"]: r for r in rows if r["candidate"] == "original"}
+    statuses = {
+        by_response[row["content_key"]]["response"]: row
+        for (_, candidate), row in found.items()
+        if candidate == "original" and row["content_key"] in by_response
+    }
+    assert statuses["   "]["status_response"] == "empty_target"
+    assert statuses["   "]["status_instruction"] == "ok"
+    assert statuses["An answer to nothing."]["status_instruction"] == "empty_target"
+    assert statuses["An answer to nothing."]["status_response"] == "ok"
+    assert statuses["Yes."]["status_response_given_prompt"] == "prompt_too_long"
+    assert statuses["Yes."]["sum_nll_response"] is None
+    assert statuses["Yes."]["truncated_instruction_given_response"]
+    not_ok = [row for row in found.values() if row["content_key"] is None]
+    assert not_ok and all(row[f"status_{p}"] == "candidate_not_ok" for row in not_ok for p in PASSES)
+    assert faults(lake, "tiny")["unsound_rows"] == 0
+    numbers = describe(lake, "tiny").numbers
+    assert numbers["passes_candidate_not_ok"] == 4 * len(not_ok)
+    assert numbers["candidates_truncated"] > 0
+
+
+def test_two_workers_give_the_same_scores(home):
+    lake = make_lake(home)
+    scores.run(settings_for(), lake, "tiny")
+    one = scores_of(lake)
+    other_lake = make_lake(home / "two")
+    outcome = scores.run(settings_for(devices="cpu,cpu"), other_lake, "tiny")
+    assert outcome.stats["devices"] == "cpu,cpu"
+    for key, row in scores_of(other_lake).items():
+        for name in PASSES:
+            assert row[f"sum_nll_{name}"] == pytest.approx(one[key][f"sum_nll_{name}"], rel=1e-5)
+
+
+def test_a_dead_worker_is_an_error_and_what_was_scored_is_kept(home, monkeypatch):
+    lake = make_lake(home)
+    whole = workers.score_chunks
+
+    def dies(spec, devices, chunks, tick):
+        ones = ([item] for chunk in chunks for item in chunk)
+        for done, scored in enumerate(whole(spec, devices, ones, tick), start=1):
+            yield scored
+            if done == 12:
+                raise StageError("a scoring worker died (exit code -9)", "run again")
+
+    monkeypatch.setattr(workers, "score_chunks", dies)
+    with pytest.raises(StageError):
+        scores.run(settings_for(), lake, "tiny")
+    unfinished = lake.manifest("student_scores", "student=tiny")
+    assert unfinished is not None and not unfinished.complete
+    monkeypatch.setattr(workers, "score_chunks", whole)
+    outcome = scores.run(settings_for(), lake, "tiny")
+    assert outcome.stats["candidates_scored"] == 4 * len(RECORDS) - 12
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from student_lake import settings_for
+from srt_assets.core.lake import Lake
+from srt_assets.core.student import job, pace, scores
+job._FLUSH_S = 0.0
+pace._FIRST_CHARACTERS = 1
+pace.Pace.learn = lambda *a: time.sleep(0.2)
+scores.run(settings_for(), Lake(Path({home!r})), "tiny")
+"""
+
+
+def test_after_a_kill_scoring_goes_on_from_there(home):
+    lake = make_lake(home)
+    script = KILLED.format(tests=str(Path(__file__).parent), home=str(home))
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            manifest = lake.manifest("student_scores", "student=tiny")
+            if manifest and len(manifest.parts) > 3:
+                break
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    unfinished = lake.manifest("student_scores", "student=tiny")
+    assert unfinished is not None and not unfinished.complete and unfinished.rows >= 4
+    kept = scores_of(lake)
+    outcome = scores.run(settings_for(), lake, "tiny")
+    assert outcome.stats["candidates_reused"] >= unfinished.rows
+    assert outcome.stats["candidates_scored"] == 4 * len(RECORDS) - unfinished.rows
+    found = scores_of(lake)
+    assert len(found) == 4 * len(RECORDS)
+    assert all(found[key] == row for key, row in kept.items())
+
+
+def test_bf16_settles_close_decisions_in_fp32(home):
+    lake = make_lake(home)
+    outcome = scores.run(settings_for(dtype="bf16"), lake, "tiny")
+    assert outcome.stats["low_precision_records"] == len(RECORDS)
+    assert outcome.stats["low_precision_error"] > 0
+    assert outcome.stats["rescored_in_fp32"] == len(RECORDS)  # fewer than are measured: all
+    exact = make_lake(home / "exact")
+    scores.run(settings_for(), exact, "tiny")
+    expected = scores_of(exact)
+    for key, row in scores_of(lake).items():
+        assert row["dtype"] == "float32"
+        assert row["sum_nll_response"] == pytest.approx(expected[key]["sum_nll_response"], rel=1e-5)
+
+
+def test_bf16_far_from_a_decision_stays(home, monkeypatch):
+    from srt_assets.core.student import precision
+
+    monkeypatch.setattr(precision, "MEASURED_RECORDS", 2)
+    lake = make_lake(home)
+    outcome = scores.run(settings_for(dtype="bf16"), lake, "tiny")
+    dtypes = {sample: row["dtype"] for (sample, _), row in scores_of(lake).items()}
+    in_fp32 = sum(d == "float32" for d in dtypes.values())
+    assert 2 <= in_fp32 == outcome.stats["rescored_in_fp32"] < len(RECORDS)
+
+
+def test_missing_candidates_and_unknown_students_say_what_to_do(home):
+    lake = Lake(home)
+    with pytest.raises(UserError, match="srt run reflected_instructions"):
+        scores.run(settings_for(), lake, "tiny")
+    lake = make_lake(home)
+    with pytest.raises(UserError, match="srt students add"):
+        scores.run(settings_for(), lake, "nobody")
+    with pytest.raises(UserError, match="does not have"):
+        scores.run(settings_for(devices="cuda:99"), lake, "tiny")
+
+
+def test_progress_tells_rates_and_time_left(home):
+    lake = make_lake(home)
+    seen: list[tuple[int, int, str, dict]] = []
+    scores.run(
+        settings_for(), lake, "tiny", lambda done, total, unit="rows", **facts: seen.append((done, total, unit, facts))
+    )
+    done, total, unit, facts = seen[-1]
+    assert (done, total, unit) == (len(RECORDS), len(RECORDS), "records")
+    assert {"tokens_per_s", "records_per_s", "eta_s"} <= facts.keys()
