@@ -133,7 +133,7 @@ _ALL = (
         _columns(
             ("call_key", "VARCHAR", "content address of the request"),
             _SAMPLE,
-            ("purpose", "VARCHAR", "reflect_instruction, reflect_response or reflect_response_of_reflected"),
+            ("purpose", "VARCHAR", "reflect_instruction, reflect_response, reflect_response_of_reflected; …_correction for a second turn"),
             ("model", "VARCHAR", "teacher model"),
             ("prompt_version", "VARCHAR", "hash of the prompt texts"),
             ("status", "VARCHAR", "ok, or the kind of failure"),
@@ -147,10 +147,12 @@ _ALL = (
             ("latency_s", "DOUBLE", "seconds from request to reply, without queueing"),
             ("attempt", "INTEGER", "1 for the first try of this call"),
             ("max_tokens", "BIGINT", "tokens the reply was allowed"),
+            ("api_base", "VARCHAR", "endpoint that was asked; '' for the provider's own"),
+            ("segment", "VARCHAR", "ledger segment the row was written to first"),
             ("created_at", "TIMESTAMP", "UTC"),
         ),
         key=("call_key", "attempt"),
-        volatile=frozenset({"latency_s", "created_at"}),
+        volatile=frozenset({"latency_s", "created_at", "segment"}),
     ),
     Table(
         "candidates",

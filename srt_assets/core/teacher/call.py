@@ -1,0 +1,114 @@
+"""A request to the teacher and its content address: what is asked of whom, never where, when or in which order."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from srt_assets.core.hashing import file_sha256, fingerprint
+from srt_assets.core.teacher import grammar, prompts
+from srt_assets.core.teacher.prompts import Form, Kind, Message
+from srt_assets.settings import Teacher
+
+LOCAL = "local"
+PURPOSES: dict[str, Kind] = {
+    "reflect_instruction": "instruction",
+    "reflect_response": "response",
+    "reflect_response_of_reflected": "response",
+}
+_CORRECTION = "_correction"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One pair the teacher is to reflect on. `purpose` is a key of PURPOSES."""
+
+    sample_id: str
+    purpose: str
+    instruction: str
+    input: str
+    response: str
+
+    @property
+    def kind(self) -> Kind:
+        return PURPOSES[self.purpose]
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        return self.instruction, self.input, self.response
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. `shape` is what holds the reply to its form: a response_format, a grammar's text, or None."""
+
+    key: str
+    sample_id: str
+    purpose: str
+    messages: list[Message]
+    shape: dict[str, Any] | str | None
+
+    @property
+    def is_correction(self) -> bool:
+        return self.purpose.endswith(_CORRECTION)
+
+    @property
+    def size_bytes(self) -> int:
+        """UTF-8 bytes of all messages: no byte-level tokenizer makes more tokens of them."""
+        return sum(len(m["content"].encode("utf-8", "replace")) for m in self.messages)
+
+
+def call_key(messages: list[Message], model: str, temperature: float, shape: dict[str, Any] | str | None) -> str:
+    """Content address (64 hex digits) over messages, model, sampling and schema: all that can change the reply.
+
+    Not `max_tokens` (see `lookup`), api_base, run, path, order or concurrency. Key order in the schema does not count.
+    """
+    return fingerprint(messages=messages, model=model, temperature=float(temperature), shape=shape)
+
+
+class Prompter:
+    """Turns sources into calls under one set of teacher settings."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.local = teacher.model == LOCAL
+        self.form: Form
+        if teacher.reply_format == "auto":
+            self.form = "grammar" if self.local else "markers"
+        else:
+            self.form = teacher.reply_format
+        self.model = teacher.model
+        self.identity = model_identity(teacher.model)
+        self.temperature = teacher.temperature
+
+    def call(self, source: Source) -> Call:
+        messages = prompts.messages(source.kind, self.form, *source.texts, brief=self.local)
+        return self._call(source, source.purpose, messages)
+
+    def correction(self, source: Source, before: Call, reply: str, status: str) -> Call:
+        """The one further turn after a reply that could not be read (`parse.CORRECTABLE`)."""
+        messages = prompts.correction(before.messages, reply, status, source.kind, self.form, self.local)
+        return self._call(source, source.purpose + _CORRECTION, messages)
+
+    def _call(self, source: Source, purpose: str, messages: list[Message]) -> Call:
+        shape: dict[str, Any] | str | None = None
+        if self.form == "json_schema":
+            shape = grammar.json_schema(source.kind)
+        elif self.form == "grammar":
+            shape = grammar.gbnf(source.kind, bounded=self.local)
+        key = call_key(messages, self.identity, self.temperature, shape)
+        return Call(key, source.sample_id, purpose, messages, shape)
+
+
+def model_identity(model: str) -> str:
+    """What stands for the model in the key: the LiteLLM string, or for `local` the hash of the packaged GGUF."""
+    if model != LOCAL:
+        return model
+    from srt_assets.core.teacher.local import gguf_path
+
+    path = gguf_path()
+    return f"gguf:{_hashed(path, path.stat().st_size, path.stat().st_mtime_ns)}"
+
+
+@lru_cache(maxsize=4)
+def _hashed(path: Path, size: int, modified_ns: int) -> str:
+    return file_sha256(path)

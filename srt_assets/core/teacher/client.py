@@ -1,0 +1,159 @@
+"""One call to the teacher through LiteLLM, and what LiteLLM knows about models. The only place that imports it."""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.teacher.call import LOCAL, Call
+from srt_assets.core.teacher.failures import redact
+from srt_assets.settings import Teacher
+
+_LOCAL_MODEL = "openai/local"
+_NO_KEY = "none"  # servers of one's own ask for none, but the clients insist on one
+_LOCAL_TIMEOUT_S = 600.0  # the embedded server's slowness is this machine's; giving up helps nobody
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. Token counts are None when the provider's usage is missing or impossible; cost in USD."""
+
+    text: str | None
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    latency_s: float
+
+
+def litellm() -> Any:
+    """LiteLLM, imported on first use: offline price table, no advertising in the output, its own retries off."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    import logging
+
+    import litellm as module
+
+    module.suppress_debug_info = True
+    module.num_retries = 0
+    module.drop_params = False
+    logging.getLogger("LiteLLM").setLevel(logging.ERROR)
+    return module
+
+
+class Client:
+    """Calls one model at one endpoint. Make it with `connect`; close it on the loop that used it."""
+
+    def __init__(self, teacher: Teacher, api_base: str, api_key: str | None) -> None:
+        self._module = litellm()
+        self.teacher = teacher
+        self.local = teacher.model == LOCAL
+        self.api_base = api_base
+        self._model = _LOCAL_MODEL if self.local else teacher.model
+        self._key = api_key
+        limits = {} if self.local else _model_info(teacher.model)
+        self.context_tokens: int | None = teacher.context_tokens or limits.get("max_input_tokens")
+        self.max_output_tokens: int | None = limits.get("max_output_tokens")
+        if self.local and not teacher.context_tokens:
+            from srt_assets.core.teacher.local import CONTEXT_TOKENS
+
+            self.context_tokens = CONTEXT_TOKENS
+
+    async def complete(self, call: Call, max_tokens: int) -> Answer:
+        """Send the call and wait for its answer. Raises what LiteLLM raises (`failures.classify` reads it)."""
+        options: dict[str, Any] = {}
+        if isinstance(call.shape, dict):
+            options["response_format"] = call.shape
+        elif call.shape:
+            options["extra_body"] = {"grammar": call.shape}
+        if self.api_base:
+            options["api_base"] = self.api_base
+        if self._key:
+            options["api_key"] = self._key
+        started = time.monotonic()
+        response = await self._module.acompletion(
+            model=self._model,
+            messages=call.messages,
+            temperature=self.teacher.temperature,
+            max_tokens=max_tokens,
+            timeout=max(self.teacher.timeout_s, _LOCAL_TIMEOUT_S) if self.local else self.teacher.timeout_s,
+            max_retries=0,
+            **options,
+        )
+        return read_answer(response, time.monotonic() - started)
+
+    async def count_tokens(self, call: Call) -> int:
+        """Tokens of the whole request, chat framing included: by the local server, else by LiteLLM's tokenizer."""
+        if self.local:
+            import httpx
+
+            text = "\n".join(m["content"] for m in call.messages)
+            async with httpx.AsyncClient() as http:
+                reply = await http.post(self.api_base.removesuffix("/v1") + "/tokenize", json={"content": text})
+            return len(reply.json()["tokens"]) + 8 * len(call.messages)
+        return int(self._module.token_counter(model=self.teacher.model, messages=call.messages))
+
+    async def close(self) -> None:
+        """Close the connections LiteLLM keeps for this event loop."""
+        await self._module.close_litellm_async_clients()
+        self._module.in_memory_llm_clients_cache.flush_cache()
+
+
+def connect(teacher: Teacher, api_base: str = "") -> Client:
+    """A client for the settings. UserError: a model LiteLLM does not know, a missing key (its variable is named)."""
+    base = api_base or teacher.api_base
+    if teacher.model == LOCAL:
+        return Client(teacher, base, _NO_KEY)
+    module = litellm()
+    try:
+        module.get_llm_provider(teacher.model, api_base=base or None)
+    except module.exceptions.BadRequestError:
+        raise UserError(
+            f"teacher.model = {teacher.model!r} names no provider LiteLLM knows",
+            "write provider/model as in docs.litellm.ai/docs/providers (a server of your own: openai/NAME with api_base)",
+        ) from None
+    missing = module.validate_environment(teacher.model).get("missing_keys") or []
+    keys = [name for name in missing if name.endswith(("_KEY", "_TOKEN"))]
+    if keys and base:
+        return Client(teacher, base, _NO_KEY)
+    if keys:
+        raise UserError(
+            f"no API key for teacher.model = {teacher.model!r}: the environment variable {' / '.join(keys)} is not set",
+            f"export {keys[0]}=… before the run (keys never go into srt.toml)",
+        )
+    return Client(teacher, base, None)
+
+
+def read_answer(response: Any, latency_s: float) -> Answer:
+    """The parts of a LiteLLM response that the ledger keeps. Texts no file can hold are repaired, not refused."""
+    choices = response.choices or []
+    text = choices[0].message.content if choices else None
+    finish = choices[0].finish_reason if choices else None
+    usage = getattr(response, "usage", None)
+    return Answer(
+        text=text.encode("utf-8", "replace").decode() if isinstance(text, str) else None,
+        finish_reason=str(finish) if finish else None,
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+        completion_tokens=_count(getattr(usage, "completion_tokens", None)),
+        latency_s=round(latency_s, 4),
+    )
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _model_info(model: str) -> dict[str, Any]:
+    module = litellm()
+    try:
+        return dict(module.get_model_info(model))
+    except Exception as error:  # noqa: BLE001 - LiteLLM raises a bare Exception for a model it has no entry for
+        if "mapped" in str(error):
+            return {}
+        raise UserError(f"LiteLLM cannot describe the model {model!r}: {redact(str(error))}", "check teacher.model") from None
+
+
+def price_in_litellm(model: str) -> tuple[float, float] | None:
+    """USD per prompt and completion token from LiteLLM's table, or None."""
+    info = _model_info(model)
+    prompt, completion = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+    return (float(prompt), float(completion)) if prompt is not None and completion is not None else None

@@ -1,0 +1,281 @@
+"""One call from wish to ledger: measured, paid for, paced, sent, retried within bounds, written down."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.teacher.call import Call
+from srt_assets.core.teacher.client import Answer, Client
+from srt_assets.core.teacher.failures import Failure, classify
+from srt_assets.core.teacher.ledger import Ledger
+from srt_assets.core.teacher.limits import Gate, RateLimit, backoff_s
+from srt_assets.core.teacher.lookup import Attempts, Reply
+from srt_assets.core.teacher.money import Budget, Prices
+from srt_assets.core.teacher.prompts import PROMPT_VERSION
+from srt_assets.settings import Teacher
+
+# A reply needs at least this much room beside the prompt to be worth its price.
+MIN_REPLY_TOKENS = 256
+_CHAT_TOKENS = 16  # a message's framing, at most
+# How long a teacher may refuse everything before the run ends with a message instead of hanging.
+PATIENCE_S = 900.0
+UNREACHABLE_AT_START_S = 4.0
+UNREACHABLE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a call has no reply: over_budget, too_long, refused or call_failed."""
+
+    status: str
+    detail: str = ""
+
+
+@dataclass
+class Tally:
+    """What a run did, for people: calls paid, tokens, money (USD), retries, by kind of failure."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    throttled: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+class Engine:
+    """Asks calls on one event loop. `send` is the client's `complete`; `sleep` is for tests."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        client: Client,
+        ledger: Ledger,
+        prices: Prices,
+        budget: Budget,
+        rate: RateLimit,
+        gate: Gate,
+        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.teacher = teacher
+        self.client = client
+        self.ledger = ledger
+        self.prices = prices
+        self.budget = budget
+        self.rate = rate
+        self.gate = gate
+        self.tally = Tally()
+        self.sending: set[asyncio.Task[Any]] = set()
+        self.stopping = False
+        self._sleep = sleep
+        self._clock = clock
+        self._settled = asyncio.Event()
+        self._tokens_per_byte = 0.0
+        self._replied_at: float | None = None
+        self._trouble_since: float | None = None
+        self._failed_in_a_row = 0
+
+    async def ask(self, call: Call, known: Reply | None, tried: dict[tuple[str, int], Attempts]) -> Reply | Verdict:
+        """The reply to a call, on disk, or why there is none. `known` is a cut reply that may have to do.
+
+        Raises StageError or UserError when no call can succeed (teacher gone, key refused, no funds).
+        """
+        allowed = await self._allowance(call)
+        if allowed is None:
+            return Verdict("too_long", f"the request does not fit into {self.client.context_tokens} tokens")
+        if known and known.serves(allowed):
+            return known
+        before = tried.get((call.key, allowed))
+        attempts = before.count if before else 0
+        if before and (before.hopeless or attempts >= self.teacher.max_attempts):
+            return _verdict(before.kind, before.message)
+        while True:
+            reserved = self._most(call, allowed)
+            if not await self._reserve_money(reserved):
+                return Verdict("over_budget", f"teacher.budget_usd = {self.teacher.budget_usd} is used up")
+            answer = await self._send(call, allowed, reserved)
+            if isinstance(answer, Answer):
+                row = self._row(call, allowed, attempts + 1)
+                cost = self._cost(answer, reserved)
+                row |= {"status": "ok", "reply": answer.text, "finish_reason": answer.finish_reason, "cost_usd": cost}
+                row |= {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
+                await self.ledger.append(row | {"latency_s": answer.latency_s})
+                return Reply(answer.text, answer.finish_reason, allowed)
+            if answer.action == "throttled" or answer.kind == "unreachable":
+                if answer.kind == "unreachable":
+                    await self._sleep(backoff_s(1, random.random()))
+                continue
+            attempts += 1
+            row = self._row(call, allowed, attempts)
+            row |= {"status": answer.kind, "error_type": answer.error_type, "error": answer.message}
+            await self.ledger.append(row)
+            if answer.action == "record" or attempts >= self.teacher.max_attempts:
+                return _verdict(answer.kind, answer.message)
+            wait = backoff_s(attempts, random.random())
+            await self._sleep(max(wait, answer.retry_after_s or 0.0))
+
+    # -- one attempt
+
+    async def _send(self, call: Call, allowed: int, reserved: float) -> Answer | Failure:
+        entry = None
+        cost = 0.0
+        task = asyncio.current_task()
+        assert task is not None
+        await self.gate.enter()
+        try:
+            tokens = self._expected_tokens(call, allowed)
+            entry = await self.rate.reserve(tokens)
+            while (closed := self.gate.closed_for_s) > 0:
+                self.rate.withdraw(entry)
+                await asyncio.sleep(closed)
+                entry = await self.rate.reserve(tokens)
+            self.sending.add(task)
+            try:
+                answer = await self.client.complete(call, allowed)
+            except Exception as error:  # noqa: BLE001 - every kind of failure becomes data; classify tells them apart
+                failure = classify(error)
+                self.rate.settle(entry, 0 if failure.action == "throttled" else entry.tokens)
+                self._failed(failure)
+                return failure
+            cost = self._cost(answer, reserved) or 0.0
+            self._replied(call, answer, cost)
+            used = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
+            self.rate.settle(entry, used or entry.tokens)
+            return answer
+        finally:
+            self.sending.discard(task)
+            self.gate.leave()
+            self.budget.settle(reserved, cost)
+            self._settled.set()
+
+    def _replied(self, call: Call, answer: Answer, cost: float) -> None:
+        self.gate.succeeded()
+        self._replied_at = self._clock()
+        self._trouble_since = None
+        self._failed_in_a_row = 0
+        self.tally.calls += 1
+        self.tally.prompt_tokens += answer.prompt_tokens or 0
+        self.tally.completion_tokens += answer.completion_tokens or 0
+        self.tally.cost_usd += cost
+        if answer.prompt_tokens:
+            self._tokens_per_byte = max(self._tokens_per_byte, answer.prompt_tokens / max(1, call.size_bytes))
+
+    def _failed(self, failure: Failure) -> None:
+        """Count the failure; raise if it means that no call can succeed."""
+        now = self._clock()
+        self.tally.failures[failure.kind] += 1
+        if failure.action == "stop":
+            raise _halt(failure, self.teacher)
+        if failure.action == "record":
+            return
+        if self._trouble_since is None:
+            self._trouble_since = now
+        troubled_s = now - self._trouble_since
+        if failure.action == "throttled":
+            self.tally.throttled += 1
+            self.gate.throttled(failure.retry_after_s)
+            if troubled_s > PATIENCE_S:
+                raise StageError(
+                    f"the teacher answered nothing but 429 (too many requests) for {troubled_s / 60:.0f} minutes",
+                    "lower teacher.rpm, teacher.tpm or teacher.concurrency, or wait, and run again; replies are kept",
+                )
+            return
+        if failure.kind == "unreachable":
+            limit = UNREACHABLE_AT_START_S if self._replied_at is None else UNREACHABLE_S
+            if troubled_s > limit:
+                raise StageError(
+                    f"the teacher at {self._where} cannot be reached: {failure.message}",
+                    "start it, or correct teacher.api_base, and run again; replies so far are kept",
+                )
+            return
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= max(50, 2 * self.teacher.concurrency):
+            raise StageError(
+                f"the last {self._failed_in_a_row} calls to the teacher at {self._where} all failed; the last: "
+                f"{failure.kind}, {failure.message}",
+                "look at the teacher, then run again; replies so far are kept",
+            )
+
+    @property
+    def _where(self) -> str:
+        return self.client.api_base or f"the provider of {self.teacher.model}"
+
+    # -- measures
+
+    async def _allowance(self, call: Call) -> int | None:
+        """Tokens the reply may have: a function of the call and the settings only. None if the call is too long."""
+        wanted = min(self.teacher.max_tokens, self.client.max_output_tokens or self.teacher.max_tokens)
+        context = self.client.context_tokens
+        if not context or self._prompt_bound(call) + wanted <= context:
+            return wanted
+        room = context - await self.client.count_tokens(call)
+        return min(wanted, room) if room >= min(wanted, MIN_REPLY_TOKENS) else None
+
+    @staticmethod
+    def _prompt_bound(call: Call) -> int:
+        return call.size_bytes + _CHAT_TOKENS * len(call.messages)
+
+    def _expected_tokens(self, call: Call, allowed: int) -> int:
+        bound = self._prompt_bound(call)
+        if not self._tokens_per_byte:
+            return bound // 2 + allowed
+        return min(bound, int(call.size_bytes * self._tokens_per_byte * 1.1) + 1) + allowed
+
+    def _most(self, call: Call, allowed: int) -> float:
+        return self.prices.cost(self._prompt_bound(call), allowed) or 0.0
+
+    def _cost(self, answer: Answer, most: float) -> float | None:
+        if not self.prices.known:
+            return None
+        if answer.prompt_tokens is None or answer.completion_tokens is None and answer.text:
+            return most  # no believable usage: a hard budget counts the worst
+        return self.prices.cost(answer.prompt_tokens, answer.completion_tokens or 0)
+
+    async def _reserve_money(self, usd: float) -> bool:
+        while (granted := self.budget.try_reserve(usd)) is None:
+            self._settled.clear()
+            await self._settled.wait()
+        if not granted:
+            self._settled.set()
+        return granted
+
+    def _row(self, call: Call, allowed: int, attempt: int) -> dict[str, Any]:
+        return {
+            "call_key": call.key,
+            "sample_id": call.sample_id,
+            "purpose": call.purpose,
+            "model": self.teacher.model,
+            "api_base": self.teacher.api_base,
+            "prompt_version": PROMPT_VERSION,
+            "max_tokens": allowed,
+            "attempt": attempt,
+            "created_at": datetime.now(UTC).replace(tzinfo=None),
+        }
+
+
+def _verdict(kind: str, message: str) -> Verdict:
+    status = {"context_length": "too_long", "content_filter": "refused"}.get(kind, "call_failed")
+    return Verdict(status, f"{kind}: {message}")
+
+
+def _halt(failure: Failure, teacher: Teacher) -> Exception:
+    where = f"teacher.model = {teacher.model!r}"
+    if failure.kind == "no_funds":
+        return StageError(
+            f"the provider of {where} says that the account has no funds left: {failure.message}",
+            "top it up and run again; replies so far are kept and no record is marked failed",
+        )
+    remedies = {
+        "authentication": "check the provider's API key in the environment",
+        "permission": "check what the API key may do",
+        "not_found": "check teacher.model and teacher.api_base",
+        "bad_request": "check the teacher settings (reply_format, temperature, model)",
+    }
+    return UserError(f"{where} refuses every call: {failure.message}", remedies[failure.kind])

@@ -1,0 +1,128 @@
+"""What an error means: try again, give the record up, or stop. Decided by HTTP status and type, never by its words.
+
+LiteLLM itself sorts some errors by words in the message (a 400 whose text says "rate limit" becomes a RateLimitError),
+so the HTTP answer at the root of the exception chain counts before LiteLLM's class does.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+# throttled: wait, no attempt spent. transient: try again. record: this request is hopeless. stop: every request is.
+Action = Literal["throttled", "transient", "record", "stop"]
+_STOPPING = {401: "authentication", 402: "no_funds", 403: "permission", 404: "not_found"}
+_MAX_ERROR_CHARS = 500
+
+
+@dataclass(frozen=True)
+class Failure:
+    """`kind` is the ledger's status: throttled, timeout, connection, server_error, bad_reply, bad_request,
+    context_length, content_filter, authentication, permission, not_found, no_funds, unreachable.
+    `retry_after_s` is what the server asked for."""
+
+    action: Action
+    kind: str
+    error_type: str
+    message: str
+    retry_after_s: float | None = None
+
+
+def classify(error: Exception) -> Failure:
+    """Look at the HTTP status, then at the types in the chain, outermost last."""
+    from litellm import exceptions as of_litellm
+
+    chain = list(_chain(error))
+    names = {type(e).__name__ for e in chain}
+
+    def failure(action: Action, kind: str, retry_after_s: float | None = None) -> Failure:
+        return Failure(action, kind, type(error).__name__, redact(str(error))[:_MAX_ERROR_CHARS], retry_after_s)
+
+    status, headers, code = _http_answer(chain)
+    if status is not None:
+        if status == 429:
+            if code == "insufficient_quota":
+                return failure("stop", "no_funds")
+            return failure("throttled", "throttled", retry_after(headers))
+        if status in _STOPPING:
+            return failure("stop", _STOPPING[status])
+        if status == 408 or status == 409 or status >= 500:
+            return failure("transient", "server_error", retry_after(headers))
+        if isinstance(error, of_litellm.ContextWindowExceededError) or code == "context_length_exceeded":
+            return failure("record", "context_length")
+        if isinstance(error, of_litellm.ContentPolicyViolationError) or code == "content_policy_violation":
+            return failure("record", "content_filter")
+        return failure("record", "bad_request")
+    if any("Timeout" in name for name in names):
+        return failure("transient", "timeout")
+    if names & {"ConnectError", "ClientConnectorError", "ClientConnectorDNSError", "ConnectionRefusedError", "gaierror"}:
+        return failure("transient", "unreachable")
+    if names & {"JSONDecodeError", "ValidationError", "APIResponseValidationError", "UnicodeDecodeError"}:
+        return failure("transient", "bad_reply")
+    if isinstance(error, of_litellm.AuthenticationError):
+        return failure("stop", "authentication")
+    if isinstance(error, of_litellm.APIConnectionError | of_litellm.InternalServerError):
+        return failure("transient", "connection")
+    if isinstance(error, of_litellm.BadRequestError | of_litellm.UnsupportedParamsError):
+        return failure("stop", "bad_request")  # LiteLLM refused before sending: the settings are wrong, not the record
+    return failure("transient", "connection" if isinstance(error, OSError) else "bad_reply")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    at: BaseException | None = error
+    seen: set[int] = set()
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        yield at
+        at = at.__cause__ or at.__context__
+
+
+def _http_answer(chain: list[BaseException]) -> tuple[int | None, Mapping[str, str], str | None]:
+    """Status, headers and error code of the HTTP answer nearest the root, if a server answered at all."""
+    status: int | None = None
+    headers: Mapping[str, str] = {}
+    code: str | None = None
+    for error in chain:
+        body = getattr(error, "body", None)
+        if isinstance(body, dict):
+            inner = body.get("error") if isinstance(body.get("error"), dict) else body
+            code = str(inner.get("code") or inner.get("type") or "") or code
+        response = getattr(error, "response", None)
+        if type(error).__module__.split(".")[0] in ("httpx", "openai") and response is not None:
+            status, headers = response.status_code, response.headers
+    return status, headers, code
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds the server asks to wait: `retry-after-ms`, or `retry-after` as seconds or as a date. Never negative."""
+    import time
+
+    if milliseconds := headers.get("retry-after-ms"):
+        try:
+            return max(0.0, float(milliseconds) / 1000)
+        except ValueError:
+            pass
+    value = headers.get("retry-after")
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - (time.time() if now is None else now)
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if seconds == seconds else None
+
+
+_KEY_LIKE = re.compile(r"\b(?:sk|gsk|key|xai|pk)-[\w\-*]{6,}", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """The text without anything that looks like, or is, a key from the environment."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and re.search(r"KEY|TOKEN|SECRET|PASSWORD", name):
+            text = text.replace(value, "***")
+    return _KEY_LIKE.sub("***", text)

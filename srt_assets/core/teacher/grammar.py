@@ -1,0 +1,53 @@
+"""The form of a reply as a machine can hold a model to it: a JSON schema, or a GBNF grammar for llama.cpp servers."""
+
+from typing import Any
+
+from srt_assets.core.teacher.prompts import Kind
+
+
+def json_schema(kind: Kind) -> dict[str, Any]:
+    """`response_format` for providers with structured output."""
+    names = ["critique", "new_instruction", "new_answer"] if kind == "instruction" else ["critique", "better_answer"]
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in names},
+        "required": names,
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": f"reflected_{kind}", "strict": True, "schema": schema}}
+
+
+# Texts may hold brackets, but none that could be read as [End] or as the next marker.
+_TEXT = r"""text ::= ([^\[] | "[" [^ENBenb])+"""
+
+_FREE = {
+    "instruction": rf"""root ::= text "[New Instruction] " text " [End]\n[New Answer] " text " [End]"
+{_TEXT}
+""",
+    "response": rf"""root ::= text "[Better Answer] " text " [End]"
+{_TEXT}
+""",
+}
+
+# For the packaged teacher of 135 million parameters: a critique of one sentence, an instruction that begins like one, an
+# answer of a few whole sentences (left to run, it repeats itself). The bounds do not follow max_tokens, so that another
+# max_tokens does not make every call a new one.
+_SMALL = r"""task ::= verb " " [^\n\[\]]{20,160} [.?]
+verb ::= "Analyze" | "Compare" | "Create" | "Describe" | "Design" | "Discuss" | "Explain" | "Give" | "How" | "Identify" | "List" | "Outline" | "Propose" | "Suggest" | "Summarize" | "What" | "Which" | "Why" | "Write"
+answer ::= sentence ([ \n] sentence){1,4}
+sentence ::= [A-Z] [^.!?\n\[\]]{12,150} [.!?]
+critique ::= [^.!?\n\[\]]{15,70} "."
+"""
+_BOUNDED = {
+    "instruction": _SMALL
+    + r"""root ::= "Critique: The instruction " critique "\n[New Instruction] " task " [End]\n[New Answer] " answer " [End]"
+""",
+    "response": _SMALL
+    + r"""root ::= "Critique: The answer " critique "\n[Better Answer] " answer " [End]"
+""",
+}
+
+
+def gbnf(kind: Kind, bounded: bool) -> str:
+    """The grammar of a marker reply. `bounded` keeps critique, instruction and answer short."""
+    return (_BOUNDED if bounded else _FREE)[kind]

@@ -1,0 +1,237 @@
+"""The ledger of teacher calls: every reply is on disk before anyone looks at it.
+
+Each process appends to a segment of its own, one checksummed JSON line a call, many lines an fsync. A segment is never
+opened for writing again, so nothing is ever built upon a torn line. At the asset's end `seal` turns segments nobody
+writes any more into Parquet parts of `teacher_calls`.
+"""
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from srt_assets.core.hashing import fingerprint
+from srt_assets.core.lake import Lake
+
+TABLE = "teacher_calls"
+VERSION = "1"
+# Lines that come within this time share one fsync; a reply is durable well within 50 ms of its arrival.
+GATHER_S = 0.01
+_SEAL_ROWS = 20_000
+_COMPACT_ABOVE = 24
+
+log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """Appends for one process. Use it in a `with` block; many tasks may append at once."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.directory = lake.directory(TABLE)
+        self.name = f"segment-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}-{uuid.uuid4().hex[:12]}.jsonl"
+        self._wake = threading.Condition()
+        self._pending: list[tuple[bytes, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def append(self, row: dict[str, Any]) -> None:
+        """Return when the row is on disk. OSError if it cannot be (a full disk)."""
+        line = encode({**row, "segment": self.name})
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with self._wake:
+            if self._error:
+                raise self._error
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
+                self._thread.start()
+            self._pending.append((line, loop, future))
+            self._wake.notify()
+        # Shielded: a cancelled task must not keep its paid reply from being written.
+        await asyncio.shield(future)
+
+    def close(self) -> None:
+        """Write what is pending and release the segment, so that it can be sealed."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        hidden = self.directory / f".{self.name}"
+        with hidden.open("wb") as file:
+            # Locked before it gets its name: `seal` must never see a segment that looks abandoned and is not.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            hidden.replace(self.directory / self.name)
+            _sync_directory(self.directory)
+            while True:
+                with self._wake:
+                    while not self._pending and not self._closing:
+                        self._wake.wait()
+                    if not self._pending:
+                        return
+                if not self._closing:
+                    time.sleep(GATHER_S)
+                with self._wake:
+                    batch, self._pending = self._pending, []
+                self._put(file, batch)
+
+    def _put(self, file: BinaryIO, batch: list[tuple[bytes, asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
+        error = self._error
+        try:
+            if error is None:
+                file.write(b"".join(line for line, _, _ in batch))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as cause:
+            error = self._error = cause
+        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for _, loop, future in batch:
+            loops.setdefault(loop, []).append(future)
+        for loop, futures in loops.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_settle, futures, error)
+
+
+def _settle(futures: list["asyncio.Future[None]"], error: OSError | None) -> None:
+    for future in futures:
+        if not future.done():
+            if error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+
+def encode(row: dict[str, Any]) -> bytes:
+    """A row as one line: CRC-32 (8 hex digits), a space, ASCII JSON, a newline."""
+    body = json.dumps(row, separators=(",", ":"), default=_plain).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def decode(line: bytes) -> dict[str, Any] | None:
+    """The row of a line, or None if the line is torn or damaged."""
+    if len(line) < 11 or not line.endswith(b"\n") or line[8:9] != b" ":
+        return None
+    body = line[9:-1]
+    if line[:8] != b"%08x" % zlib.crc32(body):
+        return None
+    try:
+        row = json.loads(body)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def read_segment(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole rows of a segment; torn or damaged lines are left out (and counted in the log)."""
+    damaged = 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                row = decode(line)
+                if row is None:
+                    damaged += 1
+                else:
+                    row["created_at"] = datetime.fromisoformat(row["created_at"]) if row.get("created_at") else None
+                    yield row
+    except FileNotFoundError:  # sealed by another process just now: its rows are in a part
+        return
+    if damaged:
+        log.warning("%s: %d incomplete record(s) at a crash dropped", path.name, damaged)
+
+
+def segments(lake: Lake) -> list[Path]:
+    return sorted(lake.directory(TABLE).glob("segment-*.jsonl"))
+
+
+def seal(lake: Lake) -> int:
+    """Turn the segments that nobody writes into Parquet parts; gives how many rows moved. Others' live ones stay."""
+    if not segments(lake):
+        return 0
+    with lake.lock(TABLE):
+        held = [(path, file) for path in segments(lake) if (file := _claim(path)) is not None]
+        try:
+            return _seal_claimed(lake, [path for path, _ in held])
+        finally:
+            for _, file in held:
+                file.close()
+
+
+def _claim(path: Path) -> BinaryIO | None:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _seal_claimed(lake: Lake, paths: list[Path]) -> int:
+    before = lake.manifest(TABLE)
+    names = list(before.parts) if before else []
+    con = lake.connect()
+    try:
+        # A crash between the commit and the removal of segments must not count their rows twice.
+        done = {name for (name,) in con.execute(f"SELECT DISTINCT segment FROM {TABLE}").fetchall()}
+        moved = 0
+        for rows in _chunks(row for path in paths if path.name not in done for row in read_segment(path)):
+            names.append(lake.write_part(TABLE, rows))
+            moved += len(rows)
+        if len(names) > _COMPACT_ABOVE:
+            files = [lake.directory(TABLE) / name for name in names]
+            names = [lake.sink_part(con, f"SELECT * FROM read_parquet({[str(f) for f in files]}, union_by_name=true)", TABLE)]
+    finally:
+        con.close()
+    if moved or not before:
+        lake.commit(TABLE, names, fingerprint=fingerprint(parts=names), code_version=VERSION, complete=False)
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return moved
+
+
+def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    chunk: list[dict[str, Any]] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) >= _SEAL_ROWS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no place in the ledger")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

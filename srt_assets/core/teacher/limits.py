@@ -1,0 +1,182 @@
+"""Requests and tokens per minute, and how many calls may be in flight: all waiting before a call happens here.
+
+Waiting here is no attempt and no timeout: a call's clock starts when it is sent.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+WINDOW_S = 60.0
+# A request reaches the server a moment after it is counted here; its window must not see one more than ours did.
+MARGIN_S = 0.5
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One admitted call in the sliding window. `tokens` is the reservation until it is settled."""
+
+    at: float
+    tokens: int
+    counted: bool = True
+
+
+class RateLimit:
+    """A sliding window over requests and tokens (0 = unlimited), first come first served.
+
+    Tokens count from the moment of sending, as providers count them: first the most the call can use, then what it did.
+    """
+
+    def __init__(
+        self,
+        rpm: int,
+        tpm: int,
+        window_s: float = WINDOW_S,
+        margin_s: float = MARGIN_S,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.rpm = rpm
+        self.tpm = tpm
+        self._span = window_s + margin_s
+        self._clock = clock
+        self._entries: deque[Entry] = deque()
+        self._tokens = 0
+        self._turn = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    async def reserve(self, tokens: int) -> Entry:
+        """Wait until a call of so many tokens fits. One larger than `tpm` alone waits for an empty window."""
+        if not self.rpm and not self.tpm:
+            return Entry(self._clock(), tokens)
+        async with self._turn:
+            while (wait := self._wait_s(tokens)) is not None:
+                self._changed.clear()
+                try:
+                    await asyncio.wait_for(self._changed.wait(), wait)
+                except TimeoutError:
+                    pass
+            entry = Entry(self._clock(), tokens)
+            self._entries.append(entry)
+            self._tokens += tokens
+            return entry
+
+    def settle(self, entry: Entry, tokens: int) -> None:
+        """Replace the reservation by what was used (0 for a call that failed before the teacher worked)."""
+        if self.rpm or self.tpm:
+            if entry.counted:
+                self._tokens += tokens - entry.tokens
+            entry.tokens = tokens
+            self._changed.set()
+
+    def withdraw(self, entry: Entry) -> None:
+        """Take a reservation back: its call was not sent."""
+        if entry.counted and (self.rpm or self.tpm):
+            self._entries.remove(entry)
+            self._tokens -= entry.tokens
+            self._changed.set()
+
+    def _wait_s(self, tokens: int) -> float | None:
+        now = self._clock()
+        while self._entries and self._entries[0].at + self._span <= now:
+            gone = self._entries.popleft()
+            gone.counted = False
+            self._tokens -= gone.tokens
+        fits_requests = not self.rpm or len(self._entries) < self.rpm
+        fits_tokens = not self.tpm or self._tokens + tokens <= self.tpm or not self._entries
+        if fits_requests and fits_tokens:
+            return None
+        return max(0.001, self._entries[0].at + self._span - now)
+
+
+class Gate:
+    """How many calls may be in flight. Halved by trouble, raised by success, closed while the server asks to wait."""
+
+    CUT = 0.7
+    COOLDOWN_S = 2.0
+    RAISE_AFTER = 20
+    PAUSE_S = 1.0
+    PAUSE_MAX_S = 60.0
+
+    def __init__(self, most: int, clock: Clock = time.monotonic, jitter: Callable[[], float] = random.random) -> None:
+        self.most = most
+        self.allowed = float(most)
+        self.in_flight = 0
+        self._clock = clock
+        self._jitter = jitter
+        self._open_at = 0.0
+        self._cut_at = -self.COOLDOWN_S
+        self._storm = 0
+        self._successes = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def enter(self) -> None:
+        if not self._queue and self._free():
+            self.in_flight += 1
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(future)
+        self._set_alarm()
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+        self._admit()
+
+    def succeeded(self) -> None:
+        self._storm = 0
+        self._successes += 1
+        if self._successes >= self.RAISE_AFTER and self.allowed < self.most:
+            self._successes = 0
+            self.allowed = min(self.most, self.allowed + max(1.0, self.allowed * 0.1))
+
+    def throttled(self, retry_after_s: float | None) -> None:
+        """A 429: fewer calls at a time, and none until the server's time, or a growing one of ours, is over."""
+        now = self._clock()
+        self._successes = 0
+        if now - self._cut_at >= self.COOLDOWN_S:
+            self._cut_at = now
+            self.allowed = max(1.0, self.allowed * self.CUT)
+            self._storm += 1
+        ours = min(self.PAUSE_MAX_S, self.PAUSE_S * 2 ** min(self._storm - 1, 10))
+        wait = ours * (0.5 + self._jitter() / 2) if retry_after_s is None else retry_after_s
+        self._open_at = max(self._open_at, now + wait)
+
+    @property
+    def closed_for_s(self) -> float:
+        """Seconds until the server may be called again; 0 if it may be now."""
+        return max(0.0, self._open_at - self._clock())
+
+    def _free(self) -> bool:
+        return self.in_flight < max(1, int(self.allowed)) and self._clock() >= self._open_at
+
+    def _admit(self) -> None:
+        while self._queue and self._free():
+            future = self._queue.popleft()
+            if not future.done():
+                self.in_flight += 1
+                future.set_result(None)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+            self._alarm = None
+        wait = self._open_at - self._clock()
+        if self._queue and wait > 0:
+            self._alarm = asyncio.get_running_loop().call_later(wait + 0.001, self._admit)
+
+
+def backoff_s(attempt: int, jitter: float, first: float = 1.0, most: float = 30.0) -> float:
+    """Seconds before the next try of one call: doubling from `first`, capped at `most`, half of it jitter in [0, 1)."""
+    return min(most, first * 2 ** min(attempt - 1, 16)) * (0.5 + jitter / 2)

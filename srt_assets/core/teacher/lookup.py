@@ -1,0 +1,98 @@
+"""Finding calls again: which replies the ledger holds for a set of keys, and how often the rest was tried.
+
+A reply that was cut by its length is a hit only if it was allowed at least the tokens now wanted.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.tables import TABLES
+from srt_assets.core.teacher.ledger import TABLE, read_segment, segments
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply as the ledger holds it: text, why it ended, tokens it was allowed."""
+
+    text: str | None
+    finish_reason: str | None
+    max_tokens: int
+
+    def serves(self, max_tokens: int) -> bool:
+        return self.finish_reason != "length" or self.max_tokens >= max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Failed tries of one call at one endpoint with one `max_tokens`; the last one's kind and message."""
+
+    count: int
+    kind: str
+    message: str
+    hopeless: bool
+
+
+HOPELESS = ("bad_request", "context_length", "content_filter")
+
+
+class Lookup:
+    """A view of the ledger as it is now, segments included. Close it."""
+
+    def __init__(self, lake: Lake) -> None:
+        # Segments before the manifest: what is sealed meanwhile is then in the parts.
+        rows = [row for path in segments(lake) for row in read_segment(path)]
+        self._con = lake.connect()
+        self._con.register("unsealed", pa.Table.from_pylist(rows, schema=TABLES[TABLE].arrow_schema))
+        self._con.execute(
+            f"CREATE VIEW calls AS SELECT * FROM {TABLE} UNION ALL BY NAME SELECT * FROM unsealed "
+            f"WHERE segment NOT IN (SELECT DISTINCT segment FROM {TABLE})"
+        )
+
+    def __enter__(self) -> "Lookup":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._con.close()
+
+    def replies(self, keys: Iterable[str]) -> dict[str, Reply]:
+        """The best reply of each key: a finished one, else the one that was allowed the most tokens."""
+        cursor = self._with_keys(keys)
+        try:
+            rows = cursor.execute(
+                "SELECT call_key, reply, finish_reason, max_tokens FROM calls JOIN keys USING (call_key) "
+                "WHERE status = 'ok' QUALIFY row_number() OVER (PARTITION BY call_key "
+                "ORDER BY finish_reason IS NOT DISTINCT FROM 'length', max_tokens DESC, created_at, segment) = 1"
+            ).fetchall()
+        finally:
+            cursor.close()
+        return {key: Reply(text, finish, allowed or 0) for key, text, finish, allowed in rows}
+
+    def attempts(self, keys: Iterable[str], api_base: str) -> dict[tuple[str, int], Attempts]:
+        """Failed tries per (key, max_tokens) at this endpoint. Another endpoint or allowance is another chance."""
+        cursor = self._with_keys(keys)
+        try:
+            rows = cursor.execute(
+                "SELECT call_key, max_tokens, count(*), arg_max(status, created_at), arg_max(error, created_at), "
+                "bool_or(list_contains(?, status)) FROM calls JOIN keys USING (call_key) "
+                "WHERE status <> 'ok' AND api_base = ? GROUP BY ALL",
+                [list(HOPELESS), api_base],
+            ).fetchall()
+        finally:
+            cursor.close()
+        return {(key, allowed): Attempts(n, kind, message or "", dead) for key, allowed, n, kind, message, dead in rows}
+
+    def spent_usd(self) -> float:
+        """What all calls in the ledger cost together (USD), as far as prices were known."""
+        row = self._con.execute("SELECT coalesce(sum(cost_usd), 0) FROM calls").fetchone()
+        return float(row[0]) if row else 0.0
+
+    def _with_keys(self, keys: Iterable[str]):
+        cursor = self._con.cursor()
+        cursor.register("keys", pa.table({"call_key": pa.array(sorted(set(keys)), pa.string())}))
+        return cursor

@@ -1,0 +1,84 @@
+"""What calls cost: prices per token, and a budget that in-flight calls have already reserved their part of."""
+
+from dataclasses import dataclass
+
+from srt_assets.core.errors import UserError
+from srt_assets.settings import Teacher
+
+_MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Prices:
+    """USD per token, or None where nobody knows. `source` says where the numbers come from."""
+
+    input: float | None
+    output: float | None
+    source: str
+
+    @property
+    def known(self) -> bool:
+        return self.input is not None and self.output is not None
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        if self.input is None or self.output is None:
+            return None
+        return self.input * prompt_tokens + self.output * completion_tokens
+
+
+def prices_of(teacher: Teacher) -> Prices:
+    """The settings' prices, else LiteLLM's table. UserError if a budget is set and there is no price to hold it by."""
+    if teacher.usd_per_million_input or teacher.usd_per_million_output:
+        return Prices(
+            teacher.usd_per_million_input / _MILLION, teacher.usd_per_million_output / _MILLION, "the settings"
+        )
+    if teacher.model == "local":
+        return Prices(0.0, 0.0, "the embedded teacher is free")
+    from srt_assets.core.teacher.client import price_in_litellm
+
+    if found := price_in_litellm(teacher.model):
+        return Prices(found[0], found[1], "LiteLLM's price table")
+    if teacher.budget_usd:
+        raise UserError(
+            f"teacher.budget_usd is set, but the price of the model {teacher.model!r} is not known",
+            "set teacher.usd_per_million_input and teacher.usd_per_million_output in srt.toml, or budget_usd = 0",
+        )
+    return Prices(None, None, "unknown")
+
+
+class Budget:
+    """`limit` USD in all (0 = none). A call reserves the most it can cost before it is sent and settles after.
+
+    Money that was spent and money in flight never exceed the limit together. Once a call does not fit although nothing
+    is in flight, the budget is `exhausted` and stays so.
+    """
+
+    def __init__(self, limit: float, spent: float) -> None:
+        self.limit = limit
+        self.spent = spent
+        self.reserved = 0.0
+        self.in_flight = 0
+        self.exhausted = False
+
+    def try_reserve(self, usd: float) -> bool | None:
+        """True: reserved. False: the budget is exhausted. None: wait until a call in flight has settled."""
+        if not self.limit:
+            self.in_flight += 1
+            self.reserved += usd
+            return True
+        if self.exhausted:
+            return False
+        # Half a billionth of a dollar of slack for the rounding of sums.
+        if self.spent + self.reserved + usd <= self.limit + 5e-10:
+            self.in_flight += 1
+            self.reserved += usd
+            return True
+        if self.in_flight:
+            return None
+        self.exhausted = True
+        return False
+
+    def settle(self, reserved: float, cost: float) -> None:
+        self.in_flight -= 1
+        self.reserved -= reserved
+        self.spent += cost

@@ -1,0 +1,190 @@
+"""What a reply is worth: the one parser for all prompts and reply forms. It never raises; every outcome has a name.
+
+A pair is taken whole from one place of the reply or not at all. The last complete match wins. `[End]` closes a text
+only at the end of a line or of its section; no word inside a text does.
+"""
+
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from srt_assets.core.teacher.prompts import CRITERIA, BRIEF, PLACEHOLDER_ANSWER, PLACEHOLDER_INSTRUCTION, Form, Kind
+from srt_assets.core.teacher.shield import FRAME_MARKER, unshield
+
+# One further turn is worth its price for these only: nothing else gets better by asking again.
+CORRECTABLE = frozenset({"empty_reply", "no_markers", "placeholder"})
+
+_PLACEHOLDERS = frozenset(
+    {
+        PLACEHOLDER_INSTRUCTION,
+        PLACEHOLDER_ANSWER,
+        "your new instruction",
+        "your new answer",
+        "your better answer",
+        "new instruction",
+        "new answer",
+        "better answer",
+        "n/a",
+        "",
+    }
+)
+_EMPHASIS = r"[*_`]*"
+# Before a marker at the start of a line: heading, quote or list signs and a number. Never a number inside a line.
+_LEAD = r"(?:(?:^|(?<=\n))[ \t]*(?:[#>\-*•]+[ \t]*)?(?:[*_]{0,2}\d{1,2}[.):]+[*_]{0,2})?[ \t]*)?" + _EMPHASIS
+_END = re.compile(rf"{_LEAD}\[[ \t]*end[ \t]*\]{_EMPHASIS}", re.IGNORECASE)
+_WORDS = {"instruction": r"new[ \t]+instruction", "answer": r"new[ \t]+answer", "better": r"better[ \t]+answer"}
+_BRACKETS = {
+    name: re.compile(rf"{_LEAD}\[[ \t]*{words}[ \t]*\]{_EMPHASIS}[ \t]*:?{_EMPHASIS}", re.IGNORECASE)
+    for name, words in _WORDS.items()
+}
+_COLONS = {
+    name: re.compile(
+        rf"^[ \t]*(?:[#>\-*•]+[ \t]*)?(?:\d{{1,2}}[.):]+[ \t]*)?{_EMPHASIS}{words}{_EMPHASIS}[ \t]*:{_EMPHASIS}",
+        re.IGNORECASE | re.MULTILINE,
+    )
+    for name, words in _WORDS.items()
+}
+_REFUSAL = re.compile(
+    r"(?:(?:i['’]?m|i am)(?: very| truly| so)? sorry|sorry|i apologi[sz]e|apologies)\b[^.\n]{0,80}"
+    r"\b(?:can['’]?t|cannot|can not|unable|not able|won['’]?t|will not)\b"
+    r"|(?:i['’]?m|i am) (?:unable|not able) to\b"
+    r"|i (?:can['’]?t|cannot|can not|won['’]?t|will not) (?:assist|help|provide|comply|fulfill?|do (?:that|this)|create|write)\b"
+    r"|as an ai\b[^.\n]{0,80}\b(?:can['’]?t|cannot|can not|unable|not able|do not|don['’]?t)\b",
+    re.IGNORECASE,
+)
+_REFUSAL_CHARS = 400  # a longer text that begins like one explains something
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """`status` is `ok` or a reason; `instruction` (of a pair) and `response` are texts only when it is `ok`."""
+
+    status: str
+    instruction: str | None = None
+    response: str | None = None
+
+
+def parse(
+    kind: Kind, form: Form, reply: str | None, finish_reason: str | None, source: tuple[str, str, str] = ("", "", "")
+) -> Parsed:
+    """Read a reply. `source` is (instruction, input, response) the teacher was shown, to see what it only repeats.
+
+    Statuses: ok, empty_reply, no_markers, placeholder, truncated_reply, refused, prompt_echo, unchanged.
+    """
+    if finish_reason == "content_filter":
+        return Parsed("refused")
+    if finish_reason != "stop":
+        return Parsed("truncated_reply")
+    text = reply or ""
+    if not text.strip():
+        return Parsed("empty_reply")
+    pairs = _from_json(kind, text) if form == "json_schema" else _from_markers(kind, text)
+    if not pairs:
+        return Parsed("refused" if _refuses(text) else "no_markers")
+    real = [pair for pair in pairs if not any(_is_placeholder(part) for part in pair if part is not None)]
+    if not real:
+        return Parsed("placeholder")
+    instruction, response = real[-1]
+    assert response is not None
+    if reason := _worthless(instruction, response, source):
+        return Parsed(reason)
+    return Parsed("ok", unshield(instruction) if instruction is not None else None, unshield(response))
+
+
+def normal(text: str) -> str:
+    """A text as it is compared: Unicode form, case and spacing do not count."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+_Pair = tuple[str | None, str]
+
+
+def _from_markers(kind: Kind, text: str) -> list[_Pair]:
+    """All complete matches in their order. A pair needs both texts, a response only one."""
+    names = ("instruction", "answer") if kind == "instruction" else ("better",)
+    found = [(m.start(), m.end(), name) for name in names for m in _marks(name, text)]
+    found.sort()
+    pairs: list[_Pair] = []
+    instruction: str | None = None
+    for place, (_, end, name) in enumerate(found):
+        section = text[end : found[place + 1][0] if place + 1 < len(found) else len(text)]
+        body = _body(section)
+        if name == "instruction":
+            instruction = body or None
+        elif body and (kind == "response" or instruction):
+            pairs.append((instruction, body))
+    return pairs
+
+
+def _marks(name: str, text: str) -> list[re.Match[str]]:
+    return list(_BRACKETS[name].finditer(text)) or list(_COLONS[name].finditer(text))
+
+
+def _body(section: str) -> str:
+    last = None
+    for mark in _END.finditer(section):
+        rest = section[mark.end() :]
+        if not rest.strip() or rest.lstrip(" \t.,;").startswith("\n"):
+            last = mark
+    return (section[: last.start()] if last else section).strip()
+
+
+def _from_json(kind: Kind, text: str) -> list[_Pair]:
+    keys = ("new_instruction", "new_answer") if kind == "instruction" else ("better_answer",)
+    pairs: list[_Pair] = []
+    for found in _objects(text):
+        values = [found.get(key) for key in keys]
+        if all(isinstance(value, str) and value.strip() for value in values):
+            texts = [str(value).strip() for value in values]
+            pairs.append((texts[0], texts[1]) if kind == "instruction" else (None, texts[0]))
+    return pairs
+
+
+def _objects(text: str) -> list[dict]:
+    """JSON objects in a text: the whole of it, or what stands between other words (code fences, chatter)."""
+    decoder = json.JSONDecoder()
+    found: list[dict] = []
+    place = text.find("{")
+    while place >= 0 and len(found) < 100:
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            place = text.find("{", place + 1)
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+        place = text.find("{", end)
+    return found
+
+
+def _is_placeholder(text: str) -> bool:
+    return normal(text).strip(" .…'\"<>()[]{}*_`") in _PLACEHOLDERS
+
+
+def _refuses(text: str) -> bool:
+    return len(text) <= _REFUSAL_CHARS and _REFUSAL.match(text.strip().lstrip("*_#\"' ")) is not None
+
+
+_OURS = [normal(line) for texts in (CRITERIA, BRIEF) for text in texts.values() for line in text.splitlines() if line]
+_ECHO_CHARS = 40
+
+
+def _worthless(instruction: str | None, response: str, source: tuple[str, str, str]) -> str | None:
+    if _refuses(response):
+        return "refused"
+    asked, given, answered = (normal(text) for text in source)
+    parts = [part for part in (instruction, response) if part is not None]
+    plain = [normal(part) for part in parts]
+    if any(FRAME_MARKER.search(part) for part in parts) or any(map(_repeats_us, plain)):
+        return "prompt_echo"
+    shown = {text for text in (asked, f"{asked} {given}".strip()) if text}
+    if plain[-1] in shown or len(plain) == 2 and plain[0] == plain[1]:
+        return "prompt_echo"
+    if instruction is not None and plain[0] in shown or answered and plain[-1] == answered:
+        return "unchanged"
+    return None
+
+
+def _repeats_us(text: str) -> bool:
+    return any(line in text or (len(text) >= _ECHO_CHARS and text in line) for line in _OURS if len(line) >= _ECHO_CHARS)
