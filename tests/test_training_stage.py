@@ -275,3 +275,36 @@ def test_commands(tmp_path: Path) -> None:
     assert alone[1:3] == ["-m", "srt_assets.core.training.main"]
     two = launch.command(tmp_path / "job.json", 2)
     assert "accelerate.commands.launch" in two and two[two.index("--num_processes") + 1] == "2"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "the disk is full"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "ran out of memory"),
+    ],
+)
+def test_disk_and_memory_that_run_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    from srt_assets.core.training import model
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "save", fail)
+        with pytest.raises(StageError, match=f"{said}[\\s\\S]*continues from"):
+            run(bench)
+    run(bench)
+
+
+def test_abandoned_states_go_and_recent_ones_stay(bench: Bench) -> None:
+    for name, age in (("old", 2 * finished.ABANDONED_S), ("new", 10.0)):
+        task = bench.lake.home / "training" / "tiny" / name / "job.json"
+        task.parent.mkdir(parents=True)
+        task.write_text("{}")
+        then = task.stat().st_mtime - age
+        os.utime(task, (then, then))
+    run(bench)
+    assert [p.name for p in (bench.lake.home / "training" / "tiny").iterdir()] == ["new"]

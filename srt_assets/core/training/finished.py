@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.training.job import CURVE, RECORD
+
+ABANDONED_S = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,16 @@ def thin_out(lake: Lake, student: str, keep_last: int, spare: Iterable[Path]) ->
         (path / RECORD).unlink()
         shutil.rmtree(path)
     return gone
+
+
+def drop_old_states(lake: Lake, student: str) -> None:
+    """Delete the unfinished state of trainings that nobody has continued for a week: settings that did not come back.
+
+    A state holds the weights four times over.
+    """
+    for task in (lake.home / "training" / student).glob("*/job.json"):
+        if time.time() - task.stat().st_mtime > ABANDONED_S:
+            shutil.rmtree(task.parent)
 
 
 def _used_by_students(lake: Lake) -> set[Path]:

@@ -76,8 +76,8 @@ def run_job(job: Job, quiet: bool = False) -> int:
             return INTERRUPTED
         except (UserError, StageError) as error:
             return _fail(job, error)
-        except (RuntimeError, MemoryError) as error:
-            if (explained := train.out_of_memory(error)) is None:
+        except Exception as error:
+            if (explained := train.exhausted(error)) is None:
                 raise
             return _fail(job, explained)
     return 0

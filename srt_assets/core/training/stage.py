@@ -87,6 +87,7 @@ def run(
             raise
         manifest = _commit(lake, student, want, done)
         gone = finished.thin_out(lake, student, settings.training.keep_last, [f.path for f in done])
+        finished.drop_old_states(lake, student)
         main = done[0].record
         stats = {k: main[k] for k in ("steps", "tokens", "tokens_per_s", "seconds", "peak_memory_bytes")}
         return Outcome(

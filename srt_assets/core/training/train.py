@@ -1,5 +1,6 @@
 """One training from a job file to a finished checkpoint directory: what runs inside the training process."""
 
+import errno
 import json
 import os
 import shutil
@@ -219,12 +220,17 @@ def _any(flag: bool, device: torch.device, processes: int) -> bool:
     return bool(shared > 0)
 
 
-def out_of_memory(error: BaseException) -> StageError | None:
-    """A torch allocation failure as an error with a remedy; None if `error` is something else."""
+def exhausted(error: BaseException) -> StageError | None:
+    """Memory or disk that ran out, in the many shapes the libraries give it; None if `error` is something else."""
     text = str(error)
+    first = text.splitlines()[0] if text else type(error).__name__
+    if "No space left on device" in text or getattr(error, "errno", None) == errno.ENOSPC:
+        return StageError(
+            f"the disk is full: {first}", "free some space; running again continues from the last state that was saved"
+        )
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return StageError(
-            f"the training ran out of memory: {text.splitlines()[0] if text else type(error).__name__}",
+            f"the training ran out of memory: {first}",
             'lower student.token_budget or training.max_length, or set training.method = "lora"; '
             "running again continues from the last saved step",
         )
