@@ -147,9 +147,9 @@ def test_a_state_saved_by_half_is_not_continued_from(bench: Bench, whole: job.Jo
 
 def test_kill_nine_and_again(bench: Bench, tmp_path: Path) -> None:
     """A real process killed with -9 between two steps: the next one ends with the curve of an undisturbed one."""
-    calm = prepare(bench, tmp_path / "calm", steps=80)
+    calm = prepare(bench, tmp_path / "calm", steps=30)
     go(calm)
-    task = prepare(bench, tmp_path / "killed", steps=80, save_every_s=0.0)
+    task = prepare(bench, tmp_path / "killed", steps=30, save_every_s=0.0)
     command = launch.command(task.write(), 1)
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

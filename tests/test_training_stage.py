@@ -231,7 +231,9 @@ def test_an_arm_without_rows(bench: Bench) -> None:
         run(bench.with_training(arms=("longest",)))
 
 
-def test_on_its_own_in_a_real_process(bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_on_its_own_in_a_real_process(
+    bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`python -m srt_assets.core.training.main --student` with a settings file: no Dagster anywhere."""
     t = bench.settings.training
     file = tmp_path / "srt.toml"
@@ -240,14 +242,14 @@ def test_on_its_own_in_a_real_process(bench: Bench, tmp_path: Path, capfd: pytes
         f"[training]\nbatch_size = {t.batch_size}\nepochs = 2\nlearning_rate = {t.learning_rate}\n"
         f"max_length = 256\nheld_out = {t.held_out}\n"
     )
-    os.environ["OMP_NUM_THREADS"] = "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert main(["--student", "tiny", "--settings", str(file)]) == 0
     assert "8/8 steps" in capfd.readouterr().out
     assert main(["--student", "nobody", "--settings", str(file)]) == 2
 
 
 def test_a_polite_stop_saves_and_the_next_run_continues(bench: Bench) -> None:
-    bench.with_training(max_steps=400)
+    bench.with_training(max_steps=150)
 
     def stop_soon(command, env) -> int:
         process = subprocess.Popen(
@@ -264,10 +266,10 @@ def test_a_polite_stop_saves_and_the_next_run_continues(bench: Bench) -> None:
         run(bench, launch=stop_soon)
     (work,) = (bench.lake.home / "training" / "tiny").iterdir()
     done = len((work / job.CURVE).read_text().splitlines())
-    assert 0 < done < 400
+    assert 0 < done < 150
     run(bench)
     steps = [json.loads(line)["step"] for line in (finished.all_of(bench.lake, "tiny")[0].path / job.CURVE).open()]
-    assert steps == list(range(1, 401))
+    assert steps == list(range(1, 151))
 
 
 def test_commands(tmp_path: Path) -> None:
