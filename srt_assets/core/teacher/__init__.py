@@ -1,12 +1,12 @@
 """The teacher: prompts and their parser, the ledger of replies, the flow of calls, money. One room, one job each.
 
-    prompts, shield, grammar   what is asked, in a frame that data cannot leave
-    call                       a request and its content address
-    parse                      what a reply is worth
-    ledger, lookup             every reply on disk before it is looked at; finding it again
-    client, local, failures    one call through LiteLLM; the embedded server; what an error means
-    limits, money, engine      rate, budget, retries of a single call
-    flow, stage                many calls at once; from records to rows of `candidates`
-    instructions, responses    the two assets
-    estimate, explain, batch   money still to pay, why a call is no hit, file batches at half the price
+prompts, shield, grammar   what is asked, in a frame that data cannot leave
+call                       a request and its content address
+parse                      what a reply is worth
+ledger, lookup             every reply on disk before it is looked at; finding it again
+client, local, failures    one call through LiteLLM; the embedded server; what an error means
+limits, money, engine      rate, budget, retries of a single call
+flow, stage                many calls at once; from records to rows of `candidates`
+instructions, responses    the two assets
+estimate, explain, batch   money still to pay, why a call is no hit, file batches at half the price
 """

@@ -149,7 +149,9 @@ def _model_info(model: str) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - LiteLLM raises a bare Exception for a model it has no entry for
         if "mapped" in str(error):
             return {}
-        raise UserError(f"LiteLLM cannot describe the model {model!r}: {redact(str(error))}", "check teacher.model") from None
+        raise UserError(
+            f"LiteLLM cannot describe the model {model!r}: {redact(str(error))}", "check teacher.model"
+        ) from None
 
 
 def price_in_litellm(model: str) -> tuple[float, float] | None:

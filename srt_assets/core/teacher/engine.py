@@ -234,7 +234,7 @@ class Engine:
     def _cost(self, answer: Answer, most: float) -> float | None:
         if not self.prices.known:
             return None
-        if answer.prompt_tokens is None or answer.completion_tokens is None and answer.text:
+        if answer.prompt_tokens is None or (answer.completion_tokens is None and answer.text):
             return most  # no believable usage: a hard budget counts the worst
         return self.prices.cost(answer.prompt_tokens, answer.completion_tokens or 0)
 

@@ -57,7 +57,13 @@ def classify(error: Exception) -> Failure:
         return failure("record", "bad_request")
     if any("Timeout" in name for name in names):
         return failure("transient", "timeout")
-    if names & {"ConnectError", "ClientConnectorError", "ClientConnectorDNSError", "ConnectionRefusedError", "gaierror"}:
+    if names & {
+        "ConnectError",
+        "ClientConnectorError",
+        "ClientConnectorDNSError",
+        "ConnectionRefusedError",
+        "gaierror",
+    }:
         return failure("transient", "unreachable")
     if names & {"JSONDecodeError", "ValidationError", "APIResponseValidationError", "UnicodeDecodeError"}:
         return failure("transient", "bad_reply")

@@ -202,7 +202,9 @@ def _seal_claimed(lake: Lake, paths: list[Path]) -> int:
             moved += len(rows)
         if len(names) > _COMPACT_ABOVE:
             files = [lake.directory(TABLE) / name for name in names]
-            names = [lake.sink_part(con, f"SELECT * FROM read_parquet({[str(f) for f in files]}, union_by_name=true)", TABLE)]
+            names = [
+                lake.sink_part(con, f"SELECT * FROM read_parquet({[str(f) for f in files]}, union_by_name=true)", TABLE)
+            ]
     finally:
         con.close()
     if moved or not before:

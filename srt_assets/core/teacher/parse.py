@@ -9,7 +9,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from srt_assets.core.teacher.prompts import CRITERIA, BRIEF, PLACEHOLDER_ANSWER, PLACEHOLDER_INSTRUCTION, Form, Kind
+from srt_assets.core.teacher.prompts import BRIEF, CRITERIA, PLACEHOLDER_ANSWER, PLACEHOLDER_INSTRUCTION, Form, Kind
 from srt_assets.core.teacher.shield import FRAME_MARKER, unshield
 
 # One further turn is worth its price for these only: nothing else gets better by asking again.
@@ -179,12 +179,14 @@ def _worthless(instruction: str | None, response: str, source: tuple[str, str, s
     if any(FRAME_MARKER.search(part) for part in parts) or any(map(_repeats_us, plain)):
         return "prompt_echo"
     shown = {text for text in (asked, f"{asked} {given}".strip()) if text}
-    if plain[-1] in shown or len(plain) == 2 and plain[0] == plain[1]:
+    if plain[-1] in shown or (len(plain) == 2 and plain[0] == plain[1]):
         return "prompt_echo"
-    if instruction is not None and plain[0] in shown or answered and plain[-1] == answered:
+    if (instruction is not None and plain[0] in shown) or (answered and plain[-1] == answered):
         return "unchanged"
     return None
 
 
 def _repeats_us(text: str) -> bool:
-    return any(line in text or (len(text) >= _ECHO_CHARS and text in line) for line in _OURS if len(line) >= _ECHO_CHARS)
+    return any(
+        line in text or (len(text) >= _ECHO_CHARS and text in line) for line in _OURS if len(line) >= _ECHO_CHARS
+    )

@@ -1,0 +1,129 @@
+"""Many calls at once: one event loop in a thread of its own, a fixed number of workers, a stop that loses nothing.
+
+The loop does not run in the main thread: Ctrl-C and Dagster's Terminate are raised there, and a BaseException raised
+inside a task of the loop would be swallowed by it.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from srt_assets.core.teacher.engine import Engine
+
+Job = Callable[[Engine], Awaitable[None]]
+Report = Callable[[], None]
+
+REPORT_EVERY_S = 0.5
+# After a stop, calls in flight have this long to come home: they are paid for.
+GRACE_S = 3.0
+
+
+def drive(
+    make_engine: Callable[[], Engine],
+    chunks: Iterator[list[Job]],
+    workers: int,
+    report: Report,
+    grace_s: float = GRACE_S,
+) -> Engine:
+    """Run all jobs, at most `workers` at a time; chunks are fetched when there is room, so memory stays flat.
+
+    The first exception of a job stops the rest and is raised here; so is an interrupt of the main thread. In both cases
+    calls in flight get `grace_s` seconds, and every reply that arrived is on disk when this returns.
+    """
+    run = _Run(make_engine, chunks, workers, grace_s)
+    thread = threading.Thread(target=run.main, name="teacher", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(REPORT_EVERY_S)
+            report()
+    except BaseException:
+        run.stop()
+        thread.join(grace_s + 5.0)
+        raise
+    if run.error is not None:
+        raise run.error
+    assert run.engine is not None
+    return run.engine
+
+
+class _Run:
+    def __init__(
+        self, make_engine: Callable[[], Engine], chunks: Iterator[list[Job]], workers: int, grace_s: float
+    ) -> None:
+        self.engine: Engine | None = None
+        self.error: BaseException | None = None
+        self._make_engine = make_engine
+        self._chunks = chunks
+        self._workers = workers
+        self._grace_s = grace_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped: asyncio.Event | None = None
+        self._stop_asked = False
+
+    def main(self) -> None:
+        try:
+            asyncio.run(self._drive())
+        except BaseException as error:  # noqa: BLE001 - carried to the main thread and raised there
+            self.error = error
+
+    def stop(self) -> None:
+        self._stop_asked = True
+        if self._loop and self._stopped:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                self._loop.call_soon_threadsafe(self._stopped.set)
+
+    async def _drive(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        if self._stop_asked:
+            return
+        self.engine = engine = self._make_engine()
+        queue: asyncio.Queue[Job | None] = asyncio.Queue(maxsize=2 * self._workers)
+        tasks = [asyncio.create_task(self._work(engine, queue)) for _ in range(self._workers)]
+        feeder = asyncio.create_task(self._feed(queue))
+        stopped = asyncio.create_task(self._stopped.wait())
+        try:
+            waiting: set[asyncio.Task[Any]] = {feeder, stopped, *tasks}
+            while waiting - {stopped}:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task.exception() is not None:
+                        raise task.exception()  # type: ignore[misc]
+                if stopped in done:
+                    return
+        finally:
+            engine.stopping = True
+            feeder.cancel()
+            stopped.cancel()
+            await self._bring_home(engine, tasks)
+            await engine.client.close()
+
+    async def _feed(self, queue: "asyncio.Queue[Job | None]") -> None:
+        while (chunk := await asyncio.to_thread(next, self._chunks, None)) is not None:
+            for job in chunk:
+                await queue.put(job)
+        for _ in range(self._workers):
+            await queue.put(None)
+
+    async def _work(self, engine: Engine, queue: "asyncio.Queue[Job | None]") -> None:
+        while not engine.stopping and (job := await queue.get()) is not None:
+            await job(engine)
+
+    async def _bring_home(self, engine: Engine, tasks: list["asyncio.Task[None]"]) -> None:
+        """Cancel who only waits; let who has sent a call receive its reply, for a while."""
+        for task in tasks:
+            if task not in engine.sending:
+                task.cancel()
+        if alive := [task for task in tasks if not task.done()]:
+            deadline = time.monotonic() + self._grace_s
+            while engine.sending and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0)
+            await asyncio.wait(alive, timeout=max(0.1, deadline - time.monotonic()))
+            for task in alive:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

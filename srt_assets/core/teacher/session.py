@@ -1,0 +1,45 @@
+"""A session with the teacher: the local server if it is the teacher, client, budget, limits, and the flow of jobs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.teacher import local
+from srt_assets.core.teacher.call import LOCAL
+from srt_assets.core.teacher.client import connect
+from srt_assets.core.teacher.engine import Engine
+from srt_assets.core.teacher.flow import Job, Report, drive
+from srt_assets.core.teacher.ledger import Ledger
+from srt_assets.core.teacher.limits import Gate, RateLimit
+from srt_assets.core.teacher.money import Budget, prices_of
+from srt_assets.settings import Teacher
+
+
+def ask_all(
+    teacher: Teacher,
+    lake: Lake,
+    spent_usd: float,
+    jobs: Iterator[list[Job]],
+    started: Callable[[Engine], None],
+    report: Report,
+) -> None:
+    """Run the jobs against the teacher of the settings; when it returns or raises, all replies are on disk.
+
+    Raises what `client.connect`, `money.prices_of` and `Engine.ask` raise.
+    """
+    prices = prices_of(teacher)
+    concurrency = min(teacher.concurrency, local.SLOTS) if teacher.model == LOCAL else teacher.concurrency
+    with ExitStack() as stack:
+        book = stack.enter_context(Ledger(lake))
+        base = stack.enter_context(local.serve()) if teacher.model == LOCAL else ""
+        client = connect(teacher, base)
+        budget = Budget(teacher.budget_usd, spent_usd)
+
+        def make_engine() -> Engine:
+            rate = RateLimit(teacher.rpm, teacher.tpm)
+            engine = Engine(teacher, client, book, prices, budget, rate, Gate(concurrency))
+            started(engine)
+            return engine
+
+        # A few more workers than calls in flight: one that waits for the disk or parses must not cost a slot.
+        drive(make_engine, jobs, concurrency + max(2, concurrency // 8), report)

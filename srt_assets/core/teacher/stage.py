@@ -1,0 +1,357 @@
+"""From records to rows of `candidates`: what both reflection assets share.
+
+First everything that is missing is asked (`_ask`), so that it lies in the ledger; then the rows are made from the
+records and the ledger alone (`_settle`). A changed parser therefore costs nothing, and a killed run leaves no half row.
+"""
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from srt_assets.core.errors import StageError
+from srt_assets.core.hashing import content_key, fingerprint
+from srt_assets.core.lake import Lake, Manifest
+from srt_assets.core.outcome import Description, Outcome
+from srt_assets.core.progress import Progress
+from srt_assets.core.teacher import ledger
+from srt_assets.core.teacher.call import LOCAL, Call, Prompter, Source
+from srt_assets.core.teacher.engine import Engine, Tally, Verdict
+from srt_assets.core.teacher.flow import Job
+from srt_assets.core.teacher.lookup import Attempts, Lookup, Reply
+from srt_assets.core.teacher.parse import CORRECTABLE, Parsed, parse
+from srt_assets.core.teacher.prompts import PROMPT_VERSION
+from srt_assets.settings import Settings, Teacher
+
+TABLE = "candidates"
+# Raise it when the same replies are to give other rows (parser, statuses, columns).
+VERSION = "1"
+CHUNK = 500
+PART_ROWS = 20_000
+# Rows with one of these could come out otherwise under other limits; without any, limits do not matter.
+_LIMITED = ("call_failed", "over_budget", "too_long", "truncated_reply")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One candidate row to make: from `source` through the teacher, or, without one, straight to `status`."""
+
+    sample_id: str
+    dataset: str
+    candidate: str
+    source: Source | None
+    status: str = "ok"
+    texts: tuple[str, str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one of the two assets is: its slice, its upstream's content, and how to read its subjects in chunks."""
+
+    partition: str
+    upstream: Callable[[Lake], dict[str, str]]
+    subjects: Callable[[Lake], Iterator[list[Subject]]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far one subject is: the call, its reply, the correction turn if one is due, its reply; what was tried."""
+
+    source: Source
+    call: Call
+    reply: Reply | None
+    parsed: Parsed | None = None
+    correction: Call | None = None
+    correction_reply: Reply | None = None
+    tried: dict[tuple[str, int], Attempts] = field(default_factory=dict)
+
+    def missing(self, max_tokens: int) -> Call | None:
+        if self.reply is None or not self.reply.serves(max_tokens):
+            return self.call
+        if self.correction and (self.correction_reply is None or not self.correction_reply.serves(max_tokens)):
+            return self.correction
+        return None
+
+    def result(self, form: Any, unanswered: dict[str, Verdict]) -> tuple[Parsed, str]:
+        """The outcome and the key of the call that decided it."""
+        if self.reply is None or self.parsed is None:
+            return Parsed(_unanswered(unanswered, self.call)), self.call.key
+        verdict = unanswered.get(self.call.key)
+        if self.parsed.status == "truncated_reply" and verdict and verdict.status == "over_budget":
+            return Parsed("over_budget"), self.call.key
+        if self.correction is None:
+            return self.parsed, self.call.key
+        if self.correction_reply is not None:
+            reply = self.correction_reply
+            return (
+                parse(self.source.kind, form, reply.text, reply.finish_reason, self.source.texts),
+                self.correction.key,
+            )
+        verdict = unanswered.get(self.correction.key)
+        status = "over_budget" if verdict and verdict.status == "over_budget" else self.parsed.status
+        return Parsed(status), self.call.key
+
+
+def _unanswered(unanswered: dict[str, Verdict], call: Call) -> str:
+    return unanswered[call.key].status if call.key in unanswered else "call_failed"
+
+
+def wanted(settings: Settings, lake: Lake, plan: Plan) -> str:
+    """The fingerprint the slice should have. Limits count only where a row was limited by them."""
+    manifest = lake.manifest(TABLE, plan.partition)
+    return _fingerprint(settings, lake, plan, manifest.stats if manifest else {})
+
+
+def _fingerprint(settings: Settings, lake: Lake, plan: Plan, stats: dict[str, Any]) -> str:
+    teacher = settings.teacher
+    prompter = Prompter(teacher)
+    facts: dict[str, Any] = {
+        "stage": plan.partition,
+        "version": VERSION,
+        "prompts": PROMPT_VERSION,
+        "model": prompter.identity,
+        "form": prompter.form,
+        "temperature": teacher.temperature,
+        "upstream": plan.upstream(lake),
+    }
+    if any(stats.get(status) for status in _LIMITED):
+        limits = {"max_tokens", "context_tokens", "max_attempts", "budget_usd", "api_base"}
+        facts["limits"] = teacher.model_dump(include=limits)
+    return fingerprint(**facts)
+
+
+def run(settings: Settings, lake: Lake, plan: Plan, progress: Progress) -> Outcome:
+    """Ask what is missing, then write the slice. Returns at once if it is current."""
+    with lake.lock(TABLE, plan.partition):
+        want = wanted(settings, lake, plan)
+        current = lake.manifest(TABLE, plan.partition)
+        if current and lake.is_current(TABLE, want, plan.partition):
+            return Outcome(current, cached=True)
+        started = time.monotonic()
+        prompter = Prompter(settings.teacher)
+        try:
+            tally, unanswered, asked = _ask(settings, lake, plan, prompter, progress)
+        finally:
+            ledger.seal(lake)
+        parts, counts = _settle(lake, plan, prompter, unanswered)
+        stats = {
+            **dict(sorted(counts.items())),
+            "calls_paid": tally.calls,
+            "cache_hits": sum(counts.values()) - counts["original_rows"] - asked,
+            "prompt_tokens": tally.prompt_tokens,
+            "completion_tokens": tally.completion_tokens,
+            "cost_usd": round(tally.cost_usd, 6),
+            "throttled": tally.throttled,
+            **{f"failed_{kind}": n for kind, n in sorted(tally.failures.items())},
+            "seconds_asking": round(time.monotonic() - started, 3),
+        }
+        stats["cache_hits"] = max(0, stats["cache_hits"])
+        want = _fingerprint(settings, lake, plan, stats)
+        manifest = lake.commit(
+            TABLE, parts, fingerprint=want, code_version=VERSION, partition=plan.partition, stats=stats
+        )
+        return Outcome(manifest, cached=False, stats=stats)
+
+
+def _ask(
+    settings: Settings, lake: Lake, plan: Plan, prompter: Prompter, progress: Progress
+) -> tuple[Tally, dict[str, Verdict], int]:
+    """Make every missing call. Gives the tally, why calls stayed unanswered, and how many subjects needed one."""
+    ledger.seal(lake)
+    total = sum(len(chunk) for chunk in _sources(plan.subjects(lake)))
+    asking = _Asking(settings.teacher, prompter)
+    with Lookup(lake) as lookup:
+        jobs = asking.jobs(lookup, plan.subjects(lake), _base(settings.teacher))
+        first = next(jobs, None)
+        if first is None:
+            progress(total, total, "records")
+            return asking.tally, asking.unanswered, 0
+        # Only now: no call to make, no LiteLLM to import, no server to start.
+        from srt_assets.core.teacher.session import ask_all
+
+        started = time.monotonic()
+
+        def report() -> None:
+            tally = asking.tally
+            elapsed = max(1e-6, time.monotonic() - started)
+            facts: dict[str, float | int] = {"calls": tally.calls, "tokens_per_s": tally.completion_tokens / elapsed}
+            if tally.cost_usd:
+                facts["cost_usd"] = round(tally.cost_usd, 4)
+            if tally.throttled:
+                facts["throttled"] = tally.throttled
+            progress(min(total, asking.hits + asking.done), total, "records", **facts)
+
+        ask_all(settings.teacher, lake, lookup.spent_usd(), _chain(first, jobs), asking.start, report)
+    progress(total, total, "records")
+    return asking.tally, asking.unanswered, asking.done
+
+
+def _base(teacher: Teacher) -> str:
+    return teacher.api_base
+
+
+def _sources(chunks: Iterator[list[Subject]]) -> Iterator[list[Source]]:
+    for chunk in chunks:
+        if found := [subject.source for subject in chunk if subject.source]:
+            yield found
+
+
+def _chain(first: list[Job], rest: Iterator[list[Job]]) -> Iterator[list[Job]]:
+    yield first
+    yield from rest
+
+
+class _Asking:
+    """The jobs of one run and what became of them."""
+
+    def __init__(self, teacher: Teacher, prompter: Prompter) -> None:
+        self.teacher = teacher
+        self.prompter = prompter
+        self.tally = Tally()
+        self.unanswered: dict[str, Verdict] = {}
+        self.hits = 0
+        self.done = 0
+
+    def start(self, engine: Engine) -> None:
+        self.tally = engine.tally
+
+    def jobs(self, lookup: Lookup, subjects: Iterator[list[Subject]], api_base: str) -> Iterator[list[Job]]:
+        for sources in _sources(subjects):
+            steps = resolve(lookup, self.prompter, sources, api_base)
+            missing = [step for step in steps if step.missing(self.teacher.max_tokens)]
+            self.hits += len(steps) - len(missing)
+            if missing:
+                yield [functools.partial(self._solve, step) for step in missing]
+
+    async def _solve(self, step: Step, engine: Engine) -> None:
+        """Ask the call, and once more with a changed prompt if its reply cannot be read."""
+        call = step.missing(self.teacher.max_tokens)
+        assert call is not None
+        known = step.correction_reply if call is step.correction else step.reply
+        answer = await engine.ask(call, known, step.tried)
+        if isinstance(answer, Reply) and not call.is_correction:
+            source, form = step.source, self.prompter.form
+            parsed = parse(source.kind, form, answer.text, answer.finish_reason, source.texts)
+            if parsed.status in CORRECTABLE and not engine.stopping:
+                call = self.prompter.correction(source, call, answer.text or "", parsed.status)
+                answer = await engine.ask(call, None, step.tried)
+        if isinstance(answer, Verdict):
+            self.unanswered[call.key] = answer
+        self.done += 1
+
+
+def resolve(lookup: Lookup, prompter: Prompter, sources: list[Source], api_base: str = "") -> list[Step]:
+    """What the ledger already knows about these sources, correction turns included."""
+    calls = [prompter.call(source) for source in sources]
+    replies = lookup.replies(call.key for call in calls)
+    steps: list[Step] = []
+    for source, call in zip(sources, calls, strict=True):
+        reply = replies.get(call.key)
+        parsed = parse(source.kind, prompter.form, reply.text, reply.finish_reason, source.texts) if reply else None
+        correction = None
+        if reply and parsed and parsed.status in CORRECTABLE:
+            correction = prompter.correction(source, call, reply.text or "", parsed.status)
+        steps.append(Step(source, call, reply, parsed, correction))
+    second = lookup.replies(step.correction.key for step in steps if step.correction)
+    open_keys = [c.key for step in steps for c in (step.call, step.correction) if c]
+    tried = lookup.attempts(open_keys, api_base)
+    return [
+        Step(
+            s.source,
+            s.call,
+            s.reply,
+            s.parsed,
+            s.correction,
+            second.get(s.correction.key) if s.correction else None,
+            {key: a for key, a in tried.items() if key[0] in (s.call.key, s.correction.key if s.correction else "")},
+        )
+        for s in steps
+    ]
+
+
+def _settle(lake: Lake, plan: Plan, prompter: Prompter, unanswered: dict[str, Verdict]) -> tuple[list[str], Counter]:
+    """Write the slice's rows from the records and the ledger. Every subject gets its row, whatever happened."""
+    counts: Counter[str] = Counter(original_rows=0)
+    parts: list[str] = []
+    rows: list[dict[str, Any]] = []
+    with Lookup(lake) as lookup:
+        for chunk in plan.subjects(lake):
+            sources = [subject.source for subject in chunk if subject.source]
+            steps = iter(resolve(lookup, prompter, sources))
+            for subject in chunk:
+                if subject.source:
+                    parsed, key = next(steps).result(prompter.form, unanswered)
+                    texts = _texts(subject.source, parsed)
+                    row = _row(subject, parsed.status, texts, key)
+                else:
+                    row = _row(subject, subject.status, subject.texts, None)
+                    counts["original_rows"] += subject.candidate == "original"
+                if subject.candidate != "original":
+                    counts[row["status"]] += 1
+                rows.append(row)
+            if len(rows) >= PART_ROWS:
+                parts.append(lake.write_part(TABLE, rows, plan.partition))
+                rows = []
+    if rows or not parts:
+        parts.append(lake.write_part(TABLE, rows, plan.partition))
+    return parts, counts
+
+
+def _texts(source: Source, parsed: Parsed) -> tuple[str, str, str] | None:
+    if parsed.status != "ok" or parsed.response is None:
+        return None
+    if parsed.instruction is not None:
+        return parsed.instruction, "", parsed.response
+    return source.instruction, source.input, parsed.response
+
+
+def _row(subject: Subject, status: str, texts: tuple[str, str, str] | None, call_key: str | None) -> dict[str, Any]:
+    instruction, input, response = texts or (None, None, None)
+    return {
+        "sample_id": subject.sample_id,
+        "dataset": subject.dataset,
+        "candidate": subject.candidate,
+        "instruction": instruction,
+        "input": input,
+        "response": response,
+        "status": status,
+        "call_key": call_key,
+        "content_key": content_key(*texts) if texts else None,
+    }
+
+
+def upstream_hash(lake: Lake, table: str, partition: str | None, asset: str) -> Manifest:
+    """The manifest of an upstream artefact. StageError if it has not been made."""
+    manifest = lake.manifest(table, partition)
+    if manifest is None:
+        raise StageError(f"{asset} has not been made yet", f"run `srt run {asset}` first")
+    return manifest
+
+
+def describe(lake: Lake, plan: Plan) -> Description:
+    """Counts by status, tokens, money, calls; five rewritten rows; lengths of the accepted responses."""
+    manifest = lake.manifest(TABLE, plan.partition)
+    numbers = dict(manifest.stats) if manifest else {}
+    con = lake.connect()
+    try:
+        source = lake.source(TABLE, plan.partition)
+        sample = con.execute(
+            "SELECT sample_id, candidate, status, left(instruction, 200) AS instruction, left(input, 200) AS input, "
+            f"left(response, 200) AS response FROM {source} WHERE candidate <> 'original' "
+            "ORDER BY status <> 'ok', sample_id, candidate LIMIT 5"
+        )
+        names = [column[0] for column in sample.description]
+        rows = [dict(zip(names, row, strict=True)) for row in sample.fetchall()]
+        lengths = con.execute(
+            f"SELECT length(response)::DOUBLE FROM {source} WHERE status = 'ok' AND candidate <> 'original' "
+            "USING SAMPLE reservoir(20000 ROWS) REPEATABLE (0)"
+        ).fetchall()
+    finally:
+        con.close()
+    return Description(numbers, rows, ("length of accepted responses (characters)", [n for (n,) in lengths]))
+
+
+def is_local(teacher: Teacher) -> bool:
+    return teacher.model == LOCAL
