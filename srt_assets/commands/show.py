@@ -43,7 +43,7 @@ def _per_student(con, students: Sequence[str]) -> Table:
         ).fetchall()[0]
         runs = con.execute(
             "SELECT eval_loss_before, eval_loss_after, path FROM training_runs WHERE student = ? "
-            "ORDER BY finished_at DESC LIMIT 1",
+            "AND is_active_policy ORDER BY finished_at DESC LIMIT 1",
             [slug],
         ).fetchall()
         before, after, path = runs[0] if runs else (None, None, "")

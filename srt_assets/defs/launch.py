@@ -54,7 +54,11 @@ def materialize(
             errors.append(f"{event.step_key}: {failure.description}")
         elif data.error:
             codes.append(1)
-            errors.append(f"{event.step_key}: {data.error.message.strip()}")
+            # The outer error only says that a step failed; the innermost cause says why.
+            error = data.error
+            while error.cause:
+                error = error.cause
+            errors.append(f"{event.step_key}: {error.message.strip()}")
     return RunResult(result.run_id, 2 if codes and all(c == 2 for c in codes) else 1, tuple(errors))
 
 

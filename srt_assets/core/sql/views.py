@@ -1,0 +1,97 @@
+"""Looking at the models for people: rows, columns, column lineage; and the rows that break a test."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import sqlglot
+from sqlglot.errors import SqlglotError
+from sqlglot.lineage import lineage
+from sqlglot.schema import MappingSchema
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.sql import models
+from srt_assets.core.tables import TABLES, Column
+
+SAMPLE_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A model as it is now. `lineage`: column to (kind, table, column) it is made of, kind being ref or source."""
+
+    name: str
+    rows: int
+    columns: list[Column]
+    lineage: dict[str, list[tuple[str, str, str]]]
+    content_hash: str
+
+
+def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
+    """In-memory DuckDB with the lake's tables and every model as a view. Close it."""
+    con = lake.connect()
+    for model in models.load().views:
+        con.execute(f'CREATE VIEW "{model.name}" AS {model.sql()}')
+    return con
+
+
+def look(lake: Lake, names: list[str]) -> Iterator[Seen]:
+    """The named models, in the order given."""
+    project = models.load()
+    con = connect(lake)
+    try:
+        schemas = {t: {c.name: c.type for c in table.columns} for t, table in TABLES.items()}
+        for model in project.views:
+            schemas[model.name] = dict(
+                con.execute(f'SELECT column_name, column_type FROM (DESCRIBE "{model.name}")').fetchall()
+            )
+        for name in names:
+            model = project.models[name]
+            row = con.execute(
+                "SELECT count(*), coalesce(sum(md5_number_lower(t::VARCHAR)::HUGEINT), 0) "
+                f'FROM (SELECT to_json(t) AS t FROM "{name}" t)'
+            ).fetchone()
+            assert row is not None
+            columns = [Column(c, kind, model.columns.get(c, "")) for c, kind in schemas[name].items()]
+            yield Seen(name, row[0], columns, column_lineage(model, schemas), f"{row[0]:x}-{int(row[1]):x}")
+    finally:
+        con.close()
+
+
+def _columns(con: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
+    return dict(con.execute(f'SELECT column_name, column_type FROM (DESCRIBE "{name}")').fetchall())
+
+
+def column_lineage(model: models.Model, schemas: dict[str, dict[str, str]]) -> dict[str, list[tuple[str, str, str]]]:
+    """Which columns of its direct inputs each column is made of; {} where sqlglot cannot follow the SQL."""
+    inputs = {**dict.fromkeys(model.refs, "ref"), **dict.fromkeys(model.sources, "source")}
+    known: dict[str, object] = {t: c for t, c in schemas.items() if t in inputs}
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    try:
+        tree = sqlglot.parse_one(model.sql(), read="duckdb")
+        schema = MappingSchema(known, dialect="duckdb")
+        for column in schemas[model.name]:
+            deps = set()
+            for node in lineage(column, tree, schema=schema, dialect="duckdb").walk():
+                table = node.expression.name if isinstance(node.expression, sqlglot.exp.Table) else ""
+                if table in inputs:
+                    deps.add((inputs[table], table, node.name.rsplit(".", 1)[-1].strip('"')))
+            found[column] = sorted(d for d in deps if d[2] in schemas[d[1]])
+    except SqlglotError:
+        return {}
+    return {column: deps for column, deps in found.items() if deps}
+
+
+def failing_rows(lake: Lake, test: str) -> tuple[int, list[dict[str, Any]]]:
+    """How many rows a test returns, and the first few of them."""
+    con = connect(lake)
+    try:
+        sql = models.load().tests[test].sql()
+        count = con.execute(f"SELECT count(*) FROM ({sql})").fetchone()
+        cursor = con.execute(f"SELECT * FROM ({sql}) LIMIT {SAMPLE_ROWS}")
+        names = [d[0] for d in cursor.description or []]
+        rows = [{n: str(v) for n, v in zip(names, r, strict=True)} for r in cursor.fetchall()]
+    finally:
+        con.close()
+    return (count[0] if count else 0), rows

@@ -1,0 +1,119 @@
+"""The models of `dbt_like_sql/` as assets, and its tests as asset checks. They only read; nothing waits for them."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from srt_assets.core.sql import models
+from srt_assets.core.tables import TABLES
+from srt_assets.defs import names
+from srt_assets.defs.resources import LakeResource
+
+# Which asset fills a table of the lake.
+MAKERS = {
+    "raw_records": names.RAW_DATASET,
+    "raw_rejects": names.RAW_DATASET,
+    "teacher_calls": names.REFLECTED_RESPONSES,
+    "candidates": names.REFLECTED_RESPONSES,
+    "students": names.STUDENT_CHECKPOINT,
+    "student_scores": names.STUDENT_SCORES,
+    "training_runs": names.FINETUNED_CHECKPOINT,
+    "training_steps": names.FINETUNED_CHECKPOINT,
+}
+
+
+def _maker(kind: str, name: str) -> str:
+    if kind == "ref" and name != models.RULE:
+        return name
+    return MAKERS.get(name, names.SELECTED_SET)
+
+
+def assets() -> list[dg.AssetsDefinition]:
+    """One asset per model, all made by one step."""
+    project = models.load()
+    if not project.views:
+        return []
+    specs = [
+        dg.AssetSpec(
+            model.name,
+            deps=sorted({_maker("ref", r) for r in model.refs} | {_maker("source", s) for s in model.sources}),
+            description=model.description,
+            group_name=names.GROUP_SQL,
+            kinds={"duckdb", "sql"},
+            code_version=models.code_version(model, project),
+            skippable=True,
+        )
+        for model in project.views
+    ]
+
+    @dg.multi_asset(name="sql_models", specs=specs, can_subset=True)
+    def sql_models(
+        context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
+    ) -> Iterator[dg.MaterializeResult]:
+        """Publish the views in `srt.duckdb` and look at each of them."""
+        from srt_assets.core.sql.views import look
+
+        store = lake.open()
+        wanted = {key.to_user_string() for key in context.selected_asset_keys}
+        for seen in look(store, [m.name for m in models.load().views if m.name in wanted]):
+            columns = [dg.TableColumn(c.name, c.type, description=c.description) for c in seen.columns]
+            yield dg.MaterializeResult(
+                asset_key=seen.name,
+                metadata={
+                    "dagster/row_count": seen.rows,
+                    "dagster/column_schema": dg.TableSchema(columns=columns),
+                    "dagster/table_name": seen.name,
+                    "dagster/column_lineage": dg.TableColumnLineage(
+                        {
+                            column: [
+                                dg.TableColumnDep(dg.AssetKey(_maker(kind, table)), of) for kind, table, of in deps
+                            ]
+                            for column, deps in seen.lineage.items()
+                        }
+                    ),
+                },
+                data_version=dg.DataVersion(seen.content_hash),
+            )
+
+    return [sql_models]
+
+
+def _lineage(columns: dict[str, list[tuple[str, str, str]]]) -> dg.TableColumnLineage:
+    return dg.TableColumnLineage(
+        {
+            column: [dg.TableColumnDep(dg.AssetKey(_maker(kind, table)), of) for kind, table, of in deps]
+            for column, deps in columns.items()
+        }
+    )
+
+
+def checks() -> list[dg.AssetChecksDefinition]:
+    """One check per file of `dbt_like_sql/tests`: it passes when the query gives no row."""
+    return [_check(test) for test in models.load().tests.values()]
+
+
+def _check(test: models.Model) -> dg.AssetChecksDefinition:
+    blocking = test.facts.get("severity", "error") == "error"
+
+    @dg.asset_check(
+        name=test.name,
+        asset=test.facts["asset"],
+        description=test.description,
+        blocking=blocking,
+    )
+    def check(context, lake: dg.ResourceParam[LakeResource]) -> dg.AssetCheckResult:
+        from srt_assets.core.sql.views import failing_rows
+
+        bad, sample = failing_rows(lake.open(), test.name)
+        severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
+        metadata = {
+            "failing_rows": bad,
+            "example": dg.MetadataValue.json(sample),
+            "remedy": test.facts.get("remedy", ""),
+        }
+        return dg.AssetCheckResult(passed=bad == 0, severity=severity, metadata=metadata)
+
+    return check
+
+
+assert set(MAKERS) <= set(TABLES)
