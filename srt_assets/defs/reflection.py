@@ -36,7 +36,9 @@ def reflected_instructions(
     code_version=responses.VERSION,
     pool=names.POOL_TEACHER,
 )
-def reflected_responses(context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:
+def reflected_responses(
+    context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
+) -> dg.MaterializeResult:
     """The teacher's better answers: to the instruction as given, and to the reflected one."""
     store = lake.open()
     return run_stage(

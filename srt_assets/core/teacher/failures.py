@@ -93,7 +93,8 @@ def _http_answer(chain: list[BaseException]) -> tuple[int | None, Mapping[str, s
     for error in chain:
         body = getattr(error, "body", None)
         if isinstance(body, dict):
-            inner = body.get("error") if isinstance(body.get("error"), dict) else body
+            nested = body.get("error")
+            inner: dict = nested if isinstance(nested, dict) else body
             code = str(inner.get("code") or inner.get("type") or "") or code
         response = getattr(error, "response", None)
         if type(error).__module__.split(".")[0] in ("httpx", "openai") and response is not None:

@@ -4,6 +4,7 @@ Waiting here is no attempt and no timeout: a call's clock starts when it is sent
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import deque
@@ -56,10 +57,8 @@ class RateLimit:
         async with self._turn:
             while (wait := self._wait_s(tokens)) is not None:
                 self._changed.clear()
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), wait)
-                except TimeoutError:
-                    pass
             entry = Entry(self._clock(), tokens)
             self._entries.append(entry)
             self._tokens += tokens

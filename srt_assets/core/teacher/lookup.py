@@ -45,7 +45,10 @@ class Lookup:
         # Segments before the manifest: what is sealed meanwhile is then in the parts.
         rows = [row for path in segments(lake) for row in read_segment(path)]
         self._con = lake.connect()
-        self._con.register("unsealed", pa.Table.from_pylist(rows, schema=TABLES[TABLE].arrow_schema))
+        # Copied in: a registered table is not seen by the cursors made from this connection.
+        self._con.register("arrived", pa.Table.from_pylist(rows, schema=TABLES[TABLE].arrow_schema))
+        self._con.execute("CREATE TABLE unsealed AS SELECT * FROM arrived")
+        self._con.unregister("arrived")
         self._con.execute(
             f"CREATE VIEW calls AS SELECT * FROM {TABLE} UNION ALL BY NAME SELECT * FROM unsealed "
             f"WHERE segment NOT IN (SELECT DISTINCT segment FROM {TABLE})"
