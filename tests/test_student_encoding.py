@@ -96,7 +96,7 @@ def test_official_is_the_whole_text_cut_on_the_right(tokenizer, candidate, room)
     contexts = (
         (
             encoded["response_given_prompt"],
-            prompt("vicuna", candidate.instruction, candidate.input),
+            own,
             candidate.response,
         ),
         (
