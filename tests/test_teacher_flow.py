@@ -38,12 +38,15 @@ def test_every_record_has_four_rows_and_a_second_run_asks_nothing(tmp_path):
         again = both(settings, lake)
         assert all(outcome.cached for outcome in again) and fake.calls == 21
     rows = table(lake, "SELECT candidate, status, count(*) FROM candidates GROUP BY ALL ORDER BY ALL")
-    assert rows == [
-        (c, "ok", 7) for c in ("original", "reflected_both", "reflected_instruction", "reflected_response")
-    ]
-    kept = table(lake, "SELECT instruction, input FROM candidates WHERE candidate = 'reflected_response' AND input <> ''")
+    assert rows == [(c, "ok", 7) for c in ("original", "reflected_both", "reflected_instruction", "reflected_response")]
+    kept = table(
+        lake, "SELECT instruction, input FROM candidates WHERE candidate = 'reflected_response' AND input <> ''"
+    )
     assert len(kept) == 3 and all(i.startswith("Explain item") and x == "with an input" for i, x in kept)
-    assert table(lake, "SELECT DISTINCT input FROM candidates WHERE candidate LIKE 'reflected_%' AND candidate <> 'reflected_response'") == [("",)]
+    assert table(
+        lake,
+        "SELECT DISTINCT input FROM candidates WHERE candidate LIKE 'reflected_%' AND candidate <> 'reflected_response'",
+    ) == [("",)]
     assert not list(lake.directory("teacher_calls").glob("segment-*"))
 
 
@@ -125,7 +128,10 @@ def test_slow_replies_time_out_and_are_tried_again(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("hang" if nth == 0 else "")) as fake:
         settings, lake = home(tmp_path, 3, api_base=fake.base, timeout_s=0.4)
         assert instructions.run(settings, lake).stats["ok"] == 3
-    assert table(lake, "SELECT status, count(*) FROM teacher_calls GROUP BY 1 ORDER BY 1") == [("ok", 3), ("timeout", 3)]
+    assert table(lake, "SELECT status, count(*) FROM teacher_calls GROUP BY 1 ORDER BY 1") == [
+        ("ok", 3),
+        ("timeout", 3),
+    ]
 
 
 def test_waiting_in_the_queue_is_no_timeout(tmp_path):
@@ -148,7 +154,9 @@ def test_a_bad_request_is_not_tried_again_whatever_its_words(tmp_path):
 def test_context_length_and_content_filter_have_their_own_statuses(tmp_path):
     def answer(body, nth):
         text = str(body)
-        code = "context_length_exceeded" if "item 0." in text else "content_policy_violation" if "item 1." in text else ""
+        code = (
+            "context_length_exceeded" if "item 0." in text else "content_policy_violation" if "item 1." in text else ""
+        )
         return Plan("400" if code else "", error={"message": "no", "code": code, "type": "invalid_request_error"})
 
     with FakeOpenAI(answer) as fake:
@@ -168,7 +176,9 @@ def test_attempts_are_bounded_across_runs(tmp_path):
         assert fake.calls == 5
 
 
-@pytest.mark.parametrize(("status", "error"), [("401", UserError), ("403", UserError), ("404", UserError), ("402", StageError)])
+@pytest.mark.parametrize(
+    ("status", "error"), [("401", UserError), ("403", UserError), ("404", UserError), ("402", StageError)]
+)
 def test_what_refuses_every_call_stops_the_run(tmp_path, status, error):
     with FakeOpenAI(lambda body, nth: Plan(status)) as fake:
         settings, lake = home(tmp_path, 30, api_base=fake.base, concurrency=2)
@@ -330,7 +340,10 @@ except Terminated: print("stopped", flush=True)
 """
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.15)) as fake:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), fake.base], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
+            [sys.executable, "-c", code, str(tmp_path), fake.base],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
         )
         while fake.calls < 9:
             time.sleep(0.02)

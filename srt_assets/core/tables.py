@@ -133,7 +133,11 @@ _ALL = (
         _columns(
             ("call_key", "VARCHAR", "content address of the request"),
             _SAMPLE,
-            ("purpose", "VARCHAR", "reflect_instruction, reflect_response, reflect_response_of_reflected; …_correction for a second turn"),
+            (
+                "purpose",
+                "VARCHAR",
+                "reflect_instruction, reflect_response, …_of_reflected; …_correction for a second turn",
+            ),
             ("model", "VARCHAR", "teacher model"),
             ("prompt_version", "VARCHAR", "hash of the prompt texts"),
             ("status", "VARCHAR", "ok, or the kind of failure"),

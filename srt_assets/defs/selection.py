@@ -4,6 +4,7 @@ import dagster as dg
 
 from srt_assets.core.selection import decide
 from srt_assets.defs import names
+from srt_assets.defs.conditions import inputs_or_code_changed
 from srt_assets.defs.resources import LakeResource
 from srt_assets.defs.run_stage import run_stage
 
@@ -15,6 +16,7 @@ from srt_assets.defs.run_stage import run_stage
     partitions_def=names.students,
     deps=[names.STUDENT_SCORES, names.REFLECTED_RESPONSES],
     code_version=decide.CODE_VERSION,
+    automation_condition=inputs_or_code_changed,
 )
 def selected_set(context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:
     """What the student chose: `dbt_like_sql/models/marts/decisions.sql` run for it, and the texts of what was kept."""

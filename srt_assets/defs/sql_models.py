@@ -63,14 +63,7 @@ def assets() -> list[dg.AssetsDefinition]:
                     "dagster/row_count": seen.rows,
                     "dagster/column_schema": dg.TableSchema(columns=columns),
                     "dagster/table_name": seen.name,
-                    "dagster/column_lineage": dg.TableColumnLineage(
-                        {
-                            column: [
-                                dg.TableColumnDep(dg.AssetKey(_maker(kind, table)), of) for kind, table, of in deps
-                            ]
-                            for column, deps in seen.lineage.items()
-                        }
-                    ),
+                    "dagster/column_lineage": _lineage(seen.lineage),
                 },
                 data_version=dg.DataVersion(seen.content_hash),
             )
@@ -106,12 +99,11 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
 
         bad, sample = failing_rows(lake.open(), test.name)
         severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
-        metadata = {
-            "failing_rows": bad,
-            "example": dg.MetadataValue.json(sample),
-            "remedy": test.facts.get("remedy", ""),
-        }
-        return dg.AssetCheckResult(passed=bad == 0, severity=severity, metadata=metadata)
+        return dg.AssetCheckResult(
+            passed=bad == 0,
+            severity=severity,
+            metadata={"failing_rows": bad, "example": dg.MetadataValue.json(sample), "remedy": test.facts["remedy"]},
+        )
 
     return check
 

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import UserError
 
-_CHUNK_BYTES = {"cpu": 48 << 20, "gpu": 1 << 30}
+_CHUNK_BYTES = 1 << 30
+# On a CPU a block of the output layer and its logits should stay in the cache while they are used.
+_VOCABULARY_BLOCK = 4096
 _PROBE_TOLERANCE = 2e-2  # relative, in low precision; a wrong head or prefix is off by orders of magnitude
 
 
@@ -42,8 +45,8 @@ class Forward:
         self.decoder = model.get_decoder()
         self.device = model.get_input_embeddings().weight.device
         self.vocab_size = self.head.weight.shape[0]
-        kind = "cpu" if self.device.type == "cpu" else "gpu"
-        self._rows = max(16, _CHUNK_BYTES[kind] // (4 * self.vocab_size))
+        self._rows = max(16, _CHUNK_BYTES // (4 * self.vocab_size))
+        self._by_vocabulary = self.device.type == "cpu" and type(self.head) is torch.nn.Linear
         self._plain_head = True
         with torch.inference_mode():
             self._plain_head = self._probe_head()
@@ -61,6 +64,8 @@ class Forward:
             hidden = self.decoder(input_ids=ids, **options).last_hidden_state
             wanted = hidden.reshape(-1, hidden.shape[-1])[positions]
             del hidden, options
+            if self._by_vocabulary:
+                return _nll_by_vocabulary(wanted, targets, self.head)
             logits = (self.head(part) for part in wanted.split(self._rows))
         else:
             with _gathered_before(self.head, positions):
@@ -126,6 +131,18 @@ def load_model(path: Path, dtype: torch.dtype, device: str) -> Forward:
 def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     logits = logits.float()
     return logits.logsumexp(-1) - logits.gather(-1, targets.to(logits.device)[:, None])[:, 0]
+
+
+def _nll_by_vocabulary(hidden: torch.Tensor, targets: torch.Tensor, head: torch.nn.Linear) -> torch.Tensor:
+    """The same, a block of the vocabulary at a time: logits are used while they are in the cache (a quarter faster)."""
+    rows = head.weight[targets]
+    chosen = (hidden.float() * rows.float()).sum(-1)
+    if head.bias is not None:
+        chosen += head.bias[targets].float()
+    blocks = head.weight.split(_VOCABULARY_BLOCK)
+    biases = head.bias.split(_VOCABULARY_BLOCK) if head.bias is not None else [None] * len(blocks)
+    sums = [F.linear(hidden, w, b).float().logsumexp(-1) for w, b in zip(blocks, biases, strict=True)]
+    return torch.stack(sums).logsumexp(0) - chosen
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -109,7 +109,7 @@ def connect(teacher: Teacher, api_base: str = "") -> Client:
     except module.exceptions.BadRequestError:
         raise UserError(
             f"teacher.model = {teacher.model!r} names no provider LiteLLM knows",
-            "write provider/model as in docs.litellm.ai/docs/providers (a server of your own: openai/NAME with api_base)",
+            "write provider/model as in docs.litellm.ai/docs/providers (your own server: openai/NAME with api_base)",
         ) from None
     missing = module.validate_environment(teacher.model).get("missing_keys") or []
     keys = [name for name in missing if name.endswith(("_KEY", "_TOKEN"))]

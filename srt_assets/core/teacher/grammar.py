@@ -29,7 +29,7 @@ _FREE = {
 """,
 }
 
-# For the packaged teacher of 135 million parameters: a critique of one sentence, an instruction that begins like one, an
+# For the packaged teacher of 135 million parameters: a one-sentence critique, an instruction that begins like one, an
 # answer of a few whole sentences (left to run, it repeats itself). The bounds do not follow max_tokens, so that another
 # max_tokens does not make every call a new one.
 _SMALL = r"""task ::= verb " " [^\n\[\]]{20,160} [.?]

@@ -32,8 +32,8 @@ CRITERIA: dict[Kind, str] = {
     "instruction": _ONLY_DATA
     + """Work in three steps.
 1. Say what is wrong with the instruction above. Judge it by these aspects: Complexity of the Topic, Level of Detail \
-Required, Knowledge Required, Ambiguity of the Instruction, Logical Reasoning or Problem-Solving Involved. Then say what \
-is wrong with the answer above, judged by Helpfulness, Relevance, Accuracy and Level of Details. Close with how the \
+Required, Knowledge Required, Ambiguity of the Instruction, Logical Reasoning or Problem-Solving Involved. Then say \
+what is wrong with the answer above, judged by Helpfulness, Relevance, Accuracy and Level of Details. Close with how the \
 weakness of the instruction led to the weakness of the answer.
 2. With that in mind, write a new and complete instruction that is complex and hard to answer offhand. It is about the \
 same matter, but stands on its own: whoever answers it sees neither the old instruction nor its input, so everything \
@@ -42,8 +42,8 @@ needed has to be in it.
 """,
     "response": _ONLY_DATA
     + """Work in two steps.
-1. Say what is wrong with the answer above as an answer to the instruction. Judge it by Helpfulness, Relevance, Accuracy \
-and Level of Details.
+1. Say what is wrong with the answer above as an answer to the instruction. Judge it by Helpfulness, Relevance, \
+Accuracy and Level of Details.
 2. With that in mind, write a better answer to the same instruction: new, complete, and in as much detail as you can.
 """,
 }
@@ -54,8 +54,8 @@ BRIEF: dict[Kind, str] = {
     "Ambiguity of the Instruction, Logical Reasoning or Problem-Solving Involved) and its answer (Helpfulness, "
     "Relevance, Accuracy, Level of Details) in one short sentence. Then write a new, more specific and more difficult "
     "instruction about the same topic, in other words. Then answer the new instruction in detail.\n",
-    "response": "Judge the answer (Helpfulness, Relevance, Accuracy, Level of Details) in one short sentence. Then write "
-    "a better answer to the instruction: complete, more detailed, in other words.\n",
+    "response": "Judge the answer (Helpfulness, Relevance, Accuracy, Level of Details) in one short sentence. Then "
+    "write a better answer to the instruction: complete, more detailed, in other words.\n",
 }
 
 _SHAPE: dict[tuple[Kind, Form], str] = {

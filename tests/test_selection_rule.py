@@ -1,0 +1,221 @@
+"""decisions.sql against an independent Python oracle of the official tree, over generated score tables."""
+
+import math
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from selection_lake import small_lake
+
+from srt_assets.core.selection import decide
+from srt_assets.core.selection.policies import policy_rows
+from srt_assets.core.sql import models
+from srt_assets.core.tables import CANDIDATES, TABLES
+from srt_assets.settings import Project, Selection, Settings
+
+ORI, INS, RES, BOTH = CANDIDATES
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A candidate: log ratios (None, NaN and infinities too), status, and whether its texts are the original's."""
+
+    ifd: float | None
+    r_ifd: float | None
+    status: str = "ok"
+    copy: bool = False
+
+
+# Multiples of 1/4 make ties frequent and their differences exact.
+number = st.one_of(st.none(), st.sampled_from([math.nan, math.inf, -math.inf]), st.integers(-4, 4).map(lambda n: n / 4))
+cell = st.builds(
+    Cell, number, number, st.sampled_from(["ok"] * 6 + ["no_markers"]), st.sampled_from([False] * 6 + [True])
+)
+samples = st.lists(st.tuples(cell.map(lambda c: Cell(c.ifd, c.r_ifd)), cell, cell, cell), min_size=1, max_size=25)
+
+
+def number_or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def official(four: tuple[Cell, ...]) -> tuple[str, bool]:
+    """(winner, kept): selection_code/get_select_data.py, with the design's rule for what has no number."""
+    ori, ins, res, both = four
+
+    def beats(challenger: Cell, a: float | None, b: float | None) -> bool:
+        a, b = number_or_none(a), number_or_none(b)
+        return challenger.status == "ok" and not challenger.copy and a is not None and b is not None and a < b
+
+    if beats(ins, -ins.ifd if ins.ifd is not None else None, -ori.ifd if ori.ifd is not None else None):
+        name, won = (BOTH, both) if beats(both, both.r_ifd, ins.r_ifd) else (INS, ins)
+    else:
+        name, won = (RES, res) if beats(res, res.r_ifd, ori.r_ifd) else (ORI, ori)
+    ifd, r_ifd = number_or_none(won.ifd), number_or_none(won.r_ifd)
+    below = ifd is not None and r_ifd is not None and math.exp(ifd) < 1 and math.exp(r_ifd) < 1
+    return name, below and name in (RES, BOTH) and won.status == "ok"
+
+
+def decide_all(table, selection: Selection = Selection(), datasets: int = 1) -> dict[str, dict[str, dict]]:
+    """policy -> sample -> verdict, by running the two SQL files on the table."""
+    candidates, scores = [], []
+    for i, four in enumerate(table):
+        key = f"{i:016x}"
+        for name, c in zip(CANDIDATES, four, strict=True):
+            text = f"{key}-{ORI if c.copy else name}" if c.status == "ok" else None
+            common = {"sample_id": key, "candidate": name, "content_key": text}
+            candidates.append({**common, "dataset": f"d{i % datasets}", "status": c.status})
+            n = 4
+            row = {"student": "s", **common}
+            for of, base, value in (("response", 8.0, c.ifd), ("instruction", 8.0, c.r_ifd)):
+                given_name = "response_given_prompt" if of == "response" else "instruction_given_response"
+                for name_, loss in ((of, base), (given_name, None if value is None else base + value)):
+                    ok = c.status == "ok" and loss is not None
+                    row |= {
+                        f"sum_nll_{name_}": loss * n if ok else None,
+                        f"n_tokens_{name_}": n if ok else None,
+                        f"status_{name_}": "ok" if ok else "too_long" if c.status == "ok" else "candidate_not_ok",
+                    }
+            scores.append(row)
+    con = duckdb.connect()
+    try:
+        rows = policy_rows(selection, 7, "s")
+        for name, content in (("candidates", candidates), ("student_scores", scores), ("policies", rows)):
+            con.register(name, pa.Table.from_pylist(content, schema=TABLES[name].arrow_schema))
+        project = models.load()
+        con.execute(f"CREATE VIEW candidate_scores AS {project.models['candidate_scores'].sql()}")
+        con.execute("CREATE VIEW asked AS SELECT * REPLACE (true AS active) FROM policies")
+        rule = project.models[models.RULE].sql(lambda _, name: "asked" if name == "policies" else name)
+        verdicts = con.sql(rule).to_arrow_table().to_pylist()
+    finally:
+        con.close()
+    found: dict[str, dict[str, dict]] = {}
+    for v in verdicts:
+        assert v["sample_id"] not in found.setdefault(v["policy"], {})
+        found[v["policy"]][v["sample_id"]] = v
+    assert all(len(of) == len(table) for of in found.values())
+    return found
+
+
+@settings(max_examples=120, deadline=None)
+@given(samples)
+def test_selective_is_the_official_tree(table):
+    verdicts = decide_all(table)["selective"]
+    for i, four in enumerate(table):
+        v = verdicts[f"{i:016x}"]
+        assert (v["chosen"], v["kept"]) == official(four), (four, v)
+        assert v["outcome"] == (
+            "kept" if v["kept"] else "rejected" if v["reason"].startswith("rejected_") else "not_chosen"
+        )
+        if v["outcome"] == "rejected":
+            won = four[CANDIDATES.index(v["chosen"])]
+            assert number_or_none(won.ifd) is None or number_or_none(won.r_ifd) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(samples)
+def test_what_is_kept_is_ok_and_within_its_limits_under_every_switch(table):
+    for selection in (
+        Selection(keep_unreflected=True),
+        Selection(filter_before_compare=True),
+        Selection(filter_before_compare=True, keep_unreflected=True),
+    ):
+        for policy, verdicts in decide_all(table, selection).items():
+            for i, four in enumerate(table):
+                v = verdicts[f"{i:016x}"]
+                won = four[CANDIDATES.index(v["chosen"])]
+                if not v["kept"]:
+                    continue
+                assert won.status == "ok"
+                if policy in ("selective", "ifd_only"):
+                    assert won.ifd is not None and won.ifd < 0
+                if policy in ("selective", "r_ifd_only"):
+                    assert won.r_ifd is not None and won.r_ifd < 0
+
+
+GOOD = Cell(-0.25, -0.25)
+
+
+@pytest.mark.parametrize(
+    ("four", "chosen", "reason"),
+    [
+        ((Cell(-1.0, -0.5), GOOD, GOOD, Cell(-0.5, -1.0)), BOTH, "kept"),
+        ((Cell(-1.0, -0.5), GOOD, GOOD, GOOD), INS, "response_not_reflected"),  # a tie keeps the unreflected
+        ((GOOD, GOOD, Cell(-0.5, -1.0), GOOD), RES, "kept"),  # a tie in IFD keeps the original
+        ((GOOD, Cell(-1.0, 0), GOOD, GOOD), ORI, "response_not_reflected"),
+        ((Cell(-1.0, -0.5), GOOD, GOOD, Cell(0.0, -1.0)), BOTH, "ifd_not_below_1"),  # 1 is not below 1
+        ((Cell(-1.0, 1.0), Cell(-0.5, 1.0), GOOD, Cell(-0.5, 0.5)), BOTH, "r_ifd_not_below_1"),
+        ((Cell(math.nan, -0.5), GOOD, GOOD, GOOD), ORI, "rejected_not_finite"),
+        ((Cell(None, -0.5), GOOD, GOOD, GOOD), ORI, "rejected_too_long"),
+        ((Cell(-1.0, -0.5), Cell(-0.5, math.inf), GOOD, GOOD), INS, "rejected_not_finite"),
+        ((Cell(-1.0, -0.5), Cell(9, 9, "no_markers"), Cell(9, 9, "refused"), GOOD), ORI, "response_not_reflected"),
+    ],
+)
+def test_every_branch_has_its_reason(four, chosen, reason):
+    verdict = decide_all([four])["selective"][f"{0:016x}"]
+    assert (verdict["chosen"], verdict["reason"]) == (chosen, reason)
+
+
+def test_the_other_policies():
+    table = [(Cell(-1.0, -0.5), GOOD, GOOD, Cell(-0.5, -1.0)), (GOOD, GOOD, GOOD, Cell(0, 0, "refused"))] * 40
+    found = decide_all(table)
+    assert {v["chosen"] for v in found["original"].values()} == {ORI}
+    assert all(v["kept"] for v in found["original"].values())
+    outcomes = [v["reason"] for _, v in sorted(found["reflected_all"].items())]
+    assert outcomes == ["kept", "rejected_refused"] * 40
+    assert found["ifd_only"][f"{0:016x}"]["chosen"] == INS
+    assert found["r_ifd_only"][f"{0:016x}"]["chosen"] == RES or found["r_ifd_only"][f"{0:016x}"]["chosen"] == ORI
+    chosen = [v["chosen"] for v in found["random"].values()]
+    assert set(chosen) == set(CANDIDATES)
+    assert decide_all(table)["random"] == found["random"]
+
+
+def test_filter_before_compare_falls_back_to_the_original_side():
+    four = (GOOD, Cell(0.5, -0.5), Cell(-0.25, -0.5), Cell(-0.5, -1.0))  # the rewrite's IFD is above 1
+    first = f"{0:016x}"
+    assert decide_all([(GOOD, Cell(0.5, -0.5), Cell(-0.25, -0.5), GOOD)])["selective"][first]["chosen"] == INS
+    filtered = decide_all([four], Selection(filter_before_compare=True))["selective"][first]
+    assert (filtered["chosen"], filtered["kept"], filtered["compared_1"]) == (RES, True, "filtered_out")
+
+
+@pytest.mark.parametrize(
+    ("selection", "kept"),
+    [
+        (Selection(top_k=3), 3),
+        (Selection(top_k=3, top_k_per_dataset=True), 6),
+        (Selection(top_k=0.29), 29),  # 0.29 * 100 is 28.999… in floating point
+        (Selection(top_k=1.0), 100),
+        (Selection(top_k=1), 1),
+        (Selection(top_k=0.001), 1),
+        (Selection(top_k=1000), 100),
+        (Selection(), 100),
+    ],
+)
+def test_top_k(selection, kept):
+    table = [(Cell(-2.0, -0.5), Cell(-5.0, 0), Cell(-1 - i / 128, -1.0), GOOD) for i in range(100)]
+    verdicts = decide_all(table, selection, datasets=2)["selective"]
+    chosen = sorted(k for k, v in verdicts.items() if v["kept"])
+    assert len(chosen) == kept
+    assert chosen == [f"{i:016x}" for i in range(kept)]  # the highest IFD first
+    assert {v["reason"] for v in verdicts.values()} <= {"kept", "below_top_k"}
+
+
+def test_stage_stores_and_caches(tmp_path):
+    lake = small_lake(tmp_path)
+    chosen = Settings(project=Project(home=tmp_path))
+    first = decide.run(chosen, lake, student="tiny")
+    assert (first.cached, first.stats["kept"], first.stats["not_chosen"], first.stats["rejected"]) == (False, 3, 4, 1)
+    assert decide.run(chosen, lake, student="tiny").cached
+    changed = chosen.model_copy(update={"selection": Selection(policy="original")})
+    second = decide.run(changed, lake, student="tiny")
+    assert not second.cached and second.stats["kept"] == 8
+    con = lake.connect()
+    try:
+        positions = con.execute("SELECT position, sample_id FROM selected_set ORDER BY position").fetchall()
+        arm = con.execute(f"SELECT count(*) FROM ({decide.arm_sql(lake, 'tiny', 'selective')})").fetchall()
+    finally:
+        con.close()
+    assert [p for p, _ in positions] == list(range(8)) and positions == sorted(positions, key=lambda r: r[1])
+    assert arm == [(3,)]

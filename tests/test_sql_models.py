@@ -1,0 +1,128 @@
+"""The loader of dbt_like_sql, its assets with column lineage, its tests as checks."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from selection_lake import small_lake
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.selection import decide
+from srt_assets.core.sql import models, views
+from srt_assets.defs import names, selection, sql_models
+from srt_assets.defs.resources import LakeResource
+from srt_assets.settings import Project, Settings
+
+
+def folder(tmp_path: Path, **files: str) -> Path:
+    (tmp_path / "models").mkdir()
+    for name, text in files.items():
+        (tmp_path / "models" / f"{name}.sql").write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a": "SELECT\n{{ config(x=1) }} 1"}, "a.sql:2: {{ config(x=1) }} is not supported"),
+        ({"a": "{% if x %}SELECT 1{% endif %}"}, "a.sql:1: {% is not supported"),
+        ({"a": "-- x\nSELECT * FROM {{ source('other', 'x') }}"}, "a.sql:2:"),
+        ({"abc": "SELECT 1", "b": "SELECT 1\nFROM {{ ref('abd') }}"}, "did you mean abc?"),
+        ({"a": "SELECT * FROM {{ source('lake', 'decision') }}"}, "did you mean decisions?"),
+        ({"a": "SELECT * FROM {{ ref('b') }}", "b": "SELECT * FROM {{ ref('a') }}"}, "a -> b -> a"),
+        ({"a": "SELECT 1;"}, "without a semicolon"),
+        ({"a": "-- nothing"}, "no SQL"),
+    ],
+)
+def test_what_is_not_the_subset_is_an_error_with_its_place(tmp_path, files, message):
+    with pytest.raises(UserError) as error:
+        models.load(folder(tmp_path, **files))
+    assert message in str(error.value) or message in str(error.value).replace("b -> a -> b", "a -> b -> a")
+
+
+def test_order_description_and_facts(tmp_path):
+    root = folder(
+        tmp_path,
+        a="SELECT * FROM {{ ref('z') }}",
+        z="-- Two\n-- lines.\n-- @grain: id\n-- @column id: the id\n"
+        'SELECT 1 AS id FROM {{ source("lake", "students") }}',
+    )
+    project = models.load(root)
+    assert list(project.models) == ["z", "a"]
+    z = project.models["z"]
+    assert (z.description, z.facts, z.columns) == ("Two lines.", {"grain": "id"}, {"id": "the id"})
+    assert z.sql() == 'SELECT 1 AS id FROM "students"'
+
+
+def test_comments_do_not_change_the_code_version(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    one = models.load(folder(tmp_path / "1", a="-- words\nSELECT 1 AS x -- why\n"))
+    two = models.load(folder(tmp_path / "2", a="select   1 as x"))
+    assert models.code_version(one.models["a"], one) == models.code_version(two.models["a"], two)
+
+
+def test_every_model_and_test_of_the_project_is_described():
+    project = models.load()
+    for model in (*project.models.values(), *project.tests.values()):
+        assert model.description, model.path
+    for test in project.tests.values():
+        assert test.facts["asset"], test.path
+        assert test.facts.get("severity", "error") in ("error", "warn"), test.path
+
+
+def test_column_lineage_reaches_the_columns_of_the_lake(tmp_path):
+    seen = {v.name: v for v in views.look(small_lake(tmp_path), [m.name for m in models.load().views])}
+    assert all(v.lineage for v in seen.values()), [n for n, v in seen.items() if not v.lineage]
+    log_ifd = seen["candidate_scores"].lineage["log_ifd"]
+    assert ("source", "student_scores", "sum_nll_response_given_prompt") in log_ifd
+    assert ("source", "student_scores", "sum_nll_response") in log_ifd
+
+
+def test_checks_pass_on_a_sound_lake_and_find_what_is_wrong(tmp_path):
+    lake = small_lake(tmp_path)
+    decide.run(Settings(project=Project(home=tmp_path)), lake, student="tiny")
+    tests = models.load().tests
+    errors = [name for name, test in tests.items() if test.facts.get("severity", "error") == "error"]
+    bad = {name: views.failing_rows(lake, name)[0] for name in errors}
+    assert set(bad.values()) == {0}, bad
+    lake.commit("selected_set", [], fingerprint="x", code_version="1", partition="student=tiny")
+    assert views.failing_rows(lake, "counts_reconcile")[0] == 1
+
+
+def test_materialized_through_dagster(tmp_path):
+    lake = small_lake(tmp_path)
+    settings = Settings(project=Project(home=tmp_path))
+    resources = {"lake": LakeResource(settings)}
+    upstream = [dg.AssetSpec(n) for n in (names.RAW_DATASET, names.REFLECTED_RESPONSES)]
+    upstream += [
+        dg.AssetSpec(n, partitions_def=names.students)
+        for n in (names.STUDENT_CHECKPOINT, names.STUDENT_SCORES, names.FINETUNED_CHECKPOINT)
+    ]
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("students", ["tiny"])
+        mine = [c for c in sql_models.checks() if next(iter(c.check_keys)).asset_key == dg.AssetKey(names.SELECTED_SET)]
+        ran = dg.materialize(
+            [selection.selected_set, *mine, *upstream],
+            instance=instance,
+            partition_key="tiny",
+            resources=resources,
+            selection=dg.AssetSelection.assets(names.SELECTED_SET),
+        )
+        assert ran.success
+        results = {e.check_name: e for e in ran.get_asset_check_evaluations()}
+        assert results["counts_reconcile"].passed and len(results) == len(mine)
+        assert ran.asset_materializations_for_node(names.SELECTED_SET)[0].partition == "tiny"
+        views = dg.materialize(
+            [*sql_models.assets(), selection.selected_set, *upstream],
+            instance=instance,
+            resources=resources,
+            selection=dg.AssetSelection.groups(names.GROUP_SQL),
+        )
+        assert views.success
+        made = {m.asset_key.to_user_string(): m for m in views.asset_materializations_for_node("sql_models")}
+    assert set(made) == {view.name for view in models.load().views}
+    facts = made["score_summary"].metadata
+    assert facts["dagster/row_count"].value == 5
+    assert "dagster/column_lineage" in facts
+    assert lake.manifest("decisions", "student=tiny").rows == 8
