@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test ui sql lint clean
+.PHONY: demo test ui lint clean
 
 demo: $(READY)
 	$(BIN)/srt demo

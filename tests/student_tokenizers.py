@@ -26,7 +26,7 @@ def _real() -> dict[str, Path]:
     data = _data()
     if data is None:
         return {}
-    found = {f"real_{p.name}": p for p in sorted(data.glob("tokenizer.model*")) if p.is_file()}
+    found = {f"real_{p.name}": p for p in sorted(data.glob("*.model*")) if p.is_file()}
     return found | {f"real_{p.name}": p for p in sorted(data.glob("tekken*.json"))}
 
 

@@ -58,7 +58,10 @@ def official(four: tuple[Cell, ...]) -> tuple[str, bool]:
     return name, below and name in (RES, BOTH) and won.status == "ok"
 
 
-def decide_all(table, selection: Selection = Selection(), datasets: int = 1) -> dict[str, dict[str, dict]]:
+DEFAULT = Selection()
+
+
+def decide_all(table, selection: Selection = DEFAULT, datasets: int = 1) -> dict[str, dict[str, dict]]:
     """policy -> sample -> verdict, by running the two SQL files on the table."""
     candidates, scores = [], []
     for i, four in enumerate(table):

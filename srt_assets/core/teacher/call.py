@@ -17,6 +17,8 @@ PURPOSES: dict[str, Kind] = {
     "reflect_response_of_reflected": "response",
 }
 _CORRECTION = "_correction"
+# Greedy decoding of a model this small runs in circles; this is still a function of the request alone.
+LOCAL_SAMPLING = {"repeat_penalty": 1.1, "repeat_last_n": 64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,14 @@ class Call:
         return sum(len(m["content"].encode("utf-8", "replace")) for m in self.messages)
 
 
-def call_key(messages: list[Message], model: str, temperature: float, shape: dict[str, Any] | str | None) -> str:
+def call_key(
+    messages: list[Message], model: str, sampling: dict[str, float], shape: dict[str, Any] | str | None
+) -> str:
     """Content address (64 hex digits) over messages, model, sampling and schema: all that can change the reply.
 
     Not `max_tokens` (see `lookup`), api_base, run, path, order or concurrency. Key order in the schema does not count.
     """
-    return fingerprint(messages=messages, model=model, temperature=float(temperature), shape=shape)
+    return fingerprint(messages=messages, model=model, sampling=sampling, shape=shape)
 
 
 class Prompter:
@@ -78,7 +82,10 @@ class Prompter:
             self.form = teacher.reply_format
         self.model = teacher.model
         self.identity = model_identity(teacher.model)
-        self.temperature = teacher.temperature
+        # float(): 0 and 0.0 in the settings are the same temperature.
+        self.sampling: dict[str, float] = {"temperature": float(teacher.temperature)}
+        if self.local:
+            self.sampling |= LOCAL_SAMPLING
 
     def call(self, source: Source) -> Call:
         messages = prompts.messages(source.kind, self.form, *source.texts, brief=self.local)
@@ -95,7 +102,7 @@ class Prompter:
             shape = grammar.json_schema(source.kind)
         elif self.form == "grammar":
             shape = grammar.gbnf(source.kind, bounded=self.local)
-        key = call_key(messages, self.identity, self.temperature, shape)
+        key = call_key(messages, self.identity, self.sampling, shape)
         return Call(key, source.sample_id, purpose, messages, shape)
 
 

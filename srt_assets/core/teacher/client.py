@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.teacher.call import LOCAL, Call
+from srt_assets.core.teacher.call import LOCAL, LOCAL_SAMPLING, Call
 from srt_assets.core.teacher.failures import redact
 from srt_assets.settings import Teacher
 
@@ -65,6 +65,8 @@ class Client:
             options["response_format"] = call.shape
         elif call.shape:
             options["extra_body"] = {"grammar": call.shape}
+        if self.local:
+            options["extra_body"] = options.get("extra_body", {}) | LOCAL_SAMPLING
         if self.api_base:
             options["api_base"] = self.api_base
         if self._key:

@@ -29,21 +29,22 @@ _FREE = {
 """,
 }
 
-# For the packaged teacher of 135 million parameters: a one-sentence critique, an instruction that begins like one, an
+# For the packaged teacher of 135 million parameters: a critique of one sentence, an instruction that begins like one, an
 # answer of a few whole sentences (left to run, it repeats itself). The bounds do not follow max_tokens, so that another
 # max_tokens does not make every call a new one.
-_SMALL = r"""task ::= verb " " [^\n\[\]]{20,160} [.?]
-verb ::= "Analyze" | "Compare" | "Create" | "Describe" | "Design" | "Discuss" | "Explain" | "Give" | "How" | "Identify" | "List" | "Outline" | "Propose" | "Suggest" | "Summarize" | "What" | "Which" | "Why" | "Write"
-answer ::= sentence ([ \n] sentence){1,4}
-sentence ::= [A-Z] [^.!?\n\[\]]{12,150} [.!?]
-critique ::= [^.!?\n\[\]]{15,70} "."
+_VERBS = """Analyze Compare Create Describe Design Discuss Explain Give How Identify List Outline Propose Suggest
+Summarize What Which Why Write""".split()
+_SMALL = rf"""critique ::= "Critique: " [A-Z] [^.?!\n\[\]]{{20,90}} ".\n"
+task ::= ({" | ".join(f'"{verb}"' for verb in _VERBS)}) " " [^.?!\n\[\]]{{25,180}} [.?]
+answer ::= line ([ \n] line){{1,4}}
+line ::= [^\n\[\] ] [^.!?\n\[\]]{{8,200}} [.!?]
 """
 _BOUNDED = {
     "instruction": _SMALL
-    + r"""root ::= "Critique: The instruction " critique "\n[New Instruction] " task " [End]\n[New Answer] " answer " [End]"
+    + r"""root ::= critique "[New Instruction] " task " [End]\n[New Answer] " answer " [End]"
 """,
     "response": _SMALL
-    + r"""root ::= "Critique: The answer " critique "\n[Better Answer] " answer " [End]"
+    + r"""root ::= critique "[Better Answer] " answer " [End]"
 """,
 }
 

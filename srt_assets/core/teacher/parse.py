@@ -49,7 +49,8 @@ _REFUSAL = re.compile(
     r"(?:(?:i['’]?m|i am)(?: very| truly| so)? sorry|sorry|i apologi[sz]e|apologies)\b[^.\n]{0,80}"
     r"\b(?:can['’]?t|cannot|can not|unable|not able|won['’]?t|will not)\b"
     r"|(?:i['’]?m|i am) (?:unable|not able) to\b"
-    r"|i (?:can['’]?t|cannot|can not|won['’]?t|will not) (?:assist|help|provide|comply|fulfill?|do (?:that|this)|create|write)\b"
+    r"|i (?:can['’]?t|cannot|can not|won['’]?t|will not) "
+    r"(?:assist|help|provide|comply|fulfill?|do (?:that|this)|create|write)\b"
     r"|as an ai\b[^.\n]{0,80}\b(?:can['’]?t|cannot|can not|unable|not able|do not|don['’]?t)\b",
     re.IGNORECASE,
 )

@@ -33,8 +33,8 @@ CRITERIA: dict[Kind, str] = {
     + """Work in three steps.
 1. Say what is wrong with the instruction above. Judge it by these aspects: Complexity of the Topic, Level of Detail \
 Required, Knowledge Required, Ambiguity of the Instruction, Logical Reasoning or Problem-Solving Involved. Then say \
-what is wrong with the answer above, judged by Helpfulness, Relevance, Accuracy and Level of Details. Close with how the \
-weakness of the instruction led to the weakness of the answer.
+what is wrong with the answer above, judged by Helpfulness, Relevance, Accuracy and Level of Details. Close with how \
+the weakness of the instruction led to the weakness of the answer.
 2. With that in mind, write a new and complete instruction that is complex and hard to answer offhand. It is about the \
 same matter, but stands on its own: whoever answers it sees neither the old instruction nor its input, so everything \
 needed has to be in it.
@@ -44,18 +44,31 @@ needed has to be in it.
     + """Work in two steps.
 1. Say what is wrong with the answer above as an answer to the instruction. Judge it by Helpfulness, Relevance, \
 Accuracy and Level of Details.
-2. With that in mind, write a better answer to the same instruction: new, complete, and in as much detail as you can.
+2. With that in mind, write a better answer to the same instruction: new, complete, in as much detail as you can.
 """,
 }
 
-# For the packaged teacher of 135 million parameters: what it can still follow, and few tokens to read.
+# For the packaged teacher of 135 million parameters: few words, and an example it can lean on. Without one it writes
+# about its task instead of doing it.
+BRIEF_SYSTEM = "You improve instructions and answers."
 BRIEF: dict[Kind, str] = {
-    "instruction": "Judge the instruction (Complexity of the Topic, Level of Detail Required, Knowledge Required, "
-    "Ambiguity of the Instruction, Logical Reasoning or Problem-Solving Involved) and its answer (Helpfulness, "
-    "Relevance, Accuracy, Level of Details) in one short sentence. Then write a new, more specific and more difficult "
-    "instruction about the same topic, in other words. Then answer the new instruction in detail.\n",
-    "response": "Judge the answer (Helpfulness, Relevance, Accuracy, Level of Details) in one short sentence. Then "
-    "write a better answer to the instruction: complete, more detailed, in other words.\n",
+    "instruction": "Judge the instruction by Complexity of the Topic, Level of Detail Required, Knowledge Required, "
+    "Ambiguity of the Instruction, Logical Reasoning or Problem-Solving Involved. Then write a new, more difficult "
+    "instruction on the same topic, and answer it in detail:\n[New Instruction] ... [End]\n[New Answer] ... [End]",
+    "response": "Judge the answer by Helpfulness, Relevance, Accuracy, Level of Details. Then write a better answer "
+    "with more detail:\n[Better Answer] ... [End]",
+}
+_EXAMPLE_PAIR = ("Name a fruit.", "", "Apple.")
+_EXAMPLE: dict[Kind, str] = {
+    "instruction": """Critique: The instruction is vague, and its answer is a single word.
+[New Instruction] Describe how the taste and the texture of apples differ between three varieties, and say which one \
+suits a pie. [End]
+[New Answer] Granny Smith apples are firm and sour, so they keep their shape when they are baked. Fuji apples are crisp \
+and very sweet, and they are best eaten raw. McIntosh apples are soft and fall apart in the oven. For a pie, Granny \
+Smith is the best choice. [End]""",
+    "response": """Critique: The answer is a single word without any detail.
+[Better Answer] One fruit is the apple. It grows on trees in cool climates and is harvested in autumn. Apples are eaten \
+raw, baked in pies or pressed into juice, and they contain fibre and vitamin C. [End]""",
 }
 
 _SHAPE: dict[tuple[Kind, Form], str] = {
@@ -89,17 +102,29 @@ _QUOTED_CHARS = 2000
 
 def request(kind: Kind, form: Form, brief: bool = False) -> str:
     """Criteria, and the form of the reply: the text that ends every last user message."""
-    return (BRIEF if brief else CRITERIA)[kind] + _SHAPE[kind, form]
+    return BRIEF[kind] if brief else CRITERIA[kind] + _SHAPE[kind, form]
 
 
 def messages(kind: Kind, form: Form, instruction: str, input: str, response: str, brief: bool = False) -> list[Message]:
-    """The call for one pair: a system message and one user message with the pair in its frame."""
+    """The call for one pair: a system message and a user message with the pair in its frame; brief, with an example."""
+    user = _framed(kind, form, instruction, input, response, brief)
+    if not brief:
+        return [{"role": "system", "content": SYSTEM[kind]}, {"role": "user", "content": user}]
+    return [
+        {"role": "system", "content": BRIEF_SYSTEM},
+        {"role": "user", "content": _framed(kind, form, *_EXAMPLE_PAIR, brief)},
+        {"role": "assistant", "content": _EXAMPLE[kind]},
+        {"role": "user", "content": user},
+    ]
+
+
+def _framed(kind: Kind, form: Form, instruction: str, input: str, response: str, brief: bool) -> str:
     blocks = [f"[Instruction]\n{shield(instruction)}"]
     if input.strip():
         blocks.append(f"[The Start of Input]\n{shield(input)}\n[The End of Input]")
     blocks.append(f"[The Start of Answer]\n{shield(response)}\n[The End of Answer]")
     blocks.append(f"[System]\n{request(kind, form, brief)}")
-    return [{"role": "system", "content": SYSTEM[kind]}, {"role": "user", "content": "\n\n".join(blocks)}]
+    return "\n\n".join(blocks)
 
 
 def correction(before: list[Message], reply: str, status: str, kind: Kind, form: Form, brief: bool) -> list[Message]:
@@ -112,7 +137,7 @@ def correction(before: list[Message], reply: str, status: str, kind: Kind, form:
 PROMPT_VERSION = fingerprint(
     system=SYSTEM,
     criteria=CRITERIA,
-    brief=BRIEF,
+    brief={**BRIEF, "system": BRIEF_SYSTEM, "example": _EXAMPLE},
     shape={f"{kind}/{form}": text for (kind, form), text in _SHAPE.items()},
     correction=_CORRECTION,
     frame=messages("instruction", "markers", "i", "n", "r"),

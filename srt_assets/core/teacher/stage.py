@@ -17,7 +17,7 @@ from srt_assets.core.lake import Lake, Manifest
 from srt_assets.core.outcome import Description, Outcome
 from srt_assets.core.progress import Progress
 from srt_assets.core.teacher import ledger
-from srt_assets.core.teacher.call import LOCAL, Call, Prompter, Source
+from srt_assets.core.teacher.call import Call, Prompter, Source
 from srt_assets.core.teacher.engine import Engine, Tally, Verdict
 from srt_assets.core.teacher.flow import Job
 from srt_assets.core.teacher.lookup import Attempts, Lookup, Reply
@@ -113,7 +113,7 @@ def _fingerprint(settings: Settings, lake: Lake, plan: Plan, stats: dict[str, An
         "prompts": PROMPT_VERSION,
         "model": prompter.identity,
         "form": prompter.form,
-        "temperature": teacher.temperature,
+        "sampling": prompter.sampling,
         "upstream": plan.upstream(lake),
     }
     if any(stats.get(status) for status in _LIMITED):
@@ -163,7 +163,7 @@ def _ask(
     total = sum(len(chunk) for chunk in _sources(plan.subjects(lake)))
     asking = _Asking(settings.teacher, prompter)
     with Lookup(lake) as lookup:
-        jobs = asking.jobs(lookup, plan.subjects(lake), _base(settings.teacher))
+        jobs = asking.jobs(lookup, plan.subjects(lake), settings.teacher.api_base)
         first = next(jobs, None)
         if first is None:
             progress(total, total, "records")
@@ -186,10 +186,6 @@ def _ask(
         ask_all(settings.teacher, lake, lookup.spent_usd(), _chain(first, jobs), asking.start, report)
     progress(total, total, "records")
     return asking.tally, asking.unanswered, asking.done
-
-
-def _base(teacher: Teacher) -> str:
-    return teacher.api_base
 
 
 def _sources(chunks: Iterator[list[Subject]]) -> Iterator[list[Source]]:
@@ -351,7 +347,3 @@ def describe(lake: Lake, plan: Plan) -> Description:
     finally:
         con.close()
     return Description(numbers, rows, ("length of accepted responses (characters)", [n for (n,) in lengths]))
-
-
-def is_local(teacher: Teacher) -> bool:
-    return teacher.model == LOCAL
