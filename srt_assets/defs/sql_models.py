@@ -102,7 +102,11 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
         return dg.AssetCheckResult(
             passed=bad == 0,
             severity=severity,
-            metadata={"failing_rows": bad, "example": dg.MetadataValue.json(sample), "remedy": test.facts["remedy"]},
+            metadata={
+                "failing_rows": bad,
+                "example": dg.MetadataValue.json(sample),
+                "remedy": test.facts.get("remedy", ""),
+            },
         )
 
     return check

@@ -115,6 +115,8 @@ class Engine:
             attempts += 1
             row = self._row(call, allowed, attempts)
             row |= {"status": answer.kind, "error_type": answer.error_type, "error": answer.message}
+            if answer.kind == "bad_reply" and self.prices.known:
+                row["cost_usd"] = reserved
             await self.ledger.append(row)
             if answer.action == "record" or attempts >= self.teacher.max_attempts:
                 return _verdict(answer.kind, answer.message)
@@ -142,6 +144,8 @@ class Engine:
             except Exception as error:  # noqa: BLE001 - every kind of failure becomes data; classify tells them apart
                 failure = classify(error)
                 self.rate.settle(entry, 0 if failure.action == "throttled" else entry.tokens)
+                if failure.kind == "bad_reply":  # it came, and cannot be read: the provider has counted it
+                    cost = reserved
                 self._failed(failure)
                 return failure
             cost = self._cost(answer, reserved) or 0.0

@@ -32,8 +32,12 @@ _FREE = {
 # For the packaged teacher of 135 million parameters: a critique of one sentence, an instruction that begins like one, an
 # answer of a few whole sentences (left to run, it repeats itself). The bounds do not follow max_tokens, so that another
 # max_tokens does not make every call a new one.
-_VERBS = """Analyze Compare Create Describe Design Discuss Explain Give How Identify List Outline Propose Suggest
-Summarize What Which Why Write""".split()
+# fmt: off
+_VERBS = [
+    "Analyze", "Compare", "Create", "Describe", "Design", "Discuss", "Explain", "Give", "How", "Identify",
+    "List", "Outline", "Propose", "Suggest", "Summarize", "What", "Which", "Why", "Write",
+]
+# fmt: on
 _SMALL = rf"""critique ::= "Critique: " [A-Z] [^.?!\n\[\]]{{20,90}} ".\n"
 task ::= ({" | ".join(f'"{verb}"' for verb in _VERBS)}) " " [^.?!\n\[\]]{{25,180}} [.?]
 answer ::= line ([ \n] line){{1,4}}

@@ -75,9 +75,9 @@ def parse(
     """
     if finish_reason == "content_filter":
         return Parsed("refused")
-    if finish_reason != "stop":
-        return Parsed("truncated_reply")
     text = reply or ""
+    if finish_reason != "stop" and (finish_reason or text.strip()):
+        return Parsed("truncated_reply")
     if not text.strip():
         return Parsed("empty_reply")
     pairs = _from_json(kind, text) if form == "json_schema" else _from_markers(kind, text)

@@ -1,0 +1,212 @@
+"""The ledger: durable before it is looked at, torn tails dropped, never built upon, sealed once."""
+
+import asyncio
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srt_assets.core.hashing import fingerprint
+from srt_assets.core.lake import Lake
+from srt_assets.core.teacher import ledger
+from srt_assets.core.teacher.call import Prompter, Source, call_key
+from srt_assets.core.teacher.lookup import Lookup
+from srt_assets.settings import Teacher
+from tests.fake_openai import FakeOpenAI, Plan
+from tests.teacher_home import candidates, home, table
+
+ROOT = Path(__file__).parent.parent
+
+
+def row(key: str, **facts):
+    base = {"call_key": key, "status": "ok", "reply": f"reply {key} é\n", "finish_reason": "stop", "max_tokens": 10}
+    return base | {"created_at": datetime(2026, 1, 1), "attempt": 1, "api_base": ""} | facts
+
+
+def write(lake: Lake, *rows: dict) -> Path:
+    async def append(book):
+        await asyncio.gather(*(book.append(r) for r in rows))
+
+    with ledger.Ledger(lake) as book:
+        asyncio.run(append(book))
+    return lake.directory(ledger.TABLE) / book.name
+
+
+def test_truncation_at_every_byte_of_the_last_record(tmp_path):
+    lake = Lake(tmp_path)
+    path = write(lake, row("a"), row("b"), row("c"))
+    whole = path.read_bytes()
+    last = len(whole.splitlines(keepends=True)[-1])
+    for cut in range(1, last + 1):
+        path.write_bytes(whole[:-cut])
+        assert [r["call_key"] for r in ledger.read_segment(path)] == ["a", "b"]
+    for place in range(len(whole) - last, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert [r["call_key"] for r in ledger.read_segment(path)] == ["a", "b"]
+    path.write_bytes(whole[:-1])
+    assert ledger.seal(lake) == 2 and not path.exists()
+    assert write(lake, row("c")).name != path.name
+    with Lookup(lake) as lookup:
+        assert sorted(lookup.replies(["a", "b", "c", "d"])) == ["a", "b", "c"]
+
+
+def test_a_crash_between_commit_and_removal_counts_no_row_twice(tmp_path, monkeypatch):
+    lake = Lake(tmp_path)
+    path = write(lake, row("a"), row("b"))
+    content = path.read_bytes()
+    ledger.seal(lake)
+    path.write_bytes(content)
+    with Lookup(lake) as lookup:
+        assert len(lookup.replies(["a", "b"])) == 2
+    ledger.seal(lake)
+    assert table(lake, "SELECT count(*) FROM teacher_calls") == [(2,)] and not path.exists()
+
+
+def test_many_small_parts_are_compacted(tmp_path):
+    lake = Lake(tmp_path)
+    for i in range(30):
+        write(lake, row(f"k{i}"))
+        ledger.seal(lake)
+    assert len(lake.manifest(ledger.TABLE).parts) < 26
+    assert table(lake, "SELECT count(DISTINCT call_key) FROM teacher_calls") == [(30,)]
+
+
+def test_a_cut_reply_serves_only_as_many_tokens_as_it_was_allowed(tmp_path):
+    lake = Lake(tmp_path)
+    write(lake, row("a", finish_reason="length"), row("b"), row("a", finish_reason="length", max_tokens=50))
+    with Lookup(lake) as lookup:
+        found = lookup.replies(["a", "b"])
+    assert found["a"].serves(50) and not found["a"].serves(51) and found["b"].serves(9999)
+
+
+def test_a_full_disk_ends_the_call_not_the_ledger(tmp_path, monkeypatch):
+    lake = Lake(tmp_path)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    async def go(book):
+        await book.append(row("a"))
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger.os, "fsync", full)
+            with pytest.raises(OSError, match="No space"):
+                await book.append(row("b"))
+        with pytest.raises(OSError, match="No space"):
+            await book.append(row("c"))
+
+    with ledger.Ledger(lake) as book:
+        asyncio.run(go(book))
+    assert "a" in [r["call_key"] for path in ledger.segments(lake) for r in ledger.read_segment(path)]
+
+
+TEXT = st.text(max_size=8)
+REQUEST = st.fixed_dictionaries(
+    {
+        "messages": st.lists(st.fixed_dictionaries({"role": TEXT, "content": TEXT}), min_size=1, max_size=3),
+        "model": TEXT,
+        "sampling": st.dictionaries(TEXT, st.floats(0, 2), max_size=2),
+        "shape": st.none() | TEXT | st.dictionaries(TEXT, TEXT, max_size=3),
+    }
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(REQUEST, REQUEST)
+def test_the_key_is_equal_exactly_when_the_request_is(one, other):
+    assert call_key(**one) == call_key(**one)
+    assert (call_key(**one) == call_key(**other)) == (fingerprint(**one) == fingerprint(**other)) == (one == other)
+
+
+def test_key_order_in_a_schema_does_not_count():
+    base = {"messages": [{"role": "user", "content": "x"}], "model": "m", "sampling": {"temperature": 0.0}}
+    one = call_key(**base, shape={"a": 1, "b": {"c": 2, "d": 3}})
+    assert one == call_key(**base, shape={"b": {"d": 3, "c": 2}, "a": 1})
+
+
+CHANGES = {"model": "openai/other", "temperature": 0.5, "reply_format": "json_schema"}
+NO_CHANGES = {"max_tokens": 7, "api_base": "http://x/v1", "concurrency": 3, "rpm": 5, "tpm": 6, "budget_usd": 2.0,
+              "timeout_s": 9.0, "max_attempts": 2, "context_tokens": 99, "usd_per_million_input": 1.0,
+              "usd_per_million_output": 1.0}  # fmt: skip
+
+
+def test_every_setting_either_changes_the_key_or_does_not():
+    source = Source("id", "reflect_instruction", "i", "x", "r")
+    plain = Teacher(model="openai/m", reply_format="markers")
+    key = Prompter(plain).call(source).key
+    for name, value in CHANGES.items():
+        assert Prompter(plain.model_copy(update={name: value})).call(source).key != key, name
+    for name, value in NO_CHANGES.items():
+        assert Prompter(plain.model_copy(update={name: value})).call(source).key == key, name
+    # A new setting has to be put on one of the two lists.
+    assert set(Teacher.model_fields) - {"batch"} == set(CHANGES) | set(NO_CHANGES)
+    texts = [("j", "x", "r"), ("i", "y", "r"), ("i", "x", "s"), ("i", "", "r")]
+    assert len({key, *(Prompter(plain).call(Source("id", "reflect_instruction", *t)).key for t in texts)}) == 5
+    assert Prompter(plain).call(Source("other", "reflect_instruction", "i", "x", "r")).key == key
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from tests.teacher_home import home
+from srt_assets.core.teacher import instructions, responses
+settings, lake = home(Path(sys.argv[1]), 25, api_base=sys.argv[2], concurrency=4)
+print("ready", flush=True)
+instructions.run(settings, lake); responses.run(settings, lake)
+"""
+
+
+def test_kill_at_twenty_random_points_pays_nothing_twice_but_the_calls_in_flight(tmp_path, monkeypatch):
+    """A run is killed -9 after every 3 or 4 further replies, 20 times, then finished; compared with an undisturbed one."""
+    monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
+    with FakeOpenAI(lambda body, nth: Plan(latency_s=0.03)) as fake:
+        from srt_assets.core.teacher import instructions, responses
+
+        settings, lake = home(tmp_path / "quiet", 25, api_base=fake.base)
+        instructions.run(settings, lake), responses.run(settings, lake)
+        wanted, needed = candidates(lake), fake.calls
+        assert needed == 75
+        fake.paid.clear()
+        in_flight = 0
+        # One process does the killing's work per point: forked after the imports, which take 20 times longer than a run.
+        driver = subprocess.run(
+            [sys.executable, "-c", KILLER, str(tmp_path / "killed"), fake.base], cwd=ROOT, capture_output=True, text=True,
+            timeout=240,
+        )  # fmt: skip
+        assert driver.returncode == 0, driver.stderr[-3000:]
+        kills = int(driver.stdout.split()[-1])
+        in_flight = kills * 4
+        settings, lake = home(tmp_path / "killed", 25, api_base=fake.base)
+        instructions.run(settings, lake), responses.run(settings, lake)
+    assert kills == 20
+    assert candidates(lake) == wanted
+    twice = sum(fake.paid.values()) - needed
+    assert len(fake.paid) == needed and 0 <= twice <= in_flight
+    print(f"kills {kills}, calls needed {needed}, paid {sum(fake.paid.values())}, twice {twice} (allowed {in_flight})")
+
+
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from tests.teacher_home import home
+from srt_assets.core.teacher import instructions, responses
+from srt_assets.core.teacher.ledger import read_segment, segments
+from srt_assets.core.teacher.client import litellm
+litellm()
+settings, lake = home(Path(sys.argv[1]), 25, api_base=sys.argv[2], concurrency=4)
+dice, kills = random.Random(7), 0
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        instructions.run(settings, lake)
+        responses.run(settings, lake)
+        os._exit(0)
+    time.sleep(dice.uniform(0.02, 0.16) + 0.12)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    kills += os.WIFSIGNALED(status)
+print(kills)
+"""
