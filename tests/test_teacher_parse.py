@@ -133,7 +133,7 @@ def test_json_replies():
 _OPENINGS = ["", "[New Instruction]", "[New Instruction", "New Instruction", "[Instruction]", "[NewInstruction] I.",
              "[New Instruction] your instruction", "[New Instruction] [End]"]  # fmt: skip
 _SEPARATORS = ["", " [End]", "\n[End", "\nEnd\n", "[End][End]"]
-_ANSWERS = ["", "[New Answer]", "[New Answer] your answer [End]", "[New Answer] [End]", "[Answer] A. [End]"]
+_ANSWERS = ["Text.", "[New Answer]", "[New Answer] your answer [End]", "[New Answer] [End]", "[Answer] A. [End]"]
 MALFORMED = ["".join(parts) for parts in itertools.product(_OPENINGS, _SEPARATORS, _ANSWERS)]
 
 

@@ -37,12 +37,12 @@ def drive(
     thread = threading.Thread(target=run.main, name="teacher", daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(REPORT_EVERY_S)
+        # Not thread.join(): one that an exception interrupts takes the thread for ended from then on.
+        while not run.ended.wait(REPORT_EVERY_S):
             report()
     except BaseException:
         run.stop()
-        thread.join(grace_s + 5.0)
+        run.ended.wait(grace_s + 5.0)
         raise
     if run.error is not None:
         raise run.error
@@ -56,6 +56,7 @@ class _Run:
     ) -> None:
         self.engine: Engine | None = None
         self.error: BaseException | None = None
+        self.ended = threading.Event()
         self._make_engine = make_engine
         self._chunks = chunks
         self._workers = workers
@@ -69,6 +70,8 @@ class _Run:
             asyncio.run(self._drive())
         except BaseException as error:  # noqa: BLE001 - carried to the main thread and raised there
             self.error = error
+        finally:
+            self.ended.set()
 
     def stop(self) -> None:
         self._stop_asked = True
