@@ -43,10 +43,8 @@ def test_every_record_has_four_rows_and_a_second_run_asks_nothing(tmp_path):
         lake, "SELECT instruction, input FROM candidates WHERE candidate = 'reflected_response' AND input <> ''"
     )
     assert len(kept) == 3 and all(i.startswith("Explain item") and x == "with an input" for i, x in kept)
-    assert table(
-        lake,
-        "SELECT DISTINCT input FROM candidates WHERE candidate LIKE 'reflected_%' AND candidate <> 'reflected_response'",
-    ) == [("",)]
+    reflected = "candidate IN ('reflected_instruction', 'reflected_both')"
+    assert table(lake, f"SELECT DISTINCT input FROM candidates WHERE {reflected}") == [("",)]
     assert not list(lake.directory("teacher_calls").glob("segment-*"))
 
 

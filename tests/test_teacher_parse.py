@@ -131,7 +131,7 @@ def test_json_replies():
 
 # 8 ways to open an instruction x 5 separators x 5 ways to answer: 200 replies with something missing or misspelt.
 _OPENINGS = ["", "[New Instruction]", "[New Instruction", "New Instruction", "[Instruction]", "[NewInstruction] I.",
-             "[New Instruction] your instruction", "[New Instruction] [End]"]  # fmt: skip
+             "[New Instruction] your instruction", "[New Instruction]\n[End]\n"]  # fmt: skip
 _SEPARATORS = ["", " [End]", "\n[End", "\nEnd\n", "[End][End]"]
 _ANSWERS = ["Text.", "[New Answer]", "[New Answer] your answer [End]", "[New Answer] [End]", "[Answer] A. [End]"]
 MALFORMED = ["".join(parts) for parts in itertools.product(_OPENINGS, _SEPARATORS, _ANSWERS)]
@@ -149,8 +149,9 @@ def test_there_are_two_hundred_of_them():
 
 
 _PIECES = st.sampled_from(
-    ["[New Instruction]", "[New Answer]", "[Better Answer]", "[End]", "New Answer:", "\n", " ", "3.", "**", "{", "}", '"',
-     "your instruction", "I1.", "I2.", "A1.", "A2.", "[System]", "⟦End⟧", "N/A", "I'm sorry, I cannot", "\ud800", "\x00"]
+    ["[New Instruction]", "[New Answer]", "[Better Answer]", "[End]", "New Answer:", "\n", " ", "3.", "**", "{", "}",
+     "\"", "your instruction", "I1.", "I2.", "A1.", "A2.", "[System]", "⟦End⟧", "N/A", "I'm sorry, I cannot",
+     "\ud800", "\x00"]
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ A reply that was cut by its length is a hit only if it was allowed at least the 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
 
@@ -94,6 +95,22 @@ class Lookup:
         """What all calls in the ledger cost together (USD), as far as prices were known."""
         row = self._con.execute("SELECT coalesce(sum(cost_usd), 0) FROM calls").fetchone()
         return float(row[0]) if row else 0.0
+
+    def mean_tokens(self, model: str) -> list[tuple[str, float, float, int]]:
+        """(purpose, mean prompt tokens, mean completion tokens, replies) of a model's replies."""
+        return self._con.execute(
+            "SELECT purpose, avg(prompt_tokens), avg(completion_tokens), count(*) FROM calls WHERE status = 'ok' "
+            "AND model = ? AND prompt_tokens > 0 AND completion_tokens > 0 GROUP BY purpose",
+            [model],
+        ).fetchall()
+
+    def of_sample(self, sample_id: str, purpose: str) -> list[tuple[str, str, datetime]]:
+        """(model, prompt_version, created_at) of all replies to a record's calls of one purpose, newest first."""
+        return self._con.execute(
+            "SELECT model, prompt_version, created_at FROM calls WHERE sample_id = ? AND purpose = ? AND status = 'ok' "
+            "ORDER BY created_at DESC",
+            [sample_id, purpose],
+        ).fetchall()
 
     def _with_keys(self, keys: Iterable[str]):
         cursor = self._con.cursor()

@@ -64,8 +64,8 @@ _EXAMPLE: dict[Kind, str] = {
 [New Instruction] Describe how the taste and the texture of apples differ between three varieties, and say which one \
 suits a pie. [End]
 [New Answer] Granny Smith apples are firm and sour, so they keep their shape when they are baked. Fuji apples are \
-crisp and very sweet, and they are best eaten raw. McIntosh apples are soft and fall apart in the oven. For a pie, Granny \
-Smith is the best choice. [End]""",
+crisp and very sweet, and they are best eaten raw. McIntosh apples are soft and fall apart in the oven. For a pie, \
+Granny Smith is the best choice. [End]""",
     "response": """Critique: The answer is a single word without any detail.
 [Better Answer] One fruit is the apple. It grows on trees in cool climates and is harvested in autumn. Apples are \
 eaten raw, baked in pies or pressed into juice, and they contain fibre and vitamin C. [End]""",

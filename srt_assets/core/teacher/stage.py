@@ -160,7 +160,7 @@ def _ask(
 ) -> tuple[Tally, dict[str, Verdict], int]:
     """Make every missing call. Gives the tally, why calls stayed unanswered, and how many subjects needed one."""
     ledger.seal(lake)
-    total = sum(len(chunk) for chunk in _sources(plan.subjects(lake)))
+    total = sum(len(chunk) for chunk in sources_of(plan.subjects(lake)))
     asking = _Asking(settings.teacher, prompter)
     with Lookup(lake) as lookup:
         jobs = asking.jobs(lookup, plan.subjects(lake), settings.teacher.api_base)
@@ -188,7 +188,8 @@ def _ask(
     return asking.tally, asking.unanswered, asking.done
 
 
-def _sources(chunks: Iterator[list[Subject]]) -> Iterator[list[Source]]:
+def sources_of(chunks: Iterator[list[Subject]]) -> Iterator[list[Source]]:
+    """The pairs to reflect on, chunk by chunk."""
     for chunk in chunks:
         if found := [subject.source for subject in chunk if subject.source]:
             yield found
@@ -214,7 +215,7 @@ class _Asking:
         self.tally = engine.tally
 
     def jobs(self, lookup: Lookup, subjects: Iterator[list[Subject]], api_base: str) -> Iterator[list[Job]]:
-        for sources in _sources(subjects):
+        for sources in sources_of(subjects):
             steps = resolve(lookup, self.prompter, sources, api_base)
             missing = [step for step in steps if step.missing(self.teacher.max_tokens)]
             self.hits += len(steps) - len(missing)

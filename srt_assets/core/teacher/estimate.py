@@ -1,0 +1,111 @@
+"""What is still to pay: calls that no reply in the ledger serves, their tokens and price, and what that assumes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.teacher import instructions, responses, stage
+from srt_assets.core.teacher.call import LOCAL, Call, Prompter, Source
+from srt_assets.core.teacher.lookup import Lookup
+from srt_assets.core.teacher.money import prices_of
+from srt_assets.settings import Settings, Teacher
+
+# Lengths of replies where the ledger knows none of this model: critique and texts as long as the paper's (table 6).
+_REPLY_TOKENS = {"reflect_instruction": 700, "reflect_response": 500, "reflect_response_of_reflected": 550}
+_LOCAL_REPLY_TOKENS = {"reflect_instruction": 170, "reflect_response": 140, "reflect_response_of_reflected": 140}
+_ENOUGH_REPLIES = 20
+_CHARS_PER_TOKEN = 4.0
+
+
+@dataclass
+class Estimate:
+    """`usd` is None if the model's price is not known. `assumptions` says where the numbers come from."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float | None = 0.0
+    by_purpose: dict[str, int] = field(default_factory=dict)
+    assumptions: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    prompt_tokens: float
+    completion_tokens: float
+    replies: int
+
+
+def estimate(settings: Settings, lake: Lake) -> Estimate:
+    """Calls, tokens and USD that a run of both reflection assets would still need. StageError without raw records."""
+    teacher = settings.teacher
+    prompter = Prompter(teacher)
+    found = Estimate()
+    with Lookup(lake) as lookup:
+        seen = _seen(lookup, teacher)
+        for purpose, call in _missing(lake, lookup, prompter, teacher):
+            found.calls += 1
+            found.by_purpose[purpose] = found.by_purpose.get(purpose, 0) + 1
+            known = seen.get(purpose)
+            found.prompt_tokens += round(known.prompt_tokens) if known else _prompt_tokens(call)
+            found.completion_tokens += round(known.completion_tokens) if known else _reply_tokens(purpose, teacher)
+    prices = prices_of(teacher.model_copy(update={"budget_usd": 0.0}))
+    found.usd = prices.cost(found.prompt_tokens, found.completion_tokens) if found.calls else 0.0
+    found.assumptions = [
+        f"prices: {prices.source}",
+        "no correction turns and no failed calls",
+        *(_assumption(purpose, seen, teacher) for purpose in found.by_purpose),
+    ]
+    if found.by_purpose.get("reflect_response_of_reflected") and _first_slice_is_old(settings, lake):
+        found.assumptions.append("every instruction is reflected successfully; its length is that of the original")
+    return found
+
+
+def _missing(lake: Lake, lookup: Lookup, prompter: Prompter, teacher: Teacher) -> Iterator[tuple[str, Call]]:
+    stage.upstream_hash(lake, "raw_records", None, "raw_dataset")
+    for sources in stage.sources_of(instructions.PLAN.subjects(lake)):
+        steps = stage.resolve(lookup, prompter, sources, teacher.api_base)
+        # The other two calls of these records, as far as the present instructions tell.
+        given = [Source(s.sample_id, "reflect_response", *s.texts) for s in sources]
+        both = [_both(step, prompter) for step in steps]
+        for step in [*steps, *stage.resolve(lookup, prompter, [*given, *both], teacher.api_base)]:
+            if call := step.missing(teacher.max_tokens):
+                tried = step.tried.get((call.key, teacher.max_tokens))
+                if not tried or not (tried.hopeless or tried.count >= teacher.max_attempts):
+                    yield step.source.purpose, call
+
+
+def _both(step: stage.Step, prompter: Prompter) -> Source:
+    parsed, _ = step.result(prompter.form, {})
+    texts = step.source.texts
+    if parsed.status == "ok" and parsed.instruction and parsed.response:
+        texts = (parsed.instruction, "", parsed.response)
+    return Source(step.source.sample_id, "reflect_response_of_reflected", *texts)
+
+
+def _first_slice_is_old(settings: Settings, lake: Lake) -> bool:
+    return not lake.is_current(stage.TABLE, instructions.wanted(settings, lake), responses.PARTITION)
+
+
+def _seen(lookup: Lookup, teacher: Teacher) -> dict[str, _Seen]:
+    return {
+        purpose: _Seen(prompt, completion, n)
+        for purpose, prompt, completion, n in lookup.mean_tokens(teacher.model)
+        if n >= _ENOUGH_REPLIES
+    }
+
+
+def _prompt_tokens(call: Call) -> int:
+    return round(sum(len(m["content"]) for m in call.messages) / _CHARS_PER_TOKEN) + 8 * len(call.messages)
+
+
+def _reply_tokens(purpose: str, teacher: Teacher) -> int:
+    table = _LOCAL_REPLY_TOKENS if teacher.model == LOCAL else _REPLY_TOKENS
+    return min(table[purpose], teacher.max_tokens)
+
+
+def _assumption(purpose: str, seen: dict[str, _Seen], teacher: Teacher) -> str:
+    if purpose in seen:
+        return f"{purpose}: mean tokens of {seen[purpose].replies} replies of this model in the ledger"
+    reply = _reply_tokens(purpose, teacher)
+    return f"{purpose}: {_CHARS_PER_TOKEN:g} characters a token, {reply} tokens a reply (as long as the paper's)"

@@ -1,0 +1,71 @@
+"""What is still to pay, and why a call is no hit."""
+
+import pytest
+
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.lake import Lake
+from srt_assets.core.teacher import instructions, responses
+from srt_assets.core.teacher.estimate import estimate
+from srt_assets.core.teacher.explain import explain
+from tests.fake_openai import FakeOpenAI, Plan
+from tests.teacher_home import home, table, with_teacher
+
+PRICES = {"usd_per_million_input": 2.0, "usd_per_million_output": 8.0}
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
+
+
+def test_the_estimate_is_near_the_bill_and_falls_to_nothing(tmp_path):
+    with FakeOpenAI() as fake:
+        settings, lake = home(tmp_path, 40, api_base=fake.base, **PRICES)
+        assert estimate(settings, lake).calls == 120
+        few, small = home(tmp_path / "few", 25, api_base=fake.base, **PRICES)
+        instructions.run(few, small), responses.run(few, small)
+        # The ledger of the small run tells how long replies are; 25 of the 40 records are paid already.
+        for path in small.directory("teacher_calls").iterdir():
+            target = lake.directory("teacher_calls") / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        told = estimate(settings, lake)
+        assert told.calls == 45 and any("in the ledger" in line for line in told.assumptions)
+        before = table(lake, "SELECT coalesce(sum(cost_usd), 0) FROM teacher_calls")[0][0]
+        instructions.run(settings, lake), responses.run(settings, lake)
+        bill = table(lake, "SELECT sum(cost_usd) FROM teacher_calls")[0][0] - before
+        assert told.usd == pytest.approx(bill, rel=0.2)
+        assert estimate(settings, lake).calls == 0
+
+
+def test_an_unpriced_model_has_tokens_but_no_price(tmp_path):
+    settings, lake = home(tmp_path, 3, api_base="http://127.0.0.1:9/v1")
+    told = estimate(settings, lake)
+    assert told.usd is None and told.prompt_tokens > 0 and told.calls == 9
+    assert estimate(with_teacher(settings, model="local"), lake).usd == 0.0
+    with pytest.raises(StageError, match="raw_dataset"):
+        estimate(settings, Lake(tmp_path / "empty"))
+
+
+def test_every_reason_for_a_miss_is_named(tmp_path):
+    def plan(body, nth):
+        text = str(body)
+        cut = "length" if "item 1." in text else "stop"
+        return Plan("500" if "item 2." in text else "", finish_reason=cut)
+
+    with FakeOpenAI(plan) as fake:
+        settings, lake = home(tmp_path, 3, api_base=fake.base, max_attempts=1)
+        ids = dict(table(lake, "SELECT instruction, sample_id FROM raw_records"))
+        assert explain(settings, lake, ids["Explain item 0."])[0].verdict == "new"
+        instructions.run(settings, lake)
+
+        def why(item: int, **teacher):
+            return explain(with_teacher(settings, **teacher), lake, ids[f"Explain item {item}."])[0]
+
+        assert why(0).verdict == "hit"
+        assert why(1).verdict == "hit" and why(1, max_tokens=900).verdict == "cut"
+        assert why(2).verdict == "failed" and "server_error" in why(2).why
+        assert "the model was 'openai/fake'" in why(0, model="openai/other").why
+        assert why(0, temperature=0.7).verdict == "changed"
+        with pytest.raises(UserError, match="sample_id"):
+            explain(settings, lake, "nobody")
