@@ -47,6 +47,7 @@ class Tally:
     cost_usd: float = 0.0
     throttled: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
 
 
 class Engine:

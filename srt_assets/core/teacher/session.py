@@ -1,5 +1,6 @@
 """A session with the teacher: the local server if it is the teacher, client, budget, limits, and the flow of jobs."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -42,4 +43,6 @@ def ask_all(
             return engine
 
         # A few more workers than calls in flight: one that waits for the disk or parses must not cost a slot.
-        drive(make_engine, jobs, concurrency + max(2, concurrency // 8), report)
+        started_at = time.monotonic()
+        engine = drive(make_engine, jobs, concurrency + max(2, concurrency // 8), report)
+        engine.tally.seconds = time.monotonic() - started_at
