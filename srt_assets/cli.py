@@ -165,6 +165,18 @@ def sql(
 
 
 @app.command()
+def estimate() -> None:
+    """Calls, tokens and money (USD) still to pay the teacher, and what that assumes. Pays nothing."""
+    from srt_assets.commands import show
+    from srt_assets.core.records import raw
+
+    settings, lake = _open()
+    # Reading the files is free, and without records there is nothing to estimate.
+    raw.run(settings, lake)
+    show.estimate(settings, lake)
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine and the settings; every finding comes with its remedy."""
     from srt_assets.commands import doctor as checks

@@ -83,3 +83,17 @@ def status(settings: Settings, lake: Lake, students: Sequence[str]) -> None:
     Console().print(table)
     if not students:
         Console().print("no student is registered; srt students add PATH|MODEL_ID registers one")
+
+
+def estimate(settings: Settings, lake: Lake) -> None:
+    """What the teacher side would still cost, one line a number."""
+    from srt_assets.core.teacher.estimate import estimate as still_to_pay
+
+    found = still_to_pay(settings, lake)
+    console = Console(highlight=False)
+    price = "price unknown" if found.usd is None else f"{found.usd:.4f} USD"
+    console.print(f"{found.calls} calls, {found.prompt_tokens} + {found.completion_tokens} tokens, {price}")
+    for purpose, calls in found.by_purpose.items():
+        console.print(Text(f"  {purpose}: {calls} calls"))
+    for assumption in found.assumptions:
+        console.print(Text(f"  assumes: {assumption}"))
