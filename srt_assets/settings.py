@@ -71,6 +71,7 @@ class Teacher(_Section):
     usd_per_million_input: Amount = 0.0
     usd_per_million_output: Amount = 0.0
     reply_format: Literal["auto", "markers", "json_schema", "grammar"] = "auto"
+    batch: bool = False
 
 
 class Student(_Section):

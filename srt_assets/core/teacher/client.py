@@ -11,6 +11,7 @@ from srt_assets.core.teacher.failures import redact
 from srt_assets.settings import Teacher
 
 _LOCAL_MODEL = "openai/local"
+_PRICES = ("input_cost_per_token", "output_cost_per_token")
 _NO_KEY = "none"  # servers of one's own ask for none, but the clients insist on one
 _LOCAL_TIMEOUT_S = 600.0  # the embedded server's slowness is this machine's; giving up helps nobody
 
@@ -83,6 +84,29 @@ class Client:
         )
         return read_answer(response, time.monotonic() - started)
 
+    def body(self, call: Call, max_tokens: int) -> dict[str, Any]:
+        """The call as a line of an OpenAI batch file."""
+        facts = {"messages": call.messages, "temperature": self.teacher.temperature, "max_tokens": max_tokens}
+        name, *_ = self._module.get_llm_provider(self._model, api_base=self.api_base or None)
+        if isinstance(call.shape, dict):
+            facts["response_format"] = call.shape
+        return {"model": name, **facts}
+
+    def endpoint(self) -> dict[str, Any]:
+        """Provider, api_base and key for LiteLLM's file and batch functions. UserError if it offers none."""
+        _, provider, *_ = self._module.get_llm_provider(self._model, api_base=self.api_base or None)
+        if self.local or provider not in ("openai", "azure", "hosted_vllm"):
+            raise UserError(
+                f"teacher.batch = true, but file batches are not offered for {self.teacher.model!r}",
+                "set teacher.batch = false, or use a model of openai, azure or hosted_vllm",
+            )
+        options: dict[str, Any] = {"custom_llm_provider": provider}
+        return (
+            options
+            | ({"api_base": self.api_base} if self.api_base else {})
+            | ({"api_key": self._key} if self._key else {})
+        )
+
     async def count_tokens(self, call: Call) -> int:
         """Tokens of the whole request, chat framing included: by the local server, else by LiteLLM's tokenizer."""
         if self.local:
@@ -131,11 +155,26 @@ def read_answer(response: Any, latency_s: float) -> Answer:
     text = choices[0].message.content if choices else None
     finish = choices[0].finish_reason if choices else None
     usage = getattr(response, "usage", None)
+    prompt, completion = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    return _answer(text, finish, prompt, completion, latency_s)
+
+
+def read_batch_body(body: dict[str, Any]) -> Answer:
+    """The same from the JSON body of a batch's output line."""
+    choices = body.get("choices") or [{}]
+    usage = body.get("usage") or {}
+    text = (choices[0].get("message") or {}).get("content")
+    return _answer(
+        text, choices[0].get("finish_reason"), usage.get("prompt_tokens"), usage.get("completion_tokens"), 0.0
+    )
+
+
+def _answer(text: Any, finish: Any, prompt: Any, completion: Any, latency_s: float) -> Answer:
     return Answer(
         text=text.encode("utf-8", "replace").decode() if isinstance(text, str) else None,
         finish_reason=str(finish) if finish else None,
-        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
-        completion_tokens=_count(getattr(usage, "completion_tokens", None)),
+        prompt_tokens=_count(prompt),
+        completion_tokens=_count(completion),
         latency_s=round(latency_s, 4),
     )
 
@@ -156,8 +195,11 @@ def _model_info(model: str) -> dict[str, Any]:
         ) from None
 
 
-def price_in_litellm(model: str) -> tuple[float, float] | None:
-    """USD per prompt and completion token from LiteLLM's table, or None."""
+def price_in_litellm(model: str, batch: bool = False) -> tuple[float, float] | None:
+    """USD per prompt and completion token from LiteLLM's table (the batch price if asked for), or None."""
     info = _model_info(model)
-    prompt, completion = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+    if batch:
+        table = litellm().model_cost.get(info.get("key"), {})
+        info |= {name: table[f"{name}_batches"] for name in _PRICES if table.get(f"{name}_batches") is not None}
+    prompt, completion = (info.get(name) for name in _PRICES)
     return (float(prompt), float(completion)) if prompt is not None and completion is not None else None

@@ -88,7 +88,7 @@ class Engine:
 
         Raises StageError or UserError when no call can succeed (teacher gone, key refused, no funds).
         """
-        allowed = await self._allowance(call)
+        allowed = await allowance(self.client, call)
         if allowed is None:
             return Verdict("too_long", f"the request does not fit into {self.client.context_tokens} tokens")
         if known and known.serves(allowed):
@@ -96,7 +96,7 @@ class Engine:
         before = tried.get((call.key, allowed))
         attempts = before.count if before else 0
         if before and (before.hopeless or attempts >= self.teacher.max_attempts):
-            return _verdict(before.kind, before.message)
+            return verdict_of(before.kind, before.message)
         while True:
             reserved = self._most(call, allowed)
             if not await self._reserve_money(reserved):
@@ -104,7 +104,7 @@ class Engine:
             answer = await self._send(call, allowed, reserved)
             if isinstance(answer, Answer):
                 row = self._row(call, allowed, attempts + 1)
-                cost = self._cost(answer, reserved)
+                cost = cost_of(answer, self.prices, reserved)
                 row |= {"status": "ok", "reply": answer.text, "finish_reason": answer.finish_reason, "cost_usd": cost}
                 row |= {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
                 await self.ledger.append(row | {"latency_s": answer.latency_s})
@@ -120,7 +120,7 @@ class Engine:
                 row["cost_usd"] = reserved
             await self.ledger.append(row)
             if answer.action == "record" or attempts >= self.teacher.max_attempts:
-                return _verdict(answer.kind, answer.message)
+                return verdict_of(answer.kind, answer.message)
             wait = backoff_s(attempts, random.random())
             await self._sleep(max(wait, answer.retry_after_s or 0.0))
 
@@ -149,7 +149,7 @@ class Engine:
                     cost = reserved
                 self._failed(failure)
                 return failure
-            cost = self._cost(answer, reserved) or 0.0
+            cost = cost_of(answer, self.prices, reserved) or 0.0
             self._replied(call, answer, cost)
             used = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
             self.rate.settle(entry, used or entry.tokens)
@@ -177,7 +177,7 @@ class Engine:
         now = self._clock()
         self.tally.failures[failure.kind] += 1
         if failure.action == "stop":
-            raise _halt(failure, self.teacher)
+            raise halt(failure, self.teacher)
         if failure.action == "record":
             return
         if self._trouble_since is None:
@@ -214,27 +214,14 @@ class Engine:
 
     # -- measures
 
-    async def _allowance(self, call: Call) -> int | None:
-        """Tokens the reply may have: a function of the call and the settings only. None if the call is too long."""
-        wanted = min(self.teacher.max_tokens, self.client.max_output_tokens or self.teacher.max_tokens)
-        context = self.client.context_tokens
-        if not context or self._prompt_bound(call) + wanted <= context:
-            return wanted
-        room = context - await self.client.count_tokens(call)
-        return min(wanted, room) if room >= min(wanted, MIN_REPLY_TOKENS) else None
-
-    @staticmethod
-    def _prompt_bound(call: Call) -> int:
-        return call.size_bytes + _CHAT_TOKENS * len(call.messages)
-
     def _expected_tokens(self, call: Call, allowed: int) -> int:
-        bound = self._prompt_bound(call)
+        bound = prompt_bound(call)
         if not self._tokens_per_byte:
             return bound // 2 + allowed
         return min(bound, int(call.size_bytes * self._tokens_per_byte * 1.1) + 1) + allowed
 
     def _most(self, call: Call, allowed: int) -> float:
-        return self.prices.cost(self._prompt_bound(call), allowed) or 0.0
+        return self.prices.cost(prompt_bound(call), allowed) or 0.0
 
     def _cost(self, answer: Answer, most: float) -> float | None:
         if not self.prices.known:
@@ -252,25 +239,55 @@ class Engine:
         return granted
 
     def _row(self, call: Call, allowed: int, attempt: int) -> dict[str, Any]:
-        return {
-            "call_key": call.key,
-            "sample_id": call.sample_id,
-            "purpose": call.purpose,
-            "model": self.teacher.model,
-            "api_base": self.teacher.api_base,
-            "prompt_version": PROMPT_VERSION,
-            "max_tokens": allowed,
-            "attempt": attempt,
-            "created_at": datetime.now(UTC).replace(tzinfo=None),
-        }
+        return ledger_row(self.teacher, call.key, call.sample_id, call.purpose, allowed, attempt)
 
 
-def _verdict(kind: str, message: str) -> Verdict:
+async def allowance(client: Client, call: Call) -> int | None:
+    """Tokens the reply may have: a function of the call and the settings only. None if the call is too long."""
+    most = client.teacher.max_tokens
+    wanted = min(most, client.max_output_tokens or most)
+    context = client.context_tokens
+    if not context or prompt_bound(call) + wanted <= context:
+        return wanted
+    room = context - await client.count_tokens(call)
+    return min(wanted, room) if room >= min(wanted, MIN_REPLY_TOKENS) else None
+
+
+def prompt_bound(call: Call) -> int:
+    """More tokens than any tokenizer makes of the request, without running one."""
+    return call.size_bytes + _CHAT_TOKENS * len(call.messages)
+
+
+def cost_of(answer: Answer, prices: Prices, most: float) -> float | None:
+    """USD of an answer; `most` where its usage is not believable, for a hard budget counts the worst."""
+    if not prices.known:
+        return None
+    if answer.prompt_tokens is None or (answer.completion_tokens is None and answer.text):
+        return most
+    return prices.cost(answer.prompt_tokens, answer.completion_tokens or 0)
+
+
+def ledger_row(teacher: Teacher, key: str, sample_id: str, purpose: str, allowed: int, attempt: int) -> dict[str, Any]:
+    """The columns of `teacher_calls` that do not depend on what came back."""
+    return {
+        "call_key": key,
+        "sample_id": sample_id,
+        "purpose": purpose,
+        "model": teacher.model,
+        "api_base": teacher.api_base,
+        "prompt_version": PROMPT_VERSION,
+        "max_tokens": allowed,
+        "attempt": attempt,
+        "created_at": datetime.now(UTC).replace(tzinfo=None),
+    }
+
+
+def verdict_of(kind: str, message: str) -> Verdict:
     status = {"context_length": "too_long", "content_filter": "refused"}.get(kind, "call_failed")
     return Verdict(status, f"{kind}: {message}")
 
 
-def _halt(failure: Failure, teacher: Teacher) -> Exception:
+def halt(failure: Failure, teacher: Teacher) -> Exception:
     where = f"teacher.model = {teacher.model!r}"
     if failure.kind == "no_funds":
         return StageError(

@@ -42,19 +42,11 @@ def classify(error: Exception) -> Failure:
 
     status, headers, code = _http_answer(chain)
     if status is not None:
-        if status == 429:
-            if code == "insufficient_quota":
-                return failure("stop", "no_funds")
-            return failure("throttled", "throttled", retry_after(headers))
-        if status in _STOPPING:
-            return failure("stop", _STOPPING[status])
-        if status == 408 or status == 409 or status >= 500:
-            return failure("transient", "server_error", retry_after(headers))
-        if isinstance(error, of_litellm.ContextWindowExceededError) or code == "context_length_exceeded":
-            return failure("record", "context_length")
-        if isinstance(error, of_litellm.ContentPolicyViolationError) or code == "content_policy_violation":
-            return failure("record", "content_filter")
-        return failure("record", "bad_request")
+        if isinstance(error, of_litellm.ContextWindowExceededError):
+            code = "context_length_exceeded"
+        if isinstance(error, of_litellm.ContentPolicyViolationError):
+            code = "content_policy_violation"
+        return of_http(status, code, type(error).__name__, str(error), retry_after(headers))
     if any("Timeout" in name for name in names):
         return failure("transient", "timeout")
     if names & {
@@ -74,6 +66,25 @@ def classify(error: Exception) -> Failure:
     if isinstance(error, of_litellm.BadRequestError | of_litellm.UnsupportedParamsError):
         return failure("stop", "bad_request")  # LiteLLM refused before sending: the settings are wrong, not the record
     return failure("transient", "connection" if isinstance(error, OSError) else "bad_reply")
+
+
+def of_http(
+    status: int, code: str | None, error_type: str, message: str, retry_after_s: float | None = None
+) -> Failure:
+    """What an HTTP status and the error code beside it mean."""
+    action: Action = "record"
+    kind = "bad_request"
+    if status == 429:
+        action, kind = ("stop", "no_funds") if code == "insufficient_quota" else ("throttled", "throttled")
+    elif status in _STOPPING:
+        action, kind = "stop", _STOPPING[status]
+    elif status in (408, 409) or status >= 500:
+        action, kind = "transient", "server_error"
+    elif code == "context_length_exceeded":
+        kind = "context_length"
+    elif code in ("content_policy_violation", "content_filter"):
+        kind = "content_filter"
+    return Failure(action, kind, error_type, redact(message)[:_MAX_ERROR_CHARS], retry_after_s)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

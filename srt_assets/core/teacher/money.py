@@ -36,7 +36,7 @@ def prices_of(teacher: Teacher) -> Prices:
         return Prices(0.0, 0.0, "the embedded teacher is free")
     from srt_assets.core.teacher.client import price_in_litellm
 
-    if found := price_in_litellm(teacher.model):
+    if found := price_in_litellm(teacher.model, teacher.batch):
         return Prices(found[0], found[1], "LiteLLM's price table")
     if teacher.budget_usd:
         raise UserError(

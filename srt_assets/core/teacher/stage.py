@@ -164,12 +164,20 @@ def _ask(
     total = sum(len(chunk) for chunk in sources_of(plan.subjects(lake)))
     asking = _Asking(settings.teacher, prompter)
     with Lookup(lake) as lookup:
-        jobs = asking.jobs(lookup, plan.subjects(lake), settings.teacher.api_base)
-        first = next(jobs, None)
+        steps = asking.steps(lookup, plan.subjects(lake))
+        first = next(steps, None)
         if first is None:
             progress(total, total, "records")
             return asking.tally, asking.unanswered, 0
         # Only now: no call to make, no LiteLLM to import, no server to start.
+        if settings.teacher.batch:
+            from srt_assets.core.teacher.batch import ask_batches
+
+            lookup.close()
+            open_steps = lambda look: asking.steps(look, plan.subjects(lake))  # noqa: E731
+            ask_batches(settings.teacher, lake, plan.partition, open_steps, asking.unanswered, asking.tally, progress)
+            asking.done = asking.tally.calls
+            return asking.tally, asking.unanswered, asking.done
         from srt_assets.core.teacher.session import ask_all
 
         started = time.monotonic()
@@ -184,7 +192,7 @@ def _ask(
                 facts["throttled"] = tally.throttled
             progress(min(total, asking.hits + asking.done), total, "records", **facts)
 
-        ask_all(settings.teacher, lake, lookup.spent_usd(), _chain(first, jobs), asking.start, report)
+        ask_all(settings.teacher, lake, lookup.spent_usd(), asking.jobs(_chain(first, steps)), asking.start, report)
     progress(total, total, "records")
     return asking.tally, asking.unanswered, asking.done
 
@@ -196,7 +204,7 @@ def sources_of(chunks: Iterator[list[Subject]]) -> Iterator[list[Source]]:
             yield found
 
 
-def _chain(first: list[Job], rest: Iterator[list[Job]]) -> Iterator[list[Job]]:
+def _chain(first: list[Step], rest: Iterator[list[Step]]) -> Iterator[list[Step]]:
     yield first
     yield from rest
 
@@ -215,13 +223,18 @@ class _Asking:
     def start(self, engine: Engine) -> None:
         self.tally = engine.tally
 
-    def jobs(self, lookup: Lookup, subjects: Iterator[list[Subject]], api_base: str) -> Iterator[list[Job]]:
+    def steps(self, lookup: Lookup, subjects: Iterator[list[Subject]]) -> Iterator[list[Step]]:
+        """The steps that miss a call, chunk by chunk."""
         for sources in sources_of(subjects):
-            steps = resolve(lookup, self.prompter, sources, api_base)
+            steps = resolve(lookup, self.prompter, sources, self.teacher.api_base)
             missing = [step for step in steps if step.missing(self.teacher.max_tokens)]
             self.hits += len(steps) - len(missing)
             if missing:
-                yield [functools.partial(self._solve, step) for step in missing]
+                yield missing
+
+    def jobs(self, steps: Iterator[list[Step]]) -> Iterator[list[Job]]:
+        for chunk in steps:
+            yield [functools.partial(self._solve, step) for step in chunk]
 
     async def _solve(self, step: Step, engine: Engine) -> None:
         """Ask the call, and once more with a changed prompt if its reply cannot be read."""

@@ -1,0 +1,266 @@
+"""OpenAI file batches through LiteLLM: the same calls at half the price, within a day instead of at once.
+
+An open batch is a JSON file beside the ledger, written before the batch exists, so that a restart finds every batch
+that was submitted. Replies end in the same ledger; what failed, and only that, goes into the next batch.
+"""
+
+import asyncio
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srt_assets.core.errors import StageError
+from srt_assets.core.lake import Lake
+from srt_assets.core.progress import Progress
+from srt_assets.core.teacher import ledger
+from srt_assets.core.teacher.call import Call
+from srt_assets.core.teacher.client import Client, connect, litellm, read_batch_body
+from srt_assets.core.teacher.engine import (
+    Tally,
+    Verdict,
+    allowance,
+    cost_of,
+    halt,
+    ledger_row,
+    prompt_bound,
+    verdict_of,
+)
+from srt_assets.core.teacher.failures import classify, of_http
+from srt_assets.core.teacher.lookup import Lookup
+from srt_assets.core.teacher.money import Prices, prices_of
+from srt_assets.settings import Teacher
+
+POLL_S = 30.0
+# The provider's limits are 50,000 lines and 200 MB a file.
+MAX_CALLS = 50_000
+MAX_BYTES = 150_000_000
+_OVER = ("completed", "failed", "expired", "cancelled")
+_MARK = "srt_batch"
+
+
+@dataclass(frozen=True)
+class _Item:
+    call: Call
+    allowed: int
+    attempt: int
+    most_usd: float
+
+
+def ask_batches(
+    teacher: Teacher,
+    lake: Lake,
+    stage: str,
+    missing: Callable[[Lookup], Iterator[list[Any]]],
+    unanswered: dict[str, Verdict],
+    tally: Tally,
+    progress: Progress,
+) -> None:
+    """Collect the open batches of this stage, then submit what is missing until nothing is. Blocks while they run."""
+    client = connect(teacher)
+    desk = _Desk(client, lake, stage, prices_of(teacher), tally, progress)
+    while True:
+        for state in desk.open():
+            desk.collect(state)
+        ledger.seal(lake)
+        with Lookup(lake) as lookup:
+            items = _items(client, desk.prices, missing(lookup), lookup.spent_usd(), unanswered)
+        if not items:
+            return
+        for chunk in _files(client, items):
+            desk.submit(chunk)
+
+
+def _items(
+    client: Client,
+    prices: Prices,
+    chunks: Iterator[list[Any]],
+    spent_usd: float,
+    unanswered: dict[str, Verdict],
+) -> list[_Item]:
+    """The calls to submit now. Those that are too long, hopeless or beyond the budget get their verdict."""
+    teacher = client.teacher
+    items: list[_Item] = []
+    unanswered.clear()
+    for step in (step for chunk in chunks for step in chunk):
+        call = step.missing(teacher.max_tokens)
+        allowed = asyncio.run(allowance(client, call))
+        if allowed is None:
+            unanswered[call.key] = Verdict("too_long", f"it does not fit into {client.context_tokens} tokens")
+            continue
+        known = step.correction_reply if call is step.correction else step.reply
+        if known and known.serves(allowed):
+            continue
+        before = step.tried.get((call.key, allowed))
+        if before and (before.hopeless or before.count >= teacher.max_attempts):
+            unanswered[call.key] = verdict_of(before.kind, before.message)
+            continue
+        most = prices.cost(prompt_bound(call), allowed) or 0.0
+        if teacher.budget_usd and spent_usd + most > teacher.budget_usd:
+            unanswered[call.key] = Verdict("over_budget", f"teacher.budget_usd = {teacher.budget_usd} is used up")
+            continue
+        spent_usd += most
+        items.append(_Item(call, allowed, before.count + 1 if before else 1, most))
+    return items
+
+
+def _files(client: Client, items: list[_Item]) -> Iterator[list[tuple[_Item, bytes]]]:
+    """Batches within the provider's limits. Two records that need the same call share one line."""
+    chunk: list[tuple[_Item, bytes]] = []
+    size = 0
+    for item in {item.call.key: item for item in items}.values():
+        line = {"custom_id": item.call.key, "method": "POST", "url": "/v1/chat/completions"}
+        text = json.dumps(line | {"body": client.body(item.call, item.allowed)}).encode() + b"\n"
+        if chunk and (len(chunk) >= MAX_CALLS or size + len(text) > MAX_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append((item, text))
+        size += len(text)
+    if chunk:
+        yield chunk
+
+
+class _Desk:
+    """Submits and collects the batches of one stage."""
+
+    def __init__(
+        self, client: Client, lake: Lake, stage: str, prices: Prices, tally: Tally, progress: Progress
+    ) -> None:
+        self.client = client
+        self.lake = lake
+        self.stage = stage
+        self.prices = prices
+        self.tally = tally
+        self.progress = progress
+        self.folder = lake.directory(ledger.TABLE) / "batches"
+        self._at = client.endpoint()
+        self._module = litellm()
+
+    def open(self) -> list[Path]:
+        return sorted(
+            path for path in self.folder.glob("*.json") if json.loads(path.read_text())["stage"] == self.stage
+        )
+
+    def submit(self, chunk: list[tuple[_Item, bytes]]) -> None:
+        """Write down what is about to be asked, upload it, start the batch."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        mark = uuid.uuid4().hex
+        path = self.folder / f"{mark}.json"
+        calls = {
+            item.call.key: [item.call.sample_id, item.call.purpose, item.allowed, item.attempt, item.most_usd]
+            for item, _ in chunk
+        }
+        state = {"stage": self.stage, "mark": mark, "batch_id": None, "calls": calls}
+        _write(path, state)
+        content = b"".join(text for _, text in chunk)
+        try:
+            file = self._module.create_file(file=("calls.jsonl", content), purpose="batch", **self._at)
+            batch = self._module.create_batch(
+                completion_window="24h",
+                endpoint="/v1/chat/completions",
+                input_file_id=file.id,
+                metadata={_MARK: mark},
+                **self._at,
+            )
+        except Exception as error:
+            path.unlink()
+            raise self._explained(error) from error
+        _write(path, state | {"batch_id": batch.id})
+
+    def collect(self, path: Path) -> None:
+        """Wait for the batch to end and put its lines into the ledger."""
+        state = json.loads(path.read_text())
+        batch_id = state["batch_id"] or self._find(state["mark"])
+        if batch_id is None:  # died before the batch was made: nothing was asked
+            path.unlink()
+            return
+        while True:
+            try:
+                batch = self._module.retrieve_batch(batch_id=batch_id, **self._at)
+            except Exception as error:
+                raise self._explained(error) from error
+            counts = batch.request_counts
+            self.progress(counts.completed if counts else 0, len(state["calls"]), "batched calls")
+            if batch.status in _OVER:
+                break
+            time.sleep(POLL_S)
+        lines = [*self._lines(batch.output_file_id), *self._lines(batch.error_file_id)]
+        asyncio.run(self._keep(state["calls"], lines))
+        path.unlink()
+        if batch.status == "failed" and not lines:
+            raise StageError(f"the provider refused the batch {batch_id}: {batch.errors}", "see its message, run again")
+
+    async def _keep(self, calls: dict[str, list[Any]], lines: list[dict[str, Any]]) -> None:
+        teacher = self.client.teacher
+        rows = []
+        for line in lines:
+            if (key := line.get("custom_id")) not in calls:
+                continue
+            sample_id, purpose, allowed, attempt, most = calls[key]
+            row = ledger_row(teacher, key, sample_id, purpose, allowed, attempt)
+            response = line.get("response") or {}
+            body = response.get("body") or {}
+            if response.get("status_code") == 200 and body.get("choices"):
+                answer = read_batch_body(body)
+                cost = cost_of(answer, self.prices, most)
+                row |= {"status": "ok", "reply": answer.text, "finish_reason": answer.finish_reason, "cost_usd": cost}
+                row |= {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
+                self._count(answer.prompt_tokens, answer.completion_tokens, cost)
+            else:
+                error = body.get("error") or line.get("error") or {}
+                code = error.get("code") or error.get("type")
+                if code == "batch_expired":
+                    continue  # never tried
+                failure = of_http(response.get("status_code") or 500, code, "batch", str(error.get("message", "")))
+                if failure.action == "stop":
+                    raise halt(failure, teacher)
+                self.tally.failures[failure.kind] += 1
+                row |= {"status": failure.kind, "error_type": "batch", "error": failure.message}
+            rows.append(row)
+        with ledger.Ledger(self.lake) as book:
+            await asyncio.gather(*(book.append(row) for row in rows))
+
+    def _count(self, prompt: int | None, completion: int | None, cost: float | None) -> None:
+        self.tally.calls += 1
+        self.tally.prompt_tokens += prompt or 0
+        self.tally.completion_tokens += completion or 0
+        self.tally.cost_usd += cost or 0.0
+
+    def _lines(self, file_id: str | None) -> list[dict[str, Any]]:
+        if not file_id:
+            return []
+        try:
+            content = self._module.file_content(file_id=file_id, **self._at).content
+        except Exception as error:
+            raise self._explained(error) from error
+        return [json.loads(line) for line in content.splitlines() if line.strip()]
+
+    def _find(self, mark: str) -> str | None:
+        try:
+            listed = self._module.list_batches(limit=100, **self._at)
+        except Exception as error:
+            raise self._explained(error) from error
+        found = (b.id for b in getattr(listed, "data", []) if (getattr(b, "metadata", None) or {}).get(_MARK) == mark)
+        return next(found, None)
+
+    def _explained(self, error: Exception) -> Exception:
+        failure = classify(error)
+        if failure.action == "stop":
+            return halt(failure, self.client.teacher)
+        where = self.client.api_base or self.client.teacher.model
+        return StageError(
+            f"the batch API of {where} failed: {failure.message}", "run again; open batches are found again"
+        )
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".writing")
+    with temporary.open("w") as file:
+        json.dump(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
