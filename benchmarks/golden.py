@@ -45,7 +45,7 @@ def main() -> int:
             continue
         template, first, end = match[1], int(match[2]), int(match[3])
         golden = [json.loads(line)["loss"] for line in path.read_text().splitlines()][: options.limit]
-        spec = Spec(options.student, template, "official", 2048, "fp32", 0, options.threads)
+        spec = Spec(options.student, template, "official", 2048, "float32", 0, options.threads)
         ours = losses(ChunkScorer(spec, options.device), data[first:end][: options.limit])
         compared, worst, missing = 0, 0.0, 0
         for theirs, own in zip(golden, ours, strict=True):
