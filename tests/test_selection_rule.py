@@ -161,6 +161,17 @@ def test_every_branch_has_its_reason(four, chosen, reason):
     assert (verdict["chosen"], verdict["reason"]) == (chosen, reason)
 
 
+def test_a_copy_of_the_original_and_a_failed_rewrite_lose_with_their_reason():
+    first = f"{0:016x}"
+    better = Cell(-0.5, -1.0, copy=True)
+    verdict = decide_all([(Cell(-1.0, -0.5), GOOD, GOOD, better)])["selective"][first]
+    assert (verdict["chosen"], verdict["compared_2"]) == (INS, "copy_of_original")
+    verdict = decide_all([(Cell(-1.0, -0.5), better, Cell(0, 0, "refused"), GOOD)])["selective"][first]
+    assert (verdict["chosen"], verdict["compared_1"], verdict["compared_2"]) == (ORI, "copy_of_original", "refused")
+    verdict = decide_all([(Cell(-1.0, -0.5), Cell(9, 9, "no_markers"), GOOD, GOOD)])["selective"][first]
+    assert verdict["compared_1"] == "no_markers"
+
+
 def test_the_other_policies():
     table = [(Cell(-1.0, -0.5), GOOD, GOOD, Cell(-0.5, -1.0)), (GOOD, GOOD, GOOD, Cell(0, 0, "refused"))] * 40
     found = decide_all(table)
