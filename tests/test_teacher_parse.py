@@ -109,6 +109,7 @@ def test_pairs(reply, instruction, answer):
         (res("[Better Answer] Old instruction text. [End]"), "prompt_echo"),
         (res(f"[Better Answer] {CRITERIA['response']} [End]"), "prompt_echo"),
         (res("[Better Answer] [The Start of Answer] x [The End of Answer] [End]"), "prompt_echo"),
+        (res("[Better Answer] One fruit is the apple. It has seeds. [End]"), "prompt_echo"),
         (ins("[New Answer] An answer alone [End]"), "no_markers"),
         (ins("[New Instruction] An instruction alone [End]"), "no_markers"),
         (ins("[New Instruction] your instruction [End] [New Answer] Something new. [End]"), "placeholder"),

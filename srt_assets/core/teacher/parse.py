@@ -9,7 +9,15 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from srt_assets.core.teacher.prompts import BRIEF, CRITERIA, PLACEHOLDER_ANSWER, PLACEHOLDER_INSTRUCTION, Form, Kind
+from srt_assets.core.teacher.prompts import (
+    BRIEF,
+    CRITERIA,
+    EXAMPLE,
+    PLACEHOLDER_ANSWER,
+    PLACEHOLDER_INSTRUCTION,
+    Form,
+    Kind,
+)
 from srt_assets.core.teacher.shield import FRAME_MARKER, unshield
 
 # One further turn is worth its price for these only: nothing else gets better by asking again.
@@ -169,6 +177,13 @@ def _refuses(text: str) -> bool:
 
 _OURS = [normal(line) for texts in (CRITERIA, BRIEF) for text in texts.values() for line in text.splitlines() if line]
 _ECHO_CHARS = 40
+# Sentences of the example that the packaged teacher is shown: it sometimes hands them back as its own.
+_EXAMPLE_SENTENCES = [
+    sentence
+    for text in EXAMPLE.values()
+    for sentence in normal(text.split("Answer]")[-1]).split(". ")
+    if len(sentence) > 20
+]
 
 
 def _worthless(instruction: str | None, response: str, source: tuple[str, str, str]) -> str | None:

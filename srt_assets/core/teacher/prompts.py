@@ -59,7 +59,7 @@ BRIEF: dict[Kind, str] = {
     "with more detail:\n[Better Answer] ... [End]",
 }
 _EXAMPLE_PAIR = ("Name a fruit.", "", "Apple.")
-_EXAMPLE: dict[Kind, str] = {
+EXAMPLE: dict[Kind, str] = {
     "instruction": """Critique: The instruction is vague, and its answer is a single word.
 [New Instruction] Describe how the taste and the texture of apples differ between three varieties, and say which one \
 suits a pie. [End]
@@ -113,7 +113,7 @@ def messages(kind: Kind, form: Form, instruction: str, input: str, response: str
     return [
         {"role": "system", "content": BRIEF_SYSTEM},
         {"role": "user", "content": _framed(kind, form, *_EXAMPLE_PAIR, brief)},
-        {"role": "assistant", "content": _EXAMPLE[kind]},
+        {"role": "assistant", "content": EXAMPLE[kind]},
         {"role": "user", "content": user},
     ]
 
@@ -137,7 +137,7 @@ def correction(before: list[Message], reply: str, status: str, kind: Kind, form:
 PROMPT_VERSION = fingerprint(
     system=SYSTEM,
     criteria=CRITERIA,
-    brief={**BRIEF, "system": BRIEF_SYSTEM, "example": _EXAMPLE},
+    brief={**BRIEF, "system": BRIEF_SYSTEM, "example": EXAMPLE},
     shape={f"{kind}/{form}": text for (kind, form), text in _SHAPE.items()},
     correction=_CORRECTION,
     frame=messages("instruction", "markers", "i", "n", "r"),
