@@ -203,6 +203,7 @@ def _worthless(instruction: str | None, response: str, source: tuple[str, str, s
 
 
 def _repeats_us(text: str) -> bool:
-    return any(
-        line in text or (len(text) >= _ECHO_CHARS and text in line) for line in _OURS if len(line) >= _ECHO_CHARS
-    )
+    if any(text.startswith(sentence) for sentence in _EXAMPLE_SENTENCES):
+        return True
+    ours = (line for line in _OURS if len(line) >= _ECHO_CHARS)
+    return any(line in text or (len(text) >= _ECHO_CHARS and text in line) for line in ours)
