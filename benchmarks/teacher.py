@@ -140,7 +140,7 @@ def efficiency(folder: Path, calls: int, concurrency: int = 256, latency_s: floa
 
 
 def limits(folder: Path, calls: int) -> None:
-    for rpm, tpm in ((600, 0), (0, 400_000)):
+    for rpm, tpm in ((300, 0), (0, 120_000)):
         settings, lake = make_home(folder / f"limit-{rpm}-{tpm}", calls, rpm=rpm, tpm=tpm, concurrency=64)
         with fake_server(folder, 0.5) as (base, log):
             settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"api_base": base})})
@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=0)
     args = parser.parse_args()
     os.environ.setdefault("OPENAI_API_KEY", "none-needed")
-    defaults = {"efficiency": 2560, "limits": 1900, "memory": 50_000}
+    defaults = {"efficiency": 2560, "limits": 950, "memory": 50_000}
     with tempfile.TemporaryDirectory() as folder:
         globals()[args.which](Path(folder), args.calls or defaults[args.which])
 
