@@ -27,6 +27,7 @@ class Entry:
     at: float
     tokens: int
     counted: bool = True
+    settled: bool = False
 
 
 class RateLimit:
@@ -75,6 +76,7 @@ class RateLimit:
                 self._quickest_s = min(self._quickest_s, took)
             # What it took beyond the quickest call it may have spent on the way to the server.
             entry.at += min(LAG_S, max(0.0, took - self._quickest_s))
+            entry.settled = True
             if entry.counted:
                 self._tokens += tokens - entry.tokens
             entry.tokens = tokens
@@ -89,7 +91,7 @@ class RateLimit:
 
     def _wait_s(self, tokens: int) -> float | None:
         now = self._clock()
-        while self._entries and self._entries[0].at + self._span <= now:
+        while self._entries and self._ends(self._entries[0]) <= now:
             gone = self._entries.popleft()
             gone.counted = False
             self._tokens -= gone.tokens
@@ -97,7 +99,11 @@ class RateLimit:
         fits_tokens = not self.tpm or self._tokens + tokens <= self.tpm or not self._entries
         if fits_requests and fits_tokens:
             return None
-        return max(0.001, self._entries[0].at + self._span - now)
+        return max(0.001, self._ends(self._entries[0]) - now)
+
+    def _ends(self, entry: Entry) -> float:
+        # One still in flight may have arrived only now.
+        return entry.at + self._span + (0.0 if entry.settled else LAG_S)
 
 
 class Gate:
