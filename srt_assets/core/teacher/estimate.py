@@ -8,6 +8,7 @@ from srt_assets.core.teacher import instructions, responses, stage
 from srt_assets.core.teacher.call import LOCAL, Call, Prompter, Source
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import prices_of
+from srt_assets.core.teacher.steps import Step, resolve
 from srt_assets.settings import Settings, Teacher
 
 # Lengths of replies where the ledger knows none of this model: critique and texts as long as the paper's (table 6).
@@ -64,18 +65,18 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
 def _missing(lake: Lake, lookup: Lookup, prompter: Prompter, teacher: Teacher) -> Iterator[tuple[str, Call]]:
     stage.upstream_hash(lake, "raw_records", None, "raw_dataset")
     for sources in stage.sources_of(instructions.PLAN.subjects(lake)):
-        steps = stage.resolve(lookup, prompter, sources, teacher.api_base)
+        steps = resolve(lookup, prompter, sources, teacher.api_base)
         # The other two calls of these records, as far as the present instructions tell.
         given = [Source(s.sample_id, "reflect_response", *s.texts) for s in sources]
         both = [_both(step, prompter) for step in steps]
-        for step in [*steps, *stage.resolve(lookup, prompter, [*given, *both], teacher.api_base)]:
+        for step in [*steps, *resolve(lookup, prompter, [*given, *both], teacher.api_base)]:
             if call := step.missing(teacher.max_tokens):
                 tried = step.tried.get((call.key, teacher.max_tokens))
                 if not tried or not (tried.hopeless or tried.count >= teacher.max_attempts):
                     yield step.source.purpose, call
 
 
-def _both(step: stage.Step, prompter: Prompter) -> Source:
+def _both(step: Step, prompter: Prompter) -> Source:
     parsed, _ = step.result(prompter.form, {})
     texts = step.source.texts
     if parsed.status == "ok" and parsed.instruction and parsed.response:

@@ -8,6 +8,7 @@ from srt_assets.core.teacher import instructions, responses, stage
 from srt_assets.core.teacher.call import Prompter
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.prompts import PROMPT_VERSION
+from srt_assets.core.teacher.steps import Step, resolve
 from srt_assets.settings import Settings
 
 
@@ -32,11 +33,11 @@ def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
     if not sources:
         raise UserError(f"no record has the sample_id {sample_id!r}", "look it up: srt sql 'FROM raw_records LIMIT 5'")
     with Lookup(lake) as lookup:
-        steps = stage.resolve(lookup, prompter, sources, settings.teacher.api_base)
+        steps = resolve(lookup, prompter, sources, settings.teacher.api_base)
         return [_finding(step, lookup, settings) for step in steps]
 
 
-def _finding(step: stage.Step, lookup: Lookup, settings: Settings) -> Finding:
+def _finding(step: Step, lookup: Lookup, settings: Settings) -> Finding:
     wanted = settings.teacher.max_tokens
     call = step.missing(wanted)
     if call is None:
