@@ -93,11 +93,14 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
         asset=test.facts["asset"],
         description=test.description,
         blocking=blocking,
+        # One student's fault must not hold up another: a check of a student's asset looks at that student only.
+        partitions_def=names.students if test.facts["asset"] in names.STUDENT_SIDE else None,
     )
     def check(context, lake: dg.ResourceParam[LakeResource]) -> dg.AssetCheckResult:
         from srt_assets.core.sql.views import failing_rows
 
-        bad, sample = failing_rows(lake.open(), test.name)
+        student = context.partition_key if context.has_partition_key else None
+        bad, sample = failing_rows(lake.open(), test.name, student)
         severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
         return dg.AssetCheckResult(
             passed=bad == 0,

@@ -12,7 +12,7 @@ from sqlglot.schema import MappingSchema
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql import models
-from srt_assets.core.tables import TABLES, Column
+from srt_assets.core.tables import TABLES, Column, sql_literal
 
 SAMPLE_ROWS = 5
 
@@ -83,11 +83,14 @@ def column_lineage(model: models.Model, schemas: dict[str, dict[str, str]]) -> d
     return {column: deps for column, deps in found.items() if deps}
 
 
-def failing_rows(lake: Lake, test: str) -> tuple[int, list[dict[str, Any]]]:
-    """How many rows a test returns, and the first few of them."""
+def failing_rows(lake: Lake, test: str, student: str | None = None) -> tuple[int, list[dict[str, Any]]]:
+    """How many rows a test returns (of one student, if the rows name one), and the first few of them."""
     con = connect(lake)
     try:
         sql = models.load().tests[test].sql()
+        columns = [d[0] for d in con.execute(f"SELECT * FROM ({sql}) LIMIT 0").description or []]
+        if student is not None and "student" in columns:
+            sql = f"SELECT * FROM ({sql}) WHERE student = {sql_literal(student)}"
         count = con.execute(f"SELECT count(*) FROM ({sql})").fetchone()
         cursor = con.execute(f"SELECT * FROM ({sql}) LIMIT {SAMPLE_ROWS}")
         names = [d[0] for d in cursor.description or []]
