@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 WINDOW_S = 60.0
 # A request reaches the server a moment after it is counted here; its window must not see one more than ours did. On a
-# busy machine that moment is long, so each call's place in the window is corrected when it is back, by at most LAG_S.
+# busy machine that moment is long, and only the reply says that it is over: a call counts from then, at most LAG_S later.
 MARGIN_S = 0.5
 LAG_S = 3.0
 
@@ -33,7 +33,7 @@ class Entry:
 class RateLimit:
     """A sliding window over requests and tokens (0 = unlimited), first come first served.
 
-    Tokens count from the moment of sending, as providers count them: first the most the call can use, then what it did.
+    Tokens count as providers count them: first the most the call can use, then what it did.
     """
 
     def __init__(
@@ -52,7 +52,6 @@ class RateLimit:
         self._tokens = 0
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._quickest_s = float("inf")
 
     async def reserve(self, tokens: int) -> Entry:
         """Wait until a call of so many tokens fits. One larger than `tpm` alone waits for an empty window."""
@@ -71,11 +70,7 @@ class RateLimit:
     def settle(self, entry: Entry, tokens: int) -> None:
         """Replace the reservation by what was used (0 for a call that failed before the teacher worked)."""
         if self.rpm or self.tpm:
-            took = self._clock() - entry.at
-            if tokens:
-                self._quickest_s = min(self._quickest_s, took)
-            # What it took beyond the quickest call it may have spent on the way to the server.
-            entry.at += min(LAG_S, max(0.0, took - self._quickest_s))
+            entry.at = min(self._clock(), entry.at + LAG_S)
             entry.settled = True
             if entry.counted:
                 self._tokens += tokens - entry.tokens
