@@ -388,7 +388,6 @@ assert not {{"litellm", "xllamacpp"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 
 
-@pytest.mark.xfail(reason="known fault, issue 3: more requests than rpm pass in a window at the start", strict=False)
 def test_rate_limits_hold_in_every_window(tmp_path, monkeypatch):
     from srt_assets.core.teacher import session
     from srt_assets.core.teacher.limits import RateLimit
