@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 WINDOW_S = 60.0
 # A request reaches the server a moment after it is counted here; its window must not see one more than ours did. On a
-# busy machine that moment is long, and only the reply ends it: a call counts from then, at most LAG_S after its sending.
+# busy machine that moment is long; only the reply ends it: a call counts from then, at most LAG_S later.
 MARGIN_S = 0.5
 LAG_S = 3.0
 
