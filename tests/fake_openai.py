@@ -134,6 +134,7 @@ class FakeOpenAI:
         self.seen.append(seen)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        status, payload = self.answer(body, plan, seen)
         try:
             if plan.latency_s:
                 await asyncio.sleep(plan.latency_s)
@@ -141,7 +142,6 @@ class FakeOpenAI:
                 await asyncio.sleep(3600)
             if plan.fault == "close":
                 return False
-            status, payload = self.answer(body, plan, seen)
             if plan.fault == "half":
                 writer.write(_http(status, payload, plan.headers)[: 60 + len(payload) // 2])
                 await writer.drain()
