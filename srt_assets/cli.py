@@ -6,6 +6,7 @@ Heavy imports stay inside the commands, so that `srt --help` answers at once.
 import errno
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,8 @@ StudentOption = Annotated[
 def main() -> None:
     """Entry point: runs a command and turns errors that carry a remedy into one message and an exit code."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Dagster says of its own API (checks by partition, the Pipes client) that it is in preview: of no use to a user.
+    warnings.filterwarnings("ignore", message=".*is currently in preview.*")
     try:
         app()
     except (UserError, StageError) as error:
@@ -43,6 +46,10 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.secho("stopped; everything done so far is kept, `srt run` goes on from here", fg="yellow", err=True)
         sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough (`srt sql … | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
