@@ -27,8 +27,11 @@ POLICIES: tuple[str, ...] = get_args(Policy)
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+When = Literal["auto", "always", "never"]
 # Variables of these names are switches of the program, not settings.
 _NOT_SETTINGS = {"SRT_SETTINGS", "SRT_HOME"}
+# In a variable: names with commas between them.
+_LISTS = {("training", "arms"), ("training", "lora_targets")}
 
 
 class _Section(BaseModel):
@@ -113,6 +116,13 @@ class Training(_Section):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     weight_decay: Amount = 0.0
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    lora_rank: Positive = 16
+    lora_alpha: Positive = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lora_targets: tuple[str, ...] = ()
+    lora_merge: bool = True
+    gradient_checkpointing: When = "auto"
+    sharding: When = "auto"
     processes: Positive = 1
     arms: tuple[Policy, ...] = ()
     keep_last: Positive = 3
@@ -209,7 +219,7 @@ def _apply_environment(facts: dict[str, Any]) -> dict[tuple[str, str], str]:
         if (section, key) in (("project", "home"), ("automation", "watch")) and text:
             target[key] = str(Path(text).expanduser().absolute())
         else:
-            target[key] = text.split(",") if (section, key) == ("training", "arms") and text else _as_value(text)
+            target[key] = text.split(",") if (section, key) in _LISTS and text[:1] not in ("", "[") else _as_value(text)
         origins[(section, key)] = variable
     if home := os.environ.get("SRT_HOME"):
         facts.setdefault("project", {})["home"] = str(Path(home).expanduser().absolute())

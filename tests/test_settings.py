@@ -47,11 +47,13 @@ def test_variables_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SRT_TEACHER__MODEL", "openai/b")
     monkeypatch.setenv("SRT_SELECTION__TOP_K", "0.5")
     monkeypatch.setenv("SRT_TRAINING__ARMS", "selective,random")
+    monkeypatch.setenv("SRT_TRAINING__LORA_TARGETS", '["q_proj"]')
     monkeypatch.setenv("SRT_HOME", str(tmp_path / "elsewhere"))
     settings = load_settings(file)
     assert (settings.teacher.model, settings.teacher.rpm) == ("openai/b", 3)
     assert settings.selection.top_k == 0.5
     assert settings.training.arms == ("selective", "random")
+    assert settings.training.lora_targets == ("q_proj",)
     assert settings.home == tmp_path / "elsewhere"
 
 

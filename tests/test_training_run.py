@@ -114,7 +114,7 @@ def test_the_seed_reproduces_the_curve(bench: Bench, whole: job.Job, tmp_path: P
 
 
 def test_packing_and_checkpointing_change_nothing_but_rounding(bench: Bench, whole: job.Job, tmp_path: Path) -> None:
-    for i, changes in enumerate(({"token_budget": 1}, {"token_budget": 5000}, {"gradient_checkpointing": "true"})):
+    for i, changes in enumerate(({"token_budget": 1}, {"token_budget": 5000}, {"gradient_checkpointing": "always"})):
         task = prepare(bench, tmp_path / str(i), **changes)
         go(task)
         assert losses(task) == pytest.approx(losses(whole), rel=1e-4), changes
@@ -259,7 +259,7 @@ def test_checkpointing_is_turned_on_when_only_that_fits() -> None:
     assert not memory.choose_checkpointing(need, 2000, "auto", 0)
     assert memory.choose_checkpointing(need, 200, "auto", 0)
     with pytest.raises(UserError):
-        memory.choose_checkpointing(need, 200, "false", 0)
+        memory.choose_checkpointing(need, 200, "never", 0)
 
 
 def test_the_stated_need_is_near_what_adam_holds(bench: Bench) -> None:

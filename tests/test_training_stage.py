@@ -14,6 +14,7 @@ from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
 from srt_assets.core.training import finished, job, launch, stage
 from srt_assets.core.training.main import main
+from srt_assets.settings import Training
 from tests.tiny_student import make_tiny_student
 from tests.training_data import Bench, in_process, make_bench
 
@@ -88,17 +89,51 @@ def test_the_split_never_trains(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "change", [{"learning_rate": 0.01}, {"epochs": 1}, {"held_out": 0.4}, {"method": "lora"}, {"weight_decay": 0.1}]
+    "change",
+    [
+        {"learning_rate": 0.01},
+        {"epochs": 1},
+        {"held_out": 0.4},
+        {"weight_decay": 0.1},
+        {"method": "lora"},
+        {"method": "lora", "lora_rank": 2},
+    ],
 )
 def test_settings_that_matter_are_wanted_anew(bench: Bench, change: dict) -> None:
     before = stage.wanted(bench.settings, bench.lake, "tiny")
     assert stage.wanted(bench.with_training(**change).settings, bench.lake, "tiny") != before
 
 
-@pytest.mark.parametrize("change", [{"processes": 2}, {"keep_last": 1}])
+@pytest.mark.parametrize(
+    "change", [{"processes": 2}, {"keep_last": 1}, {"lora_rank": 2}, {"gradient_checkpointing": "always"}]
+)
 def test_settings_that_do_not_matter_are_not(bench: Bench, change: dict) -> None:
     before = stage.wanted(bench.settings, bench.lake, "tiny")
     assert stage.wanted(bench.with_training(**change).settings, bench.lake, "tiny") == before
+
+
+def test_the_job_carries_the_settings(bench: Bench, tmp_path: Path) -> None:
+    bench.with_training(
+        method="lora",
+        lora_rank=2,
+        lora_alpha=3,
+        lora_dropout=0.1,
+        lora_targets=("q_proj",),
+        lora_merge=False,
+        gradient_checkpointing="always",
+        sharding="never",
+    )
+    info = checkpoints.get(bench.lake, "tiny")
+    made = job.make(bench.settings, info, tmp_path, run="r", arm="a", data_hash="", steps=1)
+    assert made.lora == job.Lora(rank=2, alpha=3, dropout=0.1, targets=("q_proj",), merge=False)
+    assert (made.gradient_checkpointing, made.sharding) == ("always", "never")
+    assert job.Job.read(made.write()) == made
+
+
+def test_the_papers_hyper_parameters_are_the_defaults() -> None:
+    t = Training()
+    assert (t.learning_rate, t.batch_size, t.epochs, t.max_length) == (2e-5, 128, 3, 2048)
+    assert (t.warmup_ratio, t.weight_decay, t.method) == (0.03, 0.0, "full")
 
 
 def test_new_weights_that_chose_the_same_rows_train_again(bench: Bench, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class Job:
 
     `steps`: optimizer steps, 0 = from `epochs`. `token_budget`: tokens a forward pass may have, 0 = by device.
     `save_every_s`: seconds between states that an interrupted training continues from. `gradient_checkpointing`
-    (recompute activations) and `sharding` (FSDP, with several processes): auto = only if it does not fit otherwise.
+    (recompute activations) and `sharding` (FSDP, with several processes): auto = only if it does not fit otherwise,
+    always or never.
     """
 
     run: str
@@ -126,11 +127,8 @@ def recipe(settings: Settings) -> dict[str, Any]:
 
 
 def lora(settings: Settings) -> Lora:
-    chosen = settings.training.model_dump()
-    given = {name: chosen[f"lora_{name}"] for name in Lora.__dataclass_fields__ if f"lora_{name}" in chosen}
-    if "targets" in given:
-        given["targets"] = tuple(given["targets"])
-    return Lora(**given)
+    t = settings.training
+    return Lora(t.lora_rank, t.lora_alpha, t.lora_dropout, t.lora_targets, t.lora_merge)
 
 
 def training_fingerprint(settings: Settings, student_fingerprint: str, **data: Any) -> str:
@@ -176,6 +174,7 @@ def make(
         token_budget=settings.student.token_budget,
         processes=training.processes,
         lora=lora(settings),
-        gradient_checkpointing=str(training.model_dump().get("gradient_checkpointing", "auto")),
+        gradient_checkpointing=training.gradient_checkpointing,
+        sharding=training.sharding,
         facts=facts,
     )

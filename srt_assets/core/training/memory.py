@@ -61,10 +61,10 @@ def available(device: torch.device) -> int:
 def choose_checkpointing(need: Need, free: int, wish: str, weights_loaded: int) -> bool:
     """Whether to recompute activations. UserError, before any step, if the training cannot fit either way.
 
-    `wish`: auto | true | false. `weights_loaded`: bytes of the weights that already lie in memory.
+    `wish`: auto | always | never. `weights_loaded`: bytes of the weights that already lie in memory.
     """
     free += weights_loaded
-    checkpointed = {"auto": need.total(False) > free, "true": True, "false": False}[wish.lower()]
+    checkpointed = {"auto": need.total(False) > free, "always": True, "never": False}[wish]
     if need.total(checkpointed) > free:
         raise UserError(
             f"training needs at least {need.total(checkpointed) / _GB:.1f} GB of memory "

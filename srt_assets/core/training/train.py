@@ -180,7 +180,7 @@ def _arguments(job: Job, device: torch.device, dtype: str) -> TrainingArguments:
 
 def _sharding(job: Job, device: torch.device) -> dict[str, Any]:
     """FSDP for weights, gradients and optimizer state that one device cannot hold; adapters are small enough as is."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or job.method == "lora" or job.sharding == "false":
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or job.method == "lora" or job.sharding == "never":
         return {}
     if job.sharding == "auto":
         state = memory.STATE_BYTES * job.n_parameters

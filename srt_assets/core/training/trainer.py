@@ -1,6 +1,8 @@
 """The transformers Trainer fed with whole optimizer steps: each item is a step's samples, packed into rows here.
 
 Everything around the step is the Trainer's: optimizer, schedule, clipping, DDP and FSDP, saving and restoring.
+Not TRL's SFTTrainer: it packs the dataset before batching, so that a step is so many packed rows and no longer the
+paper's number of samples, and without packing a row is as long as its samples happen to be.
 """
 
 import json
