@@ -201,10 +201,15 @@ def ui(
     settings, lake = _open()
     with instance_of(settings) as instance:
         from srt_assets.defs import names
+        from srt_assets.defs.instance import write_workspace
 
         instance.add_dynamic_partitions(names.students.name or "", _slugs(lake))
+        workspace = write_workspace()
     os.environ["SRT_HOME"] = str(settings.home)
+    # `dg dev`, which the first would have people use, is in a package of its own; see main() for the second.
+    quiet = "ignore:Function `dev_command` is superseded,ignore:Specifying a partitions_def"
+    os.environ.setdefault("PYTHONWARNINGS", quiet)
     dagster = str(Path(sys.executable).parent / "dagster")
-    command = [dagster, "dev", "-m", "srt_assets.definitions", "--host", "127.0.0.1", "--port", str(port)]
+    command = [dagster, "dev", "-w", str(workspace), "--host", "127.0.0.1", "--port", str(port)]
     typer.echo(f"http://127.0.0.1:{port}  (Ctrl-C stops it; home: {settings.home})")
     os.execv(command[0], command)

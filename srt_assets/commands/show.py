@@ -26,15 +26,20 @@ def summary(lake: Lake, students: Sequence[str]) -> None:
         price = "" if not cost else f", {cost:.4f} USD"
         Console().print(f"{records} records, {rejected} rows rejected; {calls} teacher calls ({paid} answered{price})")
         if students:
-            Console().print(_per_student(con, students))
+            table, checkpoints = _per_student(con, students)
+            Console().print(table)
+            for path in checkpoints:
+                # Whole on its line, so that it can be copied.
+                Console().print(Text(f"finetuned: {path}"), soft_wrap=True)
     finally:
         con.close()
 
 
-def _per_student(con, students: Sequence[str]) -> Table:
-    table = Table(title="rows by outcome, and the finetuned checkpoint")
-    for name in ("student", "kept", "not chosen", "rejected", "held-out loss", "checkpoint"):
-        table.add_column(name, justify="left" if name in ("student", "checkpoint") else "right", overflow="fold")
+def _per_student(con, students: Sequence[str]) -> tuple[Table, list[str]]:
+    table = Table(title="rows by outcome, and the loss on records held out of training")
+    for name in ("student", "kept", "not chosen", "rejected", "held-out loss"):
+        table.add_column(name, justify="left" if name == "student" else "right", overflow="fold")
+    checkpoints = []
     for slug in students:
         kept, lost, rejected = con.execute(
             "SELECT count(*) FILTER (kept), count(*) FILTER (NOT kept AND NOT starts_with(reason, 'rejected')), "
@@ -48,8 +53,9 @@ def _per_student(con, students: Sequence[str]) -> Table:
         ).fetchall()
         before, after, path = runs[0] if runs else (None, None, "")
         loss = f"{before:.4f} -> {after:.4f}" if before is not None and after is not None else ""
-        table.add_row(slug, str(kept), str(lost), str(rejected), loss, Text(path))
-    return table
+        table.add_row(slug, str(kept), str(lost), str(rejected), loss)
+        checkpoints += [path] if path else []
+    return table, checkpoints
 
 
 def students(lake: Lake) -> None:

@@ -35,6 +35,12 @@ run_retries: {enabled: true, max_retries: 0}
 sensors: {use_threads: true, num_workers: 2}
 """
 
+# The same code location as workspace.yaml at the root, which an installed package does not have.
+WORKSPACE_YAML = """\
+load_from:
+  - python_module: {module_name: srt_assets.definitions, location_name: srt_assets}
+"""
+
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +53,13 @@ def prepare_instance(settings: Settings) -> Path:
         config.write_text(DAGSTER_YAML)
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+def write_workspace() -> Path:
+    """The workspace file that `srt ui` opens, in DAGSTER_HOME (`prepare_instance` has set it)."""
+    path = Path(os.environ["DAGSTER_HOME"]) / "workspace.yaml"
+    path.write_text(WORKSPACE_YAML)
+    return path
 
 
 def process_tags() -> dict[str, str]:

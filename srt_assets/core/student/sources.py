@@ -68,6 +68,9 @@ def convert_packaged(directory: Path) -> Path:
     """Write the packaged GGUF to `directory` as a safetensors checkpoint in fp32 (15 s, 0.5 GB) and return it."""
     gguf = packaged_gguf()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # heavy: loaded only to convert
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()  # three bars for a step of seconds
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
