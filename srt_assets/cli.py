@@ -183,6 +183,17 @@ def estimate() -> None:
     show.estimate(settings, lake)
 
 
+@app.command("why-call")
+def why_call(
+    sample_id: Annotated[str, typer.Argument(help="A sample_id of raw_records.")],
+) -> None:
+    """Say for each teacher call of a record if the ledger already holds its reply, and if not, what has changed."""
+    from srt_assets.commands import show
+
+    settings, lake = _open()
+    show.calls(settings, lake, sample_id)
+
+
 @app.command()
 def doctor() -> None:
     """Check this machine and the settings; every finding comes with its remedy."""

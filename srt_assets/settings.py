@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from srt_assets.core.errors import UserError
 
@@ -75,6 +75,14 @@ class Teacher(_Section):
     usd_per_million_output: Amount = 0.0
     reply_format: Literal["auto", "markers", "json_schema", "grammar"] = "auto"
     batch: bool = False
+
+    @field_validator("api_base")
+    @classmethod
+    def _a_url(cls, value: str) -> str:
+        # Without its scheme it is taken for a host that never answers.
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError(f"write the whole URL, http://{value} or https://{value}")
+        return value
 
 
 class Student(_Section):

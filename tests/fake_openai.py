@@ -21,7 +21,8 @@ REASONS = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Intern
 
 @dataclass
 class Plan:
-    """What to do with one request. `fault`: '', a status, close, half, hang, garbage, empty, no_choices, usage."""
+    """What to do with one request. `fault`: '', a status, close, half, hang, garbage, empty, no_choices, usage;
+    in a batch also expired, cancelled."""
 
     fault: str = ""
     text: str | None = None
@@ -198,8 +199,13 @@ class FakeOpenAI:
         elif method == "POST" and path.endswith("/batches"):
             asked = json.loads(raw)
             name = f"batch-{len(self._batches)}"
-            self._batches[name] = self._run_batch(name, asked["input_file_id"])
+            self._batches[name] = self._run_batch(name, asked["input_file_id"]) | {"metadata": asked.get("metadata")}
             status, payload = 200, json.dumps(self._batches[name] | {"status": "validating"}).encode()
+        elif method == "GET" and path.split("?")[0].endswith("/batches"):
+            newest = list(reversed(self._batches.values()))
+            first = next((i + 1 for i, b in enumerate(newest) if f"after={b['id']}&" in f"{path}&"), 0)
+            page = {"object": "list", "data": newest[first : first + 2], "has_more": first + 2 < len(newest)}
+            status, payload = 200, json.dumps(page).encode()
         elif "/batches/" in path:
             status, payload = 200, json.dumps(self._batches[path.rsplit("/", 1)[1]]).encode()
         elif path.endswith("/content"):
@@ -208,7 +214,7 @@ class FakeOpenAI:
         await writer.drain()
 
     def _run_batch(self, name: str, file_id: str) -> dict[str, Any]:
-        out, errors = [], []
+        out, errors, ended = [], [], "completed"
         for line in self._files[file_id].decode().splitlines():
             item = json.loads(line)
             body, digest = item["body"], digest_of(item["body"])
@@ -218,6 +224,11 @@ class FakeOpenAI:
             self.seen.append(seen)
             status, payload = self.answer(body, plan, seen)
             row = {"id": f"r-{digest[:6]}", "custom_id": item["custom_id"]}
+            if plan.fault in ("expired", "cancelled"):
+                ended = plan.fault
+                error = {"code": f"batch_{ended}", "message": "not done in time"}
+                errors.append(json.dumps(row | {"response": None, "error": error}))
+                continue
             if status == 200:
                 self.paid[digest] += 1
             answer = {"status_code": status, "request_id": "r", "body": json.loads(payload)}
@@ -230,8 +241,8 @@ class FakeOpenAI:
             "endpoint": "/v1/chat/completions",
             "input_file_id": file_id,
             "completion_window": "24h",
-            "status": "completed",
-            "created_at": 1,
+            "status": ended,
+            "created_at": int(time.time()),
             "output_file_id": f"{name}-output" if out else None,
             "error_file_id": f"{name}-error" if errors else None,
             "request_counts": {"total": len(out) + len(errors), "completed": len(out), "failed": len(errors)},

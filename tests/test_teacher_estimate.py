@@ -65,7 +65,7 @@ def test_every_reason_for_a_miss_is_named(tmp_path):
         assert why(0).verdict == "hit"
         assert why(1).verdict == "hit" and why(1, max_tokens=900).verdict == "cut"
         assert why(2).verdict == "failed" and "server_error" in why(2).why
-        assert "the model was 'openai/fake'" in why(0, model="openai/other").why
+        assert "teacher.model changed from 'openai/fake'" in why(0, model="openai/other").why
         assert why(0, temperature=0.7).verdict == "changed"
         with pytest.raises(UserError, match="sample_id"):
             explain(settings, lake, "nobody")

@@ -1,4 +1,4 @@
-"""The parser: golden cases, 200 malformed replies, and texts nobody thought of."""
+"""The parser: golden cases, 200 replies by hand, 200 made of broken parts, and texts nobody thought of."""
 
 import itertools
 import json
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from srt_assets.core.teacher.parse import normal, parse
 from srt_assets.core.teacher.prompts import CRITERIA, messages
 from srt_assets.core.teacher.shield import shield, unshield
+from tests.teacher_replies import ANSWERS, OBJECTS, PAIRS
 
 SOURCE = ("Old instruction text.", "old input", "Old answer text.")
 STATUSES = {
@@ -121,6 +122,33 @@ def test_reasons(parsed, status):
     assert parsed.status == status and parsed.instruction is None and parsed.response is None
 
 
+def outcome(parsed):
+    if parsed.status != "ok":
+        return f"={parsed.status}"
+    return parsed.response if parsed.instruction is None else (parsed.instruction, parsed.response)
+
+
+@pytest.mark.parametrize(("reply", "wanted"), ANSWERS)
+def test_answers_by_hand(reply, wanted):
+    assert outcome(res(reply)) == wanted
+
+
+@pytest.mark.parametrize(("reply", "wanted"), PAIRS)
+def test_pairs_by_hand(reply, wanted):
+    assert outcome(ins(reply)) == wanted
+
+
+@pytest.mark.parametrize(("reply", "wanted"), OBJECTS)
+def test_objects_by_hand(reply, wanted):
+    assert outcome(res(reply, form="json_schema")) == wanted
+
+
+def test_what_is_cut_is_never_taken_however_whole_it_looks():
+    for reply, _ in [*ANSWERS, *OBJECTS]:
+        for finish in ("length", "tool_calls", "max_tokens"):
+            assert res(reply, finish).status == ins(reply, finish).status == "truncated_reply"
+
+
 def test_json_replies():
     good = json.dumps({"critique": "c", "new_instruction": "Do X.", "new_answer": "Ans."})
     for text in (good, f"```json\n{good}\n```", f"Here it is: {good} Done.", '{"critique": "c"}' + good):
@@ -145,8 +173,9 @@ def test_malformed_replies_give_no_pair(reply):
     assert parsed.instruction is None and parsed.response is None
 
 
-def test_there_are_two_hundred_of_them():
+def test_there_are_two_hundred_of_each():
     assert len(set(MALFORMED)) == len(MALFORMED) == 200
+    assert len(set(ANSWERS)) + len(set(PAIRS)) + len(set(OBJECTS)) >= 200
 
 
 _PIECES = st.sampled_from(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import dagster as dg
 from rich.console import Console
@@ -50,19 +51,19 @@ def run(settings: Settings, lake: Lake, assets: Sequence[str], students: Sequenc
     chosen = list(students) or registered
     if plan.per_student and not chosen:
         raise UserError("no student is registered", "srt students add smollm2 (or a directory, or a hub id)")
-    started = time.monotonic()
+    started, began = time.monotonic(), datetime.now(UTC)
     with instance_of(settings) as instance:
         instance.add_dynamic_partitions(names.students.name or "", chosen)
         if not assets and _nothing_to_do(settings, lake, instance, chosen):
             publish(lake)
-            show.summary(lake, chosen)
+            show.summary(lake, chosen, began)
             console.print("[green]everything is up to date[/], nothing to do")
             return 0
         try:
             code = _run_all(console, defs, instance, plan, chosen, verbose)
         finally:
             publish(lake)
-    show.summary(lake, chosen if plan.per_student else [])
+    show.summary(lake, chosen if plan.per_student else [], began)
     console.print(f"{'[red]failed[/]' if code else '[green]done[/]'} in {time.monotonic() - started:.0f} s")
     return code
 

@@ -1,6 +1,7 @@
 """Tables on the terminal: what a run ended with, the students, where every asset stands."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -10,21 +11,20 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.status import standings
 from srt_assets.settings import Settings
 
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 STYLES = {"fresh": "green", "changed": "yellow", "missing": "dim", "failed": "red"}
 
 
-def summary(lake: Lake, students: Sequence[str]) -> None:
-    """What happened to every input row, and what came of it."""
+def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
+    """What happened to every input row, and what came of it; teacher calls in all and `since` (UTC)."""
     con = lake.connect()
     try:
         records, rejected = con.execute(
             "SELECT (SELECT count(*) FROM raw_records), (SELECT count(*) FROM raw_rejects)"
         ).fetchall()[0]
-        calls, paid, cost = con.execute(
-            "SELECT count(*), count(*) FILTER (status = 'ok'), sum(cost_usd) FROM teacher_calls"
-        ).fetchall()[0]
-        price = "" if not cost else f", {cost:.4f} USD"
-        Console().print(f"{records} records, {rejected} rows rejected; {calls} teacher calls ({paid} answered{price})")
+        everything, now = (_calls(con, f"created_at >= TIMESTAMP '{at:%Y-%m-%d %H:%M:%S}'") for at in (_EVER, since))
+        Console().print(f"{records} records, {rejected} rows rejected; teacher calls in all: {everything}")
+        Console().print(f"teacher calls of this run: {now}")
         if students:
             table, checkpoints = _per_student(con, students)
             Console().print(table)
@@ -33,6 +33,16 @@ def summary(lake: Lake, students: Sequence[str]) -> None:
                 Console().print(Text(f"finetuned: {path}"), soft_wrap=True)
     finally:
         con.close()
+
+
+def _calls(con, where: str) -> str:
+    answered, failed, cost, unpriced = con.execute(
+        "SELECT count(*) FILTER (status = 'ok'), count(*) FILTER (status <> 'ok'), sum(cost_usd), "
+        f"count(*) FILTER (status = 'ok' AND cost_usd IS NULL) FROM teacher_calls WHERE {where}"
+    ).fetchone()
+    price = f", {cost:.4f} USD" if cost else ""
+    unknown = f", {unpriced} of them without a known price" if unpriced else ""
+    return f"{answered} answered{price}{unknown}" + (f", {failed} failed" if failed else "")
 
 
 def _per_student(con, students: Sequence[str]) -> tuple[Table, list[str]]:
@@ -91,6 +101,16 @@ def status(settings: Settings, lake: Lake, students: Sequence[str]) -> None:
         Console().print("no student is registered; srt students add PATH|MODEL_ID registers one")
 
 
+def calls(settings: Settings, lake: Lake, sample_id: str) -> None:
+    """The teacher calls a record needs now: hit, or why not."""
+    from srt_assets.core.teacher.explain import explain
+
+    console = Console(highlight=False)
+    for finding in explain(settings, lake, sample_id):
+        console.print(Text(f"{finding.purpose}: {finding.verdict}, {finding.why}"), soft_wrap=True)
+        console.print(Text(f"  call_key {finding.call_key}", style="dim"), soft_wrap=True)
+
+
 def estimate(settings: Settings, lake: Lake) -> None:
     """What the teacher side would still cost, one line a number."""
     from srt_assets.core.teacher.estimate import estimate as still_to_pay
@@ -102,4 +122,4 @@ def estimate(settings: Settings, lake: Lake) -> None:
     for purpose, calls in found.by_purpose.items():
         console.print(Text(f"  {purpose}: {calls} calls"))
     for assumption in found.assumptions:
-        console.print(Text(f"  assumes: {assumption}"))
+        console.print(Text(f"  assumes: {assumption}"), soft_wrap=True)

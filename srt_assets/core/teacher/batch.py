@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from srt_assets.core.teacher.engine import (
     prompt_bound,
     verdict_of,
 )
-from srt_assets.core.teacher.failures import classify, of_http
+from srt_assets.core.teacher.failures import Failure, classify, of_http
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import Prices, prices_of
 from srt_assets.settings import Teacher
@@ -41,6 +42,7 @@ MAX_CALLS = 50_000
 MAX_BYTES = 150_000_000
 _OVER = ("completed", "failed", "expired", "cancelled")
 _MARK = "srt_batch"
+_SKEW_S = 3600.0  # the provider's clock is not ours
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def ask_batches(
     """Collect the open batches of this stage, then submit what is missing until nothing is. Blocks while they run."""
     client = connect(teacher)
     desk = _Desk(client, lake, stage, prices_of(teacher), tally, progress)
+    tally.priced = desk.prices.known
     while True:
         for state in desk.open():
             desk.collect(state)
@@ -141,8 +144,11 @@ class _Desk:
         self._module = litellm()
 
     def open(self) -> list[Path]:
+        """Batches of this stage at this model and endpoint: another one's answers would not be asked for now."""
+        teacher = self.client.teacher
+        mine = {"stage": self.stage, "model": teacher.model, "api_base": teacher.api_base}
         return sorted(
-            path for path in self.folder.glob("*.json") if json.loads(path.read_text())["stage"] == self.stage
+            path for path in self.folder.glob("*.json") if mine.items() <= json.loads(path.read_text()).items()
         )
 
     def submit(self, chunk: list[tuple[_Item, bytes]]) -> None:
@@ -150,11 +156,20 @@ class _Desk:
         self.folder.mkdir(parents=True, exist_ok=True)
         mark = uuid.uuid4().hex
         path = self.folder / f"{mark}.json"
+        teacher = self.client.teacher
         calls = {
-            item.call.key: [item.call.sample_id, item.call.purpose, item.allowed, item.attempt, item.most_usd]
+            item.call.key: {"row": ledger_row(teacher, item.call, item.allowed, item.attempt), "most": item.most_usd}
             for item, _ in chunk
         }
-        state = {"stage": self.stage, "mark": mark, "batch_id": None, "calls": calls}
+        state = {
+            "stage": self.stage,
+            "model": teacher.model,
+            "api_base": teacher.api_base,
+            "mark": mark,
+            "submitted_at": time.time(),
+            "batch_id": None,
+            "calls": calls,
+        }
         _write(path, state)
         content = b"".join(text for _, text in chunk)
         try:
@@ -167,14 +182,16 @@ class _Desk:
                 **self._at,
             )
         except Exception as error:
-            path.unlink()
+            # Forget it only if it was refused: after a timeout it may exist and run, and the next run looks for it.
+            if classify(error).action in ("record", "stop"):
+                path.unlink()
             raise self._explained(error) from error
         _write(path, state | {"batch_id": batch.id})
 
     def collect(self, path: Path) -> None:
         """Wait for the batch to end and put its lines into the ledger."""
         state = json.loads(path.read_text())
-        batch_id = state["batch_id"] or self._find(state["mark"])
+        batch_id = state["batch_id"] or self._find(state["mark"], state["submitted_at"])
         if batch_id is None:  # died before the batch was made: nothing was asked
             path.unlink()
             return
@@ -189,19 +206,26 @@ class _Desk:
                 break
             time.sleep(POLL_S)
         lines = [*self._lines(batch.output_file_id), *self._lines(batch.error_file_id)]
-        asyncio.run(self._keep(state["calls"], lines))
+        stop = asyncio.run(self._keep(state["calls"], lines))
         path.unlink()
+        if stop:
+            raise halt(stop, self.client.teacher)
         if batch.status == "failed" and not lines:
             raise StageError(f"the provider refused the batch {batch_id}: {batch.errors}", "see its message, run again")
+        if batch.status == "cancelled":
+            raise StageError(
+                f"the batch {batch_id} was cancelled; {len(lines)} of its {len(state['calls'])} calls had ended",
+                "run again: the rest is submitted in a new batch",
+            )
 
-    async def _keep(self, calls: dict[str, list[Any]], lines: list[dict[str, Any]]) -> None:
-        teacher = self.client.teacher
+    async def _keep(self, calls: dict[str, dict[str, Any]], lines: list[dict[str, Any]]) -> Failure | None:
+        """Put the lines into the ledger; gives a failure that every further call would meet, if there is one."""
         rows = []
+        stop: Failure | None = None
         for line in lines:
             if (key := line.get("custom_id")) not in calls:
                 continue
-            sample_id, purpose, allowed, attempt, most = calls[key]
-            row = ledger_row(teacher, key, sample_id, purpose, allowed, attempt)
+            row, most = calls[key]["row"] | {"created_at": datetime.now(UTC).replace(tzinfo=None)}, calls[key]["most"]
             response = line.get("response") or {}
             body = response.get("body") or {}
             if response.get("status_code") == 200 and body.get("choices"):
@@ -217,12 +241,24 @@ class _Desk:
                     continue  # never tried
                 failure = of_http(response.get("status_code") or 500, code, "batch", str(error.get("message", "")))
                 if failure.action == "stop":
-                    raise halt(failure, teacher)
+                    stop = failure
+                    continue
                 self.tally.failures[failure.kind] += 1
                 row |= {"status": failure.kind, "error_type": "batch", "error": failure.message}
             rows.append(row)
-        with ledger.Ledger(self.lake) as book:
-            await asyncio.gather(*(book.append(row) for row in rows))
+        with Lookup(self.lake) as lookup, ledger.Ledger(self.lake) as book:
+            # A run that died between this and forgetting the batch has written them already.
+            replies = lookup.replies(calls)
+            attempts = lookup.attempts(calls, self.client.teacher.api_base)
+
+            def is_new(row: dict[str, Any]) -> bool:
+                key, allowed = row["call_key"], row["max_tokens"]
+                if row["status"] == "ok":
+                    return key not in replies or replies[key].max_tokens < allowed
+                return (key, allowed) not in attempts or attempts[key, allowed].count < row["attempt"]
+
+            await asyncio.gather(*(book.append(row) for row in rows if is_new(row)))
+        return stop
 
     def _count(self, prompt: int | None, completion: int | None, cost: float | None) -> None:
         self.tally.calls += 1
@@ -239,13 +275,21 @@ class _Desk:
             raise self._explained(error) from error
         return [json.loads(line) for line in content.splitlines() if line.strip()]
 
-    def _find(self, mark: str) -> str | None:
-        try:
-            listed = self._module.list_batches(limit=100, **self._at)
-        except Exception as error:
-            raise self._explained(error) from error
-        found = (b.id for b in getattr(listed, "data", []) if (getattr(b, "metadata", None) or {}).get(_MARK) == mark)
-        return next(found, None)
+    def _find(self, mark: str, submitted_at: float) -> str | None:
+        """The id of the batch with this mark, if it was made; the provider lists the newest first."""
+        after: dict[str, str] = {}
+        while True:
+            try:
+                page = self._module.list_batches(limit=100, **after, **self._at)
+            except Exception as error:
+                raise self._explained(error) from error
+            batches = list(getattr(page, "data", None) or [])
+            for batch in batches:
+                if (getattr(batch, "metadata", None) or {}).get(_MARK) == mark:
+                    return str(batch.id)
+            if not batches or not getattr(page, "has_more", False) or batches[-1].created_at < submitted_at - _SKEW_S:
+                return None
+            after = {"after": batches[-1].id}
 
     def _explained(self, error: Exception) -> Exception:
         failure = classify(error)
@@ -260,7 +304,7 @@ class _Desk:
 def _write(path: Path, state: dict[str, Any]) -> None:
     temporary = path.with_suffix(".writing")
     with temporary.open("w") as file:
-        json.dump(state, file)
+        json.dump(state, file, default=str)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

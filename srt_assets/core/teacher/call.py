@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from srt_assets.core.hashing import file_sha256, fingerprint
+from srt_assets.core.hashing import content_key, file_sha256, fingerprint
 from srt_assets.core.teacher import grammar, prompts
 from srt_assets.core.teacher.prompts import Form, Kind, Message
 from srt_assets.settings import Teacher
@@ -42,13 +42,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. `shape` is what holds the reply to its form: a response_format, a grammar's text, or None."""
+    """One request. `shape` is what holds the reply to its form: a response_format, a grammar's text, or None.
+
+    `facts` are the columns of the ledger that tell `explain` what has changed when a key is not found.
+    """
 
     key: str
     sample_id: str
     purpose: str
     messages: list[Message]
     shape: dict[str, Any] | str | None
+    facts: dict[str, Any]
 
     @property
     def is_correction(self) -> bool:
@@ -94,16 +98,25 @@ class Prompter:
     def correction(self, source: Source, before: Call, reply: str, status: str) -> Call:
         """The one further turn after a reply that could not be read (`parse.CORRECTABLE`)."""
         messages = prompts.correction(before.messages, reply, status, source.kind, self.form, self.local)
-        return self._call(source, source.purpose + _CORRECTION, messages)
+        return self._call(source, source.purpose + _CORRECTION, messages, reply)
 
-    def _call(self, source: Source, purpose: str, messages: list[Message]) -> Call:
+    def _call(self, source: Source, purpose: str, messages: list[Message], reply: str = "") -> Call:
         shape: dict[str, Any] | str | None = None
         if self.form == "json_schema":
             shape = grammar.json_schema(source.kind)
         elif self.form == "grammar":
             shape = grammar.gbnf(source.kind, bounded=self.local)
         key = call_key(messages, self.identity, self.sampling, shape)
-        return Call(key, source.sample_id, purpose, messages, shape)
+        facts = {
+            "prompt_version": prompts.PROMPT_VERSION,
+            "model_id": self.identity,
+            "temperature": self.sampling["temperature"],
+            "reply_format": self.form,
+            "source_key": content_key(*source.texts)
+            if not reply
+            else fingerprint(texts=source.texts, reply=reply)[:16],
+        }
+        return Call(key, source.sample_id, purpose, messages, shape, facts)
 
 
 def model_identity(model: str) -> str:

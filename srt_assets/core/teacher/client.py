@@ -129,15 +129,8 @@ def connect(teacher: Teacher, api_base: str = "") -> Client:
     base = api_base or teacher.api_base
     if teacher.model == LOCAL:
         return Client(teacher, base, _NO_KEY)
-    module = litellm()
-    try:
-        module.get_llm_provider(teacher.model, api_base=base or None)
-    except module.exceptions.BadRequestError:
-        raise UserError(
-            f"teacher.model = {teacher.model!r} names no provider LiteLLM knows",
-            "write provider/model as in docs.litellm.ai/docs/providers (your own server: openai/NAME with api_base)",
-        ) from None
-    missing = module.validate_environment(teacher.model).get("missing_keys") or []
+    check_model(teacher)
+    missing = litellm().validate_environment(teacher.model).get("missing_keys") or []
     keys = [name for name in missing if name.endswith(("_KEY", "_TOKEN"))]
     if keys and base:
         return Client(teacher, base, _NO_KEY)
@@ -147,6 +140,20 @@ def connect(teacher: Teacher, api_base: str = "") -> Client:
             f"export {keys[0]}=… before the run (keys never go into srt.toml)",
         )
     return Client(teacher, base, None)
+
+
+def check_model(teacher: Teacher) -> None:
+    """UserError if LiteLLM cannot tell whose model this is. Needs no key and calls nobody."""
+    if teacher.model == LOCAL:
+        return
+    module = litellm()
+    try:
+        module.get_llm_provider(teacher.model, api_base=teacher.api_base or None)
+    except module.exceptions.BadRequestError:
+        raise UserError(
+            f"teacher.model = {teacher.model!r} names no provider LiteLLM knows",
+            "write provider/model as in docs.litellm.ai/docs/providers (your own server: openai/NAME with api_base)",
+        ) from None
 
 
 def read_answer(response: Any, latency_s: float) -> Answer:
@@ -180,7 +187,8 @@ def _answer(text: Any, finish: Any, prompt: Any, completion: Any, latency_s: flo
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    # No context is as large: a number beyond it is an error, and one beyond 64 bits would not even fit the ledger.
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 100_000_000 else None
 
 
 def _model_info(model: str) -> dict[str, Any]:

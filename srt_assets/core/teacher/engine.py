@@ -17,12 +17,13 @@ from srt_assets.core.teacher.ledger import Ledger
 from srt_assets.core.teacher.limits import Gate, RateLimit, backoff_s
 from srt_assets.core.teacher.lookup import Attempts, Reply
 from srt_assets.core.teacher.money import Budget, Prices
-from srt_assets.core.teacher.prompts import PROMPT_VERSION
 from srt_assets.settings import Teacher
 
 # A reply needs at least this much room beside the prompt to be worth its price.
 MIN_REPLY_TOKENS = 256
 _CHAT_TOKENS = 16  # a message's framing, at most
+# The request was sent and no usable answer came: the provider may have worked, and a hard budget counts the worst.
+PERHAPS_BILLED = ("timeout", "connection", "bad_reply")
 # How long a teacher may refuse everything before the run ends with a message instead of hanging.
 PATIENCE_S = 900.0
 UNREACHABLE_AT_START_S = 4.0
@@ -39,9 +40,10 @@ class Verdict:
 
 @dataclass
 class Tally:
-    """What a run did, for people: calls paid, tokens, money (USD), retries, by kind of failure."""
+    """What a run did, for people: calls paid, tokens, money (USD, if `priced`), retries, by kind of failure."""
 
     calls: int = 0
+    priced: bool = True
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float = 0.0
@@ -72,7 +74,7 @@ class Engine:
         self.budget = budget
         self.rate = rate
         self.gate = gate
-        self.tally = Tally()
+        self.tally = Tally(priced=prices.known)
         self.sending: set[asyncio.Task[Any]] = set()
         self.stopping = False
         self._sleep = sleep
@@ -116,8 +118,7 @@ class Engine:
             attempts += 1
             row = self._row(call, allowed, attempts)
             row |= {"status": answer.kind, "error_type": answer.error_type, "error": answer.message}
-            if answer.kind == "bad_reply" and self.prices.known:
-                row["cost_usd"] = reserved
+            row["cost_usd"] = self._cost_of_failure(answer, reserved)
             await self.ledger.append(row)
             if answer.action == "record" or attempts >= self.teacher.max_attempts:
                 return verdict_of(answer.kind, answer.message)
@@ -145,8 +146,8 @@ class Engine:
             except Exception as error:  # noqa: BLE001 - every kind of failure becomes data; classify tells them apart
                 failure = classify(error)
                 self.rate.settle(entry, 0 if failure.action == "throttled" else entry.tokens)
-                if failure.kind == "bad_reply":  # it came, and cannot be read: the provider has counted it
-                    cost = reserved
+                cost = self._cost_of_failure(failure, reserved) or 0.0
+                self.tally.cost_usd += cost
                 self._failed(failure)
                 return failure
             cost = cost_of(answer, self.prices, reserved) or 0.0
@@ -180,6 +181,11 @@ class Engine:
             raise halt(failure, self.teacher)
         if failure.action == "record":
             return
+        if (asked := failure.retry_after_s or 0.0) > PATIENCE_S:
+            raise StageError(
+                f"the teacher at {self._where} asks to wait {asked / 60:.0f} minutes: {failure.message}",
+                "run again after that; replies so far are kept",
+            )
         if self._trouble_since is None:
             self._trouble_since = now
         troubled_s = now - self._trouble_since
@@ -223,12 +229,10 @@ class Engine:
     def _most(self, call: Call, allowed: int) -> float:
         return self.prices.cost(prompt_bound(call), allowed) or 0.0
 
-    def _cost(self, answer: Answer, most: float) -> float | None:
+    def _cost_of_failure(self, failure: Failure, most: float) -> float | None:
         if not self.prices.known:
             return None
-        if answer.prompt_tokens is None or (answer.completion_tokens is None and answer.text):
-            return most  # no believable usage: a hard budget counts the worst
-        return self.prices.cost(answer.prompt_tokens, answer.completion_tokens or 0)
+        return most if failure.kind in PERHAPS_BILLED else 0.0
 
     async def _reserve_money(self, usd: float) -> bool:
         while (granted := self.budget.try_reserve(usd)) is None:
@@ -239,7 +243,7 @@ class Engine:
         return granted
 
     def _row(self, call: Call, allowed: int, attempt: int) -> dict[str, Any]:
-        return ledger_row(self.teacher, call.key, call.sample_id, call.purpose, allowed, attempt)
+        return ledger_row(self.teacher, call, allowed, attempt)
 
 
 async def allowance(client: Client, call: Call) -> int | None:
@@ -267,15 +271,15 @@ def cost_of(answer: Answer, prices: Prices, most: float) -> float | None:
     return prices.cost(answer.prompt_tokens, answer.completion_tokens or 0)
 
 
-def ledger_row(teacher: Teacher, key: str, sample_id: str, purpose: str, allowed: int, attempt: int) -> dict[str, Any]:
+def ledger_row(teacher: Teacher, call: Call, allowed: int, attempt: int) -> dict[str, Any]:
     """The columns of `teacher_calls` that do not depend on what came back."""
     return {
-        "call_key": key,
-        "sample_id": sample_id,
-        "purpose": purpose,
+        "call_key": call.key,
+        "sample_id": call.sample_id,
+        "purpose": call.purpose,
+        **call.facts,
         "model": teacher.model,
         "api_base": teacher.api_base,
-        "prompt_version": PROMPT_VERSION,
         "max_tokens": allowed,
         "attempt": attempt,
         "created_at": datetime.now(UTC).replace(tzinfo=None),

@@ -38,8 +38,15 @@ class _Seen:
 
 
 def estimate(settings: Settings, lake: Lake) -> Estimate:
-    """Calls, tokens and USD that a run of both reflection assets would still need. StageError without raw records."""
+    """Calls, tokens and USD that a run of both reflection assets would still need.
+
+    StageError without raw records, UserError for a model that no provider has.
+    """
     teacher = settings.teacher
+    if teacher.model != LOCAL:
+        from srt_assets.core.teacher.client import check_model
+
+        check_model(teacher)
     prompter = Prompter(teacher)
     found = Estimate()
     with Lookup(lake) as lookup:
@@ -50,10 +57,12 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
             known = seen.get(purpose)
             found.prompt_tokens += round(known.prompt_tokens) if known else _prompt_tokens(call)
             found.completion_tokens += round(known.completion_tokens) if known else _reply_tokens(purpose, teacher)
+        spent = lookup.spent_usd()
     prices = prices_of(teacher.model_copy(update={"budget_usd": 0.0}))
     found.usd = prices.cost(found.prompt_tokens, found.completion_tokens) if found.calls else 0.0
     found.assumptions = [
         f"prices: {prices.source}",
+        *_of_the_budget(teacher, spent, found),
         "no correction turns and no failed calls",
         *(_assumption(purpose, seen, teacher) for purpose in found.by_purpose),
     ]
@@ -88,6 +97,16 @@ def _first_slice_is_old(settings: Settings, lake: Lake) -> bool:
     return not lake.is_current(stage.TABLE, instructions.wanted(settings, lake), responses.PARTITION)
 
 
+def _of_the_budget(teacher: Teacher, spent: float, found: Estimate) -> list[str]:
+    if not teacher.budget_usd:
+        return []
+    if found.usd is None:
+        return ["a run would refuse teacher.budget_usd: there is no price to hold it by"]
+    left = max(0.0, teacher.budget_usd - spent)
+    enough = "enough" if found.usd <= left else "not enough: the run stops there and marks the rest over_budget"
+    return [f"teacher.budget_usd = {teacher.budget_usd:g}, {spent:.4f} USD of it spent, {left:.4f} USD left: {enough}"]
+
+
 def _seen(lookup: Lookup, teacher: Teacher) -> dict[str, _Seen]:
     return {
         purpose: _Seen(prompt, completion, n)
@@ -109,4 +128,7 @@ def _assumption(purpose: str, seen: dict[str, _Seen], teacher: Teacher) -> str:
     if purpose in seen:
         return f"{purpose}: mean tokens of {seen[purpose].replies} replies of this model in the ledger"
     reply = _reply_tokens(purpose, teacher)
-    return f"{purpose}: {_CHARS_PER_TOKEN:g} characters a token, {reply} tokens a reply (as long as the paper's)"
+    like = "as the packaged model's on the demo" if teacher.model == LOCAL else "as long as the paper's"
+    if reply == teacher.max_tokens:
+        like = "teacher.max_tokens: longer replies are cut and not accepted"
+    return f"{purpose}: {_CHARS_PER_TOKEN:g} characters a token, {reply} tokens a reply ({like})"

@@ -5,16 +5,33 @@ from dataclasses import dataclass
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, responses, stage
-from srt_assets.core.teacher.call import Prompter
+from srt_assets.core.teacher.call import Call, Prompter
 from srt_assets.core.teacher.lookup import Lookup
-from srt_assets.core.teacher.prompts import PROMPT_VERSION
 from srt_assets.core.teacher.steps import Step, resolve
 from srt_assets.settings import Settings
+
+# Columns of the ledger that are part of the key, as people know them.
+_PARTS_OF_THE_KEY = {
+    "temperature": "teacher.temperature",
+    "reply_format": "teacher.reply_format",
+    "prompt_version": "the prompt texts of this program",
+    "source_key": "the texts shown to the teacher",
+}
+_CANDIDATES = {
+    "reflect_instruction": "reflected_instruction",
+    "reflect_response": "reflected_response",
+    "reflect_response_of_reflected": "reflected_both",
+}
+# Statuses of a candidate without any call in the ledger: the last run did not ask.
+_NOT_ASKED = {
+    "too_long": "the last run did not ask: it does not fit into the teacher's context (teacher.context_tokens)",
+    "over_budget": "the last run did not ask: teacher.budget_usd was used up",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One call of a record. `verdict` is hit, cut, failed, new or changed; `why` is for people."""
+    """One call of a record. `verdict` is hit, cut, failed, not_asked, new or changed; `why` is for people."""
 
     purpose: str
     call_key: str
@@ -31,13 +48,26 @@ def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
             continue
         sources += [s for chunk in stage.sources_of(plan.subjects(lake)) for s in chunk if s.sample_id == sample_id]
     if not sources:
-        raise UserError(f"no record has the sample_id {sample_id!r}", "look it up: srt sql 'FROM raw_records LIMIT 5'")
+        raise UserError(
+            f"no record has the sample_id {sample_id!r}",
+            "look it up: srt sql 'FROM raw_records LIMIT 5'; an edited record has another one, the hash of its texts",
+        )
     with Lookup(lake) as lookup:
         steps = resolve(lookup, prompter, sources, settings.teacher.api_base)
-        return [_finding(step, lookup, settings) for step in steps]
+        statuses = _statuses(lake, sample_id)
+        return [_finding(step, lookup, settings, statuses) for step in steps]
 
 
-def _finding(step: Step, lookup: Lookup, settings: Settings) -> Finding:
+def _statuses(lake: Lake, sample_id: str) -> dict[str, str]:
+    con = lake.connect()
+    try:
+        found = con.execute(f"SELECT candidate, status FROM {stage.TABLE} WHERE sample_id = ?", [sample_id]).fetchall()
+    finally:
+        con.close()
+    return {str(candidate): str(status) for candidate, status in found}
+
+
+def _finding(step: Step, lookup: Lookup, settings: Settings, statuses: dict[str, str]) -> Finding:
     wanted = settings.teacher.max_tokens
     call = step.missing(wanted)
     if call is None:
@@ -48,19 +78,30 @@ def _finding(step: Step, lookup: Lookup, settings: Settings) -> Finding:
     if reply is not None:
         why = f"its reply was cut at {reply.max_tokens} tokens; now {wanted} are allowed"
         return Finding(call.purpose, call.key, "cut", why)
-    if tried := step.tried.get((call.key, wanted)):
+    if tried := next((tried for (key, _), tried in step.tried.items() if key == call.key), None):
         left = 0 if tried.hopeless else settings.teacher.max_attempts - tried.count
         why = f"{tried.count} attempts failed, the last: {tried.kind} ({tried.message[:200]}); {max(0, left)} left"
         return Finding(call.purpose, call.key, "failed", why)
-    others = lookup.of_sample(step.source.sample_id, call.purpose)
-    if not others:
+    if reason := _NOT_ASKED.get(statuses.get(_CANDIDATES[step.source.purpose], "")):
+        return Finding(call.purpose, call.key, "not_asked", reason)
+    before = lookup.last_of(step.source.sample_id, call.purpose)
+    if before is None:
         return Finding(call.purpose, call.key, "new", "nothing like it was ever asked")
-    model, version, when = others[0]
+    changes = "; ".join(_changes(call, settings.teacher.model, before))
+    why = f"asked on {before['created_at']:%Y-%m-%d %H:%M} UTC, but since then {changes}"
+    return Finding(call.purpose, call.key, "changed", why)
+
+
+def _changes(call: Call, model: str, before: dict[str, object]) -> list[str]:
     changes = []
-    if model != settings.teacher.model:
-        changes.append(f"the model was {model!r}, now {settings.teacher.model!r}")
-    if version != PROMPT_VERSION:
-        changes.append(f"the prompt texts were version {version}, now {PROMPT_VERSION}")
-    if not changes:
-        changes.append("the texts shown to the teacher, the temperature, the reply format or the local model changed")
-    return Finding(call.purpose, call.key, "changed", f"asked on {when:%Y-%m-%d %H:%M} UTC, but " + "; ".join(changes))
+    if before["model"] != model:
+        changes.append(f"teacher.model changed from {before['model']!r} to {model!r}")
+    elif before["model_id"] not in (None, call.facts["model_id"]):
+        changes.append("the model file of the local teacher changed")
+    for column, name in _PARTS_OF_THE_KEY.items():
+        old, new = before[column], call.facts[column]
+        if old is None or old == new:
+            continue
+        hashed = column in ("prompt_version", "source_key")
+        changes.append(f"{name} changed" if hashed else f"{name} changed from {old!r} to {new!r}")
+    return changes or ["the schema or grammar of the reply, or the sampling of the local teacher, changed"]

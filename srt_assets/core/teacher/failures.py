@@ -37,8 +37,10 @@ def classify(error: Exception) -> Failure:
     chain = list(_chain(error))
     names = {type(e).__name__ for e in chain}
 
-    def failure(action: Action, kind: str, retry_after_s: float | None = None) -> Failure:
-        return Failure(action, kind, type(error).__name__, redact(str(error))[:_MAX_ERROR_CHARS], retry_after_s)
+    def failure(action: Action, kind: str) -> Failure:
+        # What LiteLLM makes of a broken connection is "Connection error."; the root says why.
+        message = str(chain[-1]) or str(error)
+        return Failure(action, kind, type(error).__name__, redact(message)[:_MAX_ERROR_CHARS])
 
     status, headers, code = _http_answer(chain)
     if status is not None:

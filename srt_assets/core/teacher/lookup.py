@@ -5,7 +5,7 @@ A reply that was cut by its length is a hit only if it was allowed at least the 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -104,13 +104,16 @@ class Lookup:
             [model],
         ).fetchall()
 
-    def of_sample(self, sample_id: str, purpose: str) -> list[tuple[str, str, datetime]]:
-        """(model, prompt_version, created_at) of all replies to a record's calls of one purpose, newest first."""
-        return self._con.execute(
-            "SELECT model, prompt_version, created_at FROM calls WHERE sample_id = ? AND purpose = ? AND status = 'ok' "
-            "ORDER BY created_at DESC",
+    def last_of(self, sample_id: str, purpose: str) -> dict[str, Any] | None:
+        """The row of the newest reply to a record's calls of one purpose."""
+        cursor = self._con.execute(
+            "SELECT * FROM calls WHERE sample_id = ? AND purpose = ? AND status = 'ok' "
+            "ORDER BY created_at DESC LIMIT 1",
             [sample_id, purpose],
-        ).fetchall()
+        )
+        names = [column[0] for column in cursor.description]
+        row = cursor.fetchone()
+        return dict(zip(names, row, strict=True)) if row else None
 
     def _with_keys(self, keys: Iterable[str]):
         cursor = self._con.cursor()

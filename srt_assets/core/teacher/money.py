@@ -37,13 +37,17 @@ def prices_of(teacher: Teacher) -> Prices:
     from srt_assets.core.teacher.client import price_in_litellm
 
     if found := price_in_litellm(teacher.model, teacher.batch):
-        return Prices(found[0], found[1], "LiteLLM's price table")
+        return Prices(found[0], found[1], "LiteLLM's price table" + (", for batches" if teacher.batch else ""))
     if teacher.budget_usd:
         raise UserError(
             f"teacher.budget_usd is set, but the price of the model {teacher.model!r} is not known",
             "set teacher.usd_per_million_input and teacher.usd_per_million_output in srt.toml, or budget_usd = 0",
         )
-    return Prices(None, None, "unknown")
+    return Prices(
+        None,
+        None,
+        f"unknown for {teacher.model!r}: set teacher.usd_per_million_input and teacher.usd_per_million_output",
+    )
 
 
 class Budget:

@@ -39,16 +39,19 @@ _PLACEHOLDERS = frozenset(
 )
 _EMPHASIS = r"[*_`]*"
 # Before a marker at the start of a line: heading, quote or list signs and a number. Never a number inside a line.
-_LEAD = r"(?:(?:^|(?<=\n))[ \t]*(?:[#>\-*•]+[ \t]*)?(?:[*_]{0,2}\d{1,2}[.):]+[*_]{0,2})?[ \t]*)?" + _EMPHASIS
-_END = re.compile(rf"{_LEAD}\[[ \t]*end[ \t]*\]{_EMPHASIS}", re.IGNORECASE)
+_SIGN = r"(?:[#>\-•]+[ \t]*|\*[ \t]+)?"
+_LEAD = rf"(?:(?:^|(?<=\n))[ \t]*{_SIGN}(?:[*_]{{0,2}}\d{{1,2}}[.):]+[*_]{{0,2}})?[ \t]*)?"
+_END = re.compile(rf"{_LEAD}{_EMPHASIS}\[[ \t]*end[ \t]*\]{_EMPHASIS}(?=[ \t.,;]*(\n|\Z))", re.IGNORECASE)
+# Emphasis closes only where it was opened: the text behind a marker may begin in bold or with a code fence.
+_CLOSED = r"\1[ \t]*:|[ \t]*:\1"
 _WORDS = {"instruction": r"new[ \t]+instruction", "answer": r"new[ \t]+answer", "better": r"better[ \t]+answer"}
 _BRACKETS = {
-    name: re.compile(rf"{_LEAD}\[[ \t]*{words}[ \t]*\]{_EMPHASIS}[ \t]*:?{_EMPHASIS}", re.IGNORECASE)
+    name: re.compile(rf"{_LEAD}({_EMPHASIS})\[[ \t]*{words}[ \t]*\](?:{_CLOSED}|\1)", re.IGNORECASE)
     for name, words in _WORDS.items()
 }
 _COLONS = {
     name: re.compile(
-        rf"^[ \t]*(?:[#>\-*•]+[ \t]*)?(?:\d{{1,2}}[.):]+[ \t]*)?{_EMPHASIS}{words}{_EMPHASIS}[ \t]*:{_EMPHASIS}",
+        rf"^[ \t]*{_SIGN}(?:\d{{1,2}}[.):]+[ \t]*)?({_EMPHASIS}){words}(?:{_CLOSED})",
         re.IGNORECASE | re.MULTILINE,
     )
     for name, words in _WORDS.items()
@@ -88,6 +91,7 @@ def parse(
         return Parsed("truncated_reply")
     if not text.strip():
         return Parsed("empty_reply")
+    text = _without_thoughts(text)
     pairs = _from_json(kind, text) if form == "json_schema" else _from_markers(kind, text)
     if not pairs:
         return Parsed("refused" if _refuses(text) else "no_markers")
@@ -104,6 +108,15 @@ def parse(
 def normal(text: str) -> str:
     """A text as it is compared: Unicode form, case and spacing do not count."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _without_thoughts(text: str) -> str:
+    """The reply without what a reasoning model thought first; its template may have written the opening tag itself."""
+    opened = text.lstrip().startswith("<think>")
+    before, closing, after = text.partition("</think>")
+    if closing and (opened or "<think>" not in before):
+        return after
+    return "" if opened else text
 
 
 _Pair = tuple[str | None, str]
@@ -131,11 +144,7 @@ def _marks(name: str, text: str) -> list[re.Match[str]]:
 
 
 def _body(section: str) -> str:
-    last = None
-    for mark in _END.finditer(section):
-        rest = section[mark.end() :]
-        if not rest.strip() or rest.lstrip(" \t.,;").startswith("\n"):
-            last = mark
+    *_, last = None, *_END.finditer(section)
     return (section[: last.start()] if last else section).strip()
 
 

@@ -28,7 +28,7 @@ from srt_assets.settings import Settings, Teacher
 
 TABLE = "candidates"
 # Raise it when the same replies are to give other rows (parser, statuses, columns).
-VERSION = "1"
+VERSION = "2"
 CHUNK = 500
 PART_ROWS = 20_000
 # Rows with one of these could come out otherwise under other limits; without any, limits do not matter.
@@ -100,7 +100,8 @@ def run(settings: Settings, lake: Lake, plan: Plan, progress: Progress) -> Outco
             "cache_hits": sum(counts.values()) - counts["original_rows"] - asked,
             "prompt_tokens": tally.prompt_tokens,
             "completion_tokens": tally.completion_tokens,
-            "cost_usd": round(tally.cost_usd, 6),
+            # Never 0 for "nobody knows".
+            "cost_usd": round(tally.cost_usd, 6) if tally.priced else f"unknown: {settings.teacher.model} has no price",
             "throttled": tally.throttled,
             **{f"failed_{kind}": n for kind, n in sorted(tally.failures.items())},
             "seconds_calls": round(tally.seconds, 3),
