@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -140,3 +144,12 @@ def test_ids_beyond_the_models_vocabulary_have_a_status(tmp_path):
     bad, good = scorer.score(items, scorer.encode(items)).rows
     assert bad["status_response"] == "out_of_vocabulary" and bad["sum_nll_response"] is None
     assert good["status_response"] == "ok"
+
+
+def test_compute_threads_sleep_while_they_wait() -> None:
+    """Set before torch is loaded, in every process that imports the package; what is set already wins."""
+    code = "import os, srt_assets; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, expected in ({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"):
+        env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+        assert done.stdout.strip() == expected
