@@ -3,7 +3,6 @@
 Heavy imports stay inside the commands, so that `srt --help` answers at once.
 """
 
-import errno
 import os
 import sys
 import warnings
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.errors import StageError, UserError, disk_full
 from srt_assets.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -50,12 +49,12 @@ def main() -> None:
         # The reader of a pipe has seen enough (`srt sql … | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        full = disk_full(error)
+        if full is None:
             raise
-        typer.secho(f"error: no space left on the disk while writing {error.filename}", fg="red", err=True)
-        typer.echo("  -> free some space and run again; everything written so far is kept", err=True)
-        sys.exit(1)
+        typer.secho(f"error: {full}", fg="red", err=True)
+        sys.exit(full.exit_code)
 
 
 def _open() -> "tuple[Settings, Lake]":

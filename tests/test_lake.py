@@ -1,13 +1,16 @@
 """The lake: parts and manifests, content hashes, locks, readers beside a writer."""
 
+import errno
 import multiprocessing
 import time
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
 from srt_assets.core import lake as lake_module
+from srt_assets.core.errors import disk_full
 from srt_assets.core.hashing import fingerprint
 from srt_assets.core.lake import Lake
 
@@ -140,3 +143,11 @@ def test_readers_beside_a_writer_see_whole_contents_only(home: Path) -> None:
     stop.set()
     writer.join()
     assert len(seen) == 4
+
+
+def test_a_full_disk_is_told_from_other_errors_in_python_and_in_duckdb() -> None:
+    full = disk_full(OSError(errno.ENOSPC, "No space left on device", "part-1.parquet"))
+    assert full and "part-1.parquet" in full.message and full.exit_code == 1
+    assert disk_full(duckdb.IOException('IO Error: Could not write file "x": No space left on device'))
+    assert disk_full(OSError(errno.EACCES, "Permission denied")) is None
+    assert disk_full(duckdb.IOException("IO Error: Cannot open file")) is None

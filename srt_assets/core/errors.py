@@ -1,5 +1,7 @@
 """The two ways a stage may end badly, each with the remedy a person needs. Nothing else belongs here."""
 
+import errno
+
 
 class _Explained(Exception):
     exit_code = 1
@@ -21,3 +23,11 @@ class UserError(_Explained):
 
 class StageError(_Explained):
     """The input was right but the job failed (teacher down, disk full, killed worker): exit code 1."""
+
+
+def disk_full(error: BaseException) -> StageError | None:
+    """The explanation if a full disk is behind an error of Python's or of DuckDB's, which has only words for it."""
+    if getattr(error, "errno", None) != errno.ENOSPC and "No space left on device" not in str(error):
+        return None
+    file = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    return StageError(f"no space left on the disk{file}", "free some and run again; everything written so far is kept")

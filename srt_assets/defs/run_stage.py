@@ -1,12 +1,11 @@
 """The bridge from an asset to its stage: progress, failures and results in Dagster terms, nothing of the domain."""
 
-import errno
 import time
 from collections.abc import Callable
 
 import dagster as dg
 
-from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.errors import StageError, UserError, disk_full
 from srt_assets.core.outcome import Description, Outcome
 from srt_assets.core.progress import Fact, Progress, terminal, throttled
 from srt_assets.core.tables import TABLES
@@ -47,11 +46,8 @@ class explained:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            error = StageError(
-                f"no space left on the disk while writing {error.filename or 'a file'}",
-                "free some space and run again; everything written so far is kept",
-            )
+        if error is not None:
+            error = disk_full(error) or error
         if isinstance(error, UserError | StageError):
             raise dg.Failure(
                 description=str(error), metadata={EXIT_CODE: error.exit_code}, allow_retries=False
