@@ -1,6 +1,7 @@
 """One training from its job file: the curve is the seed's, survives interruption, and bad input is explained."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -9,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
 from srt_assets.core.training import data, job, launch, memory, model, rows, stage, trainer
+from srt_assets.core.training.plan import step_samples
 from srt_assets.core.training.train import Stopped, train
 from tests.training_data import Bench, make_bench
 
@@ -89,8 +92,6 @@ def test_the_first_loss_is_the_students_own(bench: Bench, whole: job.Job) -> Non
     student = AutoModelForCausalLM.from_pretrained(whole.student_path)
     tokenizer = AutoTokenizer.from_pretrained(whole.student_path)
     samples = data.load(whole, tokenizer, 256).train
-    from srt_assets.core.training.plan import step_samples
-
     total = n = 0.0
     for i in step_samples(len(samples), 4, 1, 0)[0]:
         ids = torch.from_numpy(samples[i].ids.astype(np.int64))[None]
@@ -111,6 +112,33 @@ def test_the_seed_reproduces_the_curve(bench: Bench, whole: job.Job, tmp_path: P
     other = prepare(bench, tmp_path / "b", seed=1)
     go(other)
     assert losses(other) != losses(whole)
+
+
+def test_the_rate_warms_up_and_falls_like_a_cosine(whole: job.Job) -> None:
+    rates = [json.loads(line)["learning_rate"] for line in (whole.final / job.CURVE).read_text().splitlines()]
+    warm = 1  # 3 % of 8 steps, rounded up
+    expected = [0.0, *(0.01 * (1 + math.cos(math.pi * (i - warm) / (8 - warm))) for i in range(warm, 8))]
+    assert rates == pytest.approx(expected, abs=1e-9)
+
+
+def test_checkpointing_recomputes_the_layers(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [0]
+    load = model.load_model
+
+    def counted(task: job.Job):
+        student = load(task)
+        student.model.layers[0].mlp.register_forward_pre_hook(
+            lambda *_: calls.__setitem__(0, calls[0] + student.training)
+        )
+        return student
+
+    monkeypatch.setattr(model, "load_model", counted)
+    found = []
+    for wish in ("never", "always"):
+        calls[0] = 0
+        go(prepare(bench, tmp_path / wish, gradient_checkpointing=wish, steps=2))
+        found.append(calls[0])
+    assert found[1] == 2 * found[0] > 0
 
 
 def test_packing_and_checkpointing_change_nothing_but_rounding(bench: Bench, whole: job.Job, tmp_path: Path) -> None:
@@ -191,6 +219,19 @@ def test_lora_targets_that_do_not_exist(bench: Bench, tmp_path: Path) -> None:
     task = prepare(bench, tmp_path, method="lora", lora=job.Lora(targets=("c_attn",)))
     with pytest.raises(UserError, match=r"no layer named c_attn[\s\S]*q_proj"):
         go(task)
+    # A norm exists, but nothing can be adapted in it.
+    with pytest.raises(UserError, match="no layer named norm"):
+        go(replace(task, lora=job.Lora(targets=("norm",))))
+
+
+def test_adapters_for_layers_that_are_no_linear_ones(whole: job.Job) -> None:
+    def gpt2():
+        return GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=2))
+
+    adapted = model.add_adapters(gpt2(), replace(whole, lora=job.Lora(targets=("c_attn",))))
+    assert any(p.requires_grad for p in adapted.parameters())
+    with pytest.raises(UserError, match="c_attn, c_fc, c_proj"):
+        model.add_adapters(gpt2(), replace(whole, lora=job.Lora(targets=("q_proj",))))
 
 
 def test_a_sample_longer_than_the_window_is_left_out_and_counted(bench: Bench, tmp_path: Path) -> None:
@@ -235,13 +276,46 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(bench: Bench, tmp_pa
     assert "learning_rate" in error.value.remedy
 
 
-def test_a_loss_that_explodes_keeps_the_last_good_state(bench: Bench, tmp_path: Path) -> None:
+def test_one_bad_sample_is_named_and_what_was_good_is_continued(
+    bench: Bench, whole: job.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = prepare(bench, tmp_path, token_budget=1)
+    samples = data.load(task, AutoTokenizer.from_pretrained(task.student_path), 256).train
+    bad = samples[step_samples(len(samples), 4, 3, 0)[2][1]]
+    true_loss = trainer.summed_loss
+
+    def poisoned(student, row):
+        is_bad = row.ids[0].tolist() == bad.ids.tolist()
+        return true_loss(student, row) * (float("nan") if is_bad else 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "summed_loss", poisoned)
+        with pytest.raises(StageError, match=rf"the loss became nan in step 3 \(samples {bad.sample_id}\)"):
+            go(task)
+    state = trainer.last_state(task.states)
+    assert state is not None and state.name == "checkpoint-2" and not task.final.exists()
+    assert all(torch.isfinite(w).all() for w in load_file(state / "model.safetensors").values())
+    go(task)
+    assert losses(task) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_a_gradient_that_explodes_does_not_reach_the_weights(
+    bench: Bench, whole: job.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = prepare(bench, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_get_grad_norm", lambda self, *_, **__: torch.tensor(float("inf")))
+        with pytest.raises(StageError, match=r"the gradient's norm became inf in step 1 \(samples"):
+            go(task)
+    go(task)
+    assert losses(task) == losses(whole)
+
+
+def test_a_rate_that_is_far_too_high_stops(bench: Bench, tmp_path: Path) -> None:
     task = prepare(bench, tmp_path, learning_rate=1e38)
     with pytest.raises(StageError, match=r"in step \d+ \(samples"):
         go(task)
-    state = trainer.last_state(task.states)
-    assert not task.final.exists() and len(losses(task)) >= 1
-    assert state is None or (state / "model.safetensors").exists()
+    assert not task.final.exists() and trainer.last_state(task.states)
 
 
 def test_too_little_memory_is_said_before_the_first_step(
@@ -274,6 +348,25 @@ def test_devices_and_precisions_that_are_not_there(bench: Bench, tmp_path: Path)
             go(prepare(bench, tmp_path / "a", device="cuda:0"))
     with pytest.raises(UserError, match="fp16 training needs a GPU"):
         go(prepare(bench, tmp_path / "b", dtype="fp16"))
+
+
+def test_more_processes_than_gpus(whole: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    model.check_processes(replace(whole, processes=2), torch.device("cuda"))
+    with pytest.raises(UserError, match=r"processes is 3, but torch sees 2 GPU"):
+        model.check_processes(replace(whole, processes=3), torch.device("cuda"))
+
+
+def test_states_saved_by_half_are_deleted_before_they_push_out_a_whole_one(tmp_path: Path) -> None:
+    for name in ("checkpoint-2", "checkpoint-9"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-2" / trainer.WHOLE).touch()
+    trainer.drop_torn_states(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_peak_memory_is_this_processes_own() -> None:
+    assert memory.peak_bytes(torch.device("cpu")) >= psutil.Process().memory_info().rss // 2
 
 
 def test_bf16_on_a_cpu_learns_the_same_within_its_precision(bench: Bench, whole: job.Job, tmp_path: Path) -> None:

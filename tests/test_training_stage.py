@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
 from srt_assets.core.training import finished, job, launch, stage
+from srt_assets.core.training import main as training_process
 from srt_assets.core.training.main import main
 from srt_assets.settings import Training
 from tests.tiny_student import make_tiny_student
@@ -230,6 +231,7 @@ def test_a_finished_training_that_was_not_moved_yet_is_moved(bench: Bench) -> No
     with pytest.raises(KeyboardInterrupt):
         run(bench, launch=die_after)
     run(bench, launch=lambda command, env: 0 if job.Job.read(Path(command[-2])).final.exists() else 1)
+    assert len(stage.curve(bench.lake, "tiny")["selective"]) == 8
 
 
 def test_arms_take_equal_steps_and_are_measured_on_the_same_records(bench: Bench) -> None:
@@ -305,6 +307,37 @@ def test_a_polite_stop_saves_and_the_next_run_continues(bench: Bench) -> None:
     run(bench)
     steps = [json.loads(line)["step"] for line in (finished.all_of(bench.lake, "tiny")[0].path / job.CURVE).open()]
     assert steps == list(range(1, 151))
+
+
+def test_one_request_to_stop_may_arrive_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    with training_process._Stop() as stop:
+        assert not stop.asked()
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked()
+        monkeypatch.setattr(training_process, "PATIENCE_S", -1.0)
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("devices", "outer", "seen"),
+    [
+        ("auto", None, None),
+        ("cpu,cpu", None, None),
+        ("cuda:1", None, "1"),
+        ("cuda:0,cuda:1", "4,6", "4,6"),
+        ("cuda:1", "4,6", "6"),
+    ],
+)
+def test_the_process_sees_the_gpus_that_are_named(devices: str, outer: str | None, seen: str | None) -> None:
+    found = launch.visible(devices, {"CUDA_VISIBLE_DEVICES": outer} if outer else {})
+    assert found == ({"CUDA_VISIBLE_DEVICES": seen} if seen else {})
+
+
+def test_a_gpu_that_is_hidden() -> None:
+    with pytest.raises(UserError, match=r"cuda:2, but CUDA_VISIBLE_DEVICES shows 1"):
+        launch.visible("cuda:2", {"CUDA_VISIBLE_DEVICES": "0"})
 
 
 def test_commands(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from srt_assets.core.errors import UserError
+
 # Command and extra environment to exit code (negative: killed by that signal). Blocks until the process has ended.
 Launcher = Callable[[Sequence[str], Mapping[str, str]], int]
 MODULE = "srt_assets.core.training.main"
@@ -28,6 +30,20 @@ def command(job_file: Path, processes: int) -> list[str]:
         *("--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", str(threads)),
         *tail,
     ]
+
+
+def visible(devices: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variable that shows the training process only the GPUs that `student.devices` names; {} if it names none."""
+    wanted = [int(d.rpartition(":")[2]) for d in devices.split(",") if d.startswith("cuda:")]
+    if not wanted:
+        return {}
+    outer = [g for g in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
+    if outer and max(wanted) >= len(outer):
+        raise UserError(
+            f"student.devices is {devices}, but CUDA_VISIBLE_DEVICES shows {len(outer)} GPU(s)",
+            "correct one of them",
+        )
+    return {"CUDA_VISIBLE_DEVICES": ",".join(outer[i] if outer else str(i) for i in wanted)}
 
 
 def plain(command: Sequence[str], env: Mapping[str, str]) -> int:

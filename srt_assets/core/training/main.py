@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from srt_assets.core.progress import throttled
 from srt_assets.core.training.job import Job
 
 LOG_EVERY_S = 5.0
+PATIENCE_S = 5.0
 INTERRUPTED = 130
 
 
@@ -84,10 +86,13 @@ def run_job(job: Job, quiet: bool = False) -> int:
 
 
 class _Stop:
-    """SIGINT and SIGTERM ask for a stop after the step; a second one ends the process at once."""
+    """SIGINT and SIGTERM ask for a stop after the step; one that comes `PATIENCE_S` later ends the process at once.
+
+    Ctrl-C on a terminal reaches every process of the group, and then our parent passes it on: that is one request.
+    """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked_at = 0.0
 
     def __enter__(self) -> "_Stop":
         self._before = {n: signal.signal(n, self._hear) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -98,12 +103,13 @@ class _Stop:
             signal.signal(number, handler)
 
     def _hear(self, number: int, frame: object) -> None:
-        if self._asked:
+        now = time.monotonic()
+        self._asked_at = self._asked_at or now
+        if now - self._asked_at > PATIENCE_S:
             raise SystemExit(INTERRUPTED)
-        self._asked = True
 
     def asked(self) -> bool:
-        return self._asked
+        return self._asked_at > 0
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.training.job import Job
@@ -21,6 +22,15 @@ def pick_device(job: Job) -> torch.device:
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError("student.devices names a GPU, but torch sees none", 'set student.devices = "auto" or "cpu"')
     return torch.device(kind)
+
+
+def check_processes(job: Job, device: torch.device) -> None:
+    """UserError if there are more processes than GPUs."""
+    if device.type == "cuda" and job.processes > torch.cuda.device_count():
+        raise UserError(
+            f"training.processes is {job.processes}, but torch sees {torch.cuda.device_count()} GPU(s)",
+            "set training.processes to at most their number, or name more in student.devices",
+        )
 
 
 def pick_dtype(job: Job, device: torch.device) -> str:
@@ -58,11 +68,12 @@ def _repair_generation_config(model: PreTrainedModel) -> None:
 
 def add_adapters(model: PreTrainedModel, job: Job) -> PeftModel:
     """Put LoRA adapters on the chosen layers. UserError naming what there is if a target does not exist."""
-    names = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    missing = [t for t in job.lora.targets if not any(n == t or n.endswith(f".{t}") for n, _ in model.named_modules())]
+    layers = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D | nn.Embedding)]
+    names = {name.rpartition(".")[2] for name in layers}
+    missing = [t for t in job.lora.targets if not any(n == t or n.endswith(f".{t}") for n in layers)]
     if missing:
         raise UserError(
-            f"the student has no layer named {', '.join(missing)}",
+            f"the student has no layer named {', '.join(missing)} that could get an adapter",
             f"set training.lora_targets to some of {', '.join(sorted(names - {'lm_head'}))}, or to [] for all of them",
         )
     config = LoraConfig(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import threading
 import time
@@ -156,7 +157,8 @@ def _train(
     log.info("training %r on %d rows of %s", student, n, arm.name)
     progress(0, count_steps(n, task.batch_size, task.epochs, arm.steps), "steps", arm=arm.name)
     with _followed(work / "live.json", arm.name, progress):
-        code = start(launch.command(file, task.processes), {"TOKENIZERS_PARALLELISM": "false"})
+        env = {"TOKENIZERS_PARALLELISM": "false", **launch.visible(settings.student.devices, os.environ)}
+        code = start(launch.command(file, task.processes), env)
     if code != 0:
         raise _explain(task, code)
     place = finished.directory(lake, student) / name
@@ -237,6 +239,8 @@ def _row(lake: Lake, student: str, done: Finished, main: bool) -> dict[str, Any]
     return {
         **record,
         "student": student,
+        # An interrupted stage may have moved it under another name than its process knew.
+        "run": done.path.name,
         "is_active_policy": main,
         "left_out": sum(record["left_out"].values()),
         "path": str(done.path),

@@ -20,11 +20,11 @@ from srt_assets.core.training import card, data, memory, model
 from srt_assets.core.training.job import RECORD, Job
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
 from srt_assets.core.training.plan import count_steps, pack, step_samples
-from srt_assets.core.training.trainer import Keeper, PackedTrainer, Steps, last_state, only, sync
+from srt_assets.core.training.trainer import Keeper, PackedTrainer, Steps, drop_torn_states, last_state, only, sync
 
-# Tokens a forward pass. On a CPU the block mask makes attention quadratic in it, and gains end near 1,000 tokens.
+# Tokens a forward pass. The block mask makes attention quadratic in it; on a CPU gains end near 1,000 tokens.
 CPU_BUDGET = 1024
-GPU_BUDGET = 16384
+GPU_BUDGET = 4096
 VERSIONS = ("srt-assets", "torch", "transformers", "accelerate", "peft")
 
 Listener = Callable[[int, int, dict[str, float]], None]
@@ -43,6 +43,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     began = time.monotonic()
     hf_logging.disable_progress_bar()
     device = model.pick_device(job)
+    model.check_processes(job, device)
     dtype = model.pick_dtype(job, device)
     args = _arguments(job, device, dtype)
     rank, processes = args.process_index, args.world_size
@@ -60,6 +61,8 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
         samples.train, step_samples(len(samples.train), job.batch_size, steps, job.seed), budget, rank, processes
     )
     _check_memory(student, samples, budget, job, args, dtype, device)
+    if rank == 0:
+        drop_torn_states(job.states)
     state = last_state(job.states)
     before_file = job.directory / "before.json"
 
@@ -150,7 +153,7 @@ def _request(job: Job) -> dict[str, Any]:
 
 def _arguments(job: Job, device: torch.device, dtype: str) -> TrainingArguments:
     job.states.mkdir(parents=True, exist_ok=True)
-    return TrainingArguments(
+    args = TrainingArguments(
         output_dir=str(job.states),
         use_cpu=device.type == "cpu",
         ddp_backend="gloo" if device.type == "cpu" and "WORLD_SIZE" in os.environ else None,
@@ -176,6 +179,9 @@ def _arguments(job: Job, device: torch.device, dtype: str) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    # Several GPUs in sight of one process: the Trainer would split our rows over them (DataParallel).
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
 
 
 def _sharding(job: Job, device: torch.device) -> dict[str, Any]:
@@ -204,8 +210,12 @@ def _check_memory(student, samples, budget: int, job: Job, args, dtype: str, dev
     targets = max(sum(samples.train[i].n_targets for i in b) for b in bins)
     shards = args.world_size if args.fsdp else 1
     need = memory.estimate(student, tokens, targets, 4 if dtype == "fp32" else 2, shards)
-    loaded = sum(p.numel() * p.element_size() for p in student.parameters()) if device.type == "cpu" else 0
-    on = memory.choose_checkpointing(need, memory.available(device), job.gradient_checkpointing, loaded)
+    free, loaded = memory.available(device), 0
+    if device.type == "cpu":
+        # Every process holds its own copy in the same memory.
+        free //= args.world_size
+        loaded = sum(p.numel() * p.element_size() for p in student.parameters())
+    on = memory.choose_checkpointing(need, free, job.gradient_checkpointing, loaded)
     if on:
         args.activation_checkpointing = True
         args.activation_checkpointing_kwargs = {"use_reentrant": False}

@@ -8,6 +8,7 @@ paper's number of samples, and without packing a row is as long as its samples h
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 
@@ -25,6 +27,8 @@ from srt_assets.core.training.plan import pack
 
 # Written last into a saved state: a process killed while saving leaves a state without it.
 WHOLE = "whole"
+# A state is four times the weights: saving takes at most this share of the time.
+SAVING_SHARE = 0.05
 
 
 class Steps(Dataset):
@@ -91,27 +95,30 @@ class PackedTrainer(Trainer):
             total += loss.detach()
         total = self.accelerator.reduce(total, "sum")
         if not math.isfinite(float(total)):
-            # Before the optimizer moved: what is saved now are the last good weights.
-            self._save_checkpoint(self.model_wrapped, trial=None)
-            self.callback_handler.on_save(self.args, self.state, self.control)
-            self._explode(f"the loss became {float(total)}", worst)
+            self._explode(f"the loss became {float(total)}", gather_object(worst))
         return total
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        norm = logs.get("grad_norm")
-        if norm is not None and not math.isfinite(norm):
-            self._explode(f"the gradient's norm became {norm}", [], stepped=1)
-        super().log(logs, start_time)
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        # In fp16 the scaler tries scales until one fits, and skips the steps that do not.
+        if not self.args.fp16 and not math.isfinite(float(norm)):
+            self._explode(f"the gradient's norm became {float(norm)}", [])
+        return norm
 
-    def _explode(self, what: str, samples: list[str], stepped: int = 0) -> None:
-        step = self.state.global_step + 1 - stepped
+    def _explode(self, what: str, samples: list[str]) -> None:
+        """Before the optimizer moves: what is saved now are the last good weights."""
+        if not (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / WHOLE).exists():
+            self._save_checkpoint(self.model_wrapped, trial=None)
+            self.callback_handler.on_save(self.args, self.state, self.control)
+        step = self.state.global_step + 1
         assert isinstance(self.train_dataset, Steps)
         batch = [self.train_dataset.examples[i].sample_id for i in self.train_dataset.steps[step - 1]]
         named = samples or batch
         raise StageError(
             f"{what} in step {step} (samples {', '.join(named[:8])}{', …' if len(named) > 8 else ''}); "
             f"training stopped, the last good state is kept in {self.args.output_dir}",
-            "lower training.learning_rate, set student.dtype to fp32 if it was fp16, or look at those samples",
+            "lower training.learning_rate, set student.dtype to fp32 if it was fp16, or look at those samples "
+            "(srt explain SAMPLE_ID)",
         )
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -147,6 +154,7 @@ class Keeper(TrainerCallback):
         self.seconds = 0.0
         self.tokens = 0
         self._here = 0
+        self._stepped_at = time.monotonic()
 
     def on_train_begin(self, args, state, control, **_):
         self.at_start()
@@ -154,6 +162,7 @@ class Keeper(TrainerCallback):
         if args.process_index == 0:
             self._cut_curve(state.global_step)
         self._began = self._saved_at = self._mark = time.monotonic()
+        self._pause = self.save_every_s
 
     def _cut_curve(self, step: int) -> None:
         """Lines of steps that were made after the state we continue from, and are made again."""
@@ -165,14 +174,12 @@ class Keeper(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         control.should_log = True
         now = time.monotonic()
-        due = self.synchronized(now - self._saved_at >= self.save_every_s)
+        due = self.synchronized(now - self._saved_at >= self._pause)
         self.stopped = self.synchronized(self.stop_asked())
-        if state.global_step < state.max_steps and (due or self.stopped):
-            control.should_save = True
-        else:
-            control.should_save = False
+        control.should_save = state.global_step < state.max_steps and (due or self.stopped)
         if self.stopped:
             control.should_training_stop = True
+        self._stepped_at = now
 
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" not in (logs or {}) or args.process_index != 0:
@@ -205,6 +212,8 @@ class Keeper(TrainerCallback):
             sync(directory)
             (directory / WHOLE).touch()
         self._saved_at = time.monotonic()
+        took = self._saved_at - self._stepped_at
+        self._pause = max(self.save_every_s, took / SAVING_SHARE) if self.save_every_s else 0.0
 
 
 def sync(directory: Path) -> None:
@@ -221,6 +230,13 @@ def last_state(directory: Path) -> Path | None:
     """The newest state that was saved whole."""
     whole = [p.parent for p in directory.glob(f"checkpoint-*/{WHOLE}")]
     return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def drop_torn_states(directory: Path) -> None:
+    """Delete states that were saved by half: the limit on their number would count them and delete a whole one."""
+    for state in directory.glob("checkpoint-*"):
+        if not (state / WHOLE).exists():
+            shutil.rmtree(state)
 
 
 def _parse(line: str) -> dict | None:
