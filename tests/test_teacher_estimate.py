@@ -47,6 +47,20 @@ def test_an_unpriced_model_has_tokens_but_no_price(tmp_path):
         estimate(settings, Lake(tmp_path / "empty"))
 
 
+def test_the_estimate_says_what_it_rests_on(tmp_path):
+    def lines(**teacher):
+        return " / ".join(estimate(with_teacher(settings, **teacher), lake).assumptions)
+
+    settings, lake = home(tmp_path, 3, api_base="http://127.0.0.1:9/v1")
+    assert "unknown for 'openai/fake': set teacher.usd_per_million_input" in lines()
+    assert "no price to hold it by" in lines(budget_usd=3.0)
+    assert "not enough" in lines(budget_usd=0.001, **PRICES) and "left: enough" in lines(budget_usd=9.0, **PRICES)
+    assert "longer replies are cut" in lines(max_tokens=50) and "the paper's" in lines(max_tokens=2048)
+    assert "for batches" in lines(model="openai/gpt-4o-mini", batch=True)
+    with pytest.raises(UserError, match="names no provider"):
+        lines(model="nonsense", api_base="")
+
+
 def test_every_reason_for_a_miss_is_named(tmp_path):
     def plan(body, nth):
         text = str(body)
@@ -66,6 +80,11 @@ def test_every_reason_for_a_miss_is_named(tmp_path):
         assert why(1).verdict == "hit" and why(1, max_tokens=900).verdict == "cut"
         assert why(2).verdict == "failed" and "server_error" in why(2).why
         assert "teacher.model changed from 'openai/fake'" in why(0, model="openai/other").why
-        assert why(0, temperature=0.7).verdict == "changed"
+        assert "teacher.temperature changed from 0.0 to 0.7" in why(0, temperature=0.7).why
+        assert "teacher.reply_format changed from 'markers' to 'json_schema'" in why(0, reply_format="json_schema").why
+        # What the last run did not ask, it says so.
+        limited = with_teacher(settings, model="openai/other", context_tokens=100)
+        instructions.run(limited, lake)
+        assert explain(limited, lake, ids["Explain item 0."])[0].verdict == "not_asked"
         with pytest.raises(UserError, match="sample_id"):
             explain(settings, lake, "nobody")

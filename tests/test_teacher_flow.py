@@ -60,6 +60,31 @@ def test_lost_rows_are_made_again_from_the_ledger_alone(tmp_path):
     assert candidates(lake) == before
 
 
+def test_a_changed_parser_reads_every_reply_again_for_nothing(tmp_path, monkeypatch):
+    from srt_assets.core.teacher import stage
+    from srt_assets.core.teacher.parse import Parsed
+
+    def stricter(kind, form, reply, finish, source):
+        parsed = parse(kind, form, reply, finish, source)
+        return Parsed("refused") if source[0] == "Explain item 1." else parsed
+
+    parse = stage.parse
+    with FakeOpenAI() as fake:
+        settings, lake = home(tmp_path, 5, api_base=fake.base)
+        both(settings, lake)
+        monkeypatch.setattr(stage, "VERSION", "changed")
+        monkeypatch.setattr("srt_assets.core.teacher.steps.parse", stricter)
+        first, second = both(settings, lake)
+        assert (first.stats["refused"], first.stats["calls_paid"], second.stats["calls_paid"]) == (1, 0, 0)
+        assert fake.calls == 15
+    rows = table(lake, "SELECT candidate, status FROM candidates WHERE status <> 'ok' ORDER BY 1")
+    assert rows == [
+        ("reflected_both", "no_reflected_instruction"),
+        ("reflected_instruction", "refused"),
+        ("reflected_response", "refused"),
+    ]
+
+
 def test_changing_one_record_asks_for_that_record_only(tmp_path):
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 6, api_base=fake.base)
@@ -74,17 +99,18 @@ def test_changing_one_record_asks_for_that_record_only(tmp_path):
 
 def test_more_tokens_ask_only_the_cut_replies_again(tmp_path):
     def cut(body, nth):
-        return Plan(finish_reason="length" if body["max_tokens"] < 400 and "item 1." in str(body) else "stop")
+        odd = any(f"item {i}." in str(body) for i in range(1, 40, 2))
+        return Plan(finish_reason="length" if body["max_tokens"] < 400 and odd else "stop")
 
     with FakeOpenAI(cut) as fake:
-        settings, lake = home(tmp_path, 4, api_base=fake.base)
-        assert instructions.run(settings, lake).stats["truncated_reply"] == 1
+        settings, lake = home(tmp_path, 40, api_base=fake.base)
+        assert instructions.run(settings, lake).stats["truncated_reply"] == 20
         fake.seen.clear()
         assert instructions.run(settings, lake).cached
         outcome = instructions.run(with_teacher(settings, max_tokens=500), lake)
-        assert fake.calls == 1 and outcome.stats["ok"] == 4
+        assert fake.calls == 20 and outcome.stats["ok"] == 40
         assert instructions.run(with_teacher(settings, max_tokens=100), lake).stats.get("truncated_reply", 0) == 0
-        assert fake.calls == 1
+        assert fake.calls == 20
 
 
 def test_429_storms_spend_no_attempt(tmp_path):
@@ -308,8 +334,10 @@ def test_too_long_is_refused_before_it_is_sent(tmp_path):
         settings, lake = home(tmp_path, rows=rows, api_base=fake.base, context_tokens=2000)
         stats = instructions.run(settings, lake).stats
         assert (stats["ok"], stats["too_long"], fake.calls) == (1, 1, 1)
+        # 15,000 characters, but only some 3,000 tokens: it fits, and nothing of it is cut.
         stats = instructions.run(with_teacher(settings, context_tokens=8000), lake).stats
         assert (stats["ok"], fake.calls) == (2, 2)
+        assert "word " * 3000 in fake.seen[-1].body["messages"][-1]["content"]
 
 
 def test_data_cannot_break_out_of_its_frame(tmp_path):

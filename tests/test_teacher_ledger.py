@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from srt_assets.core.hashing import fingerprint
 from srt_assets.core.lake import Lake
-from srt_assets.core.teacher import ledger
+from srt_assets.core.teacher import instructions, ledger, responses
 from srt_assets.core.teacher.call import Prompter, Source, call_key
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.settings import Teacher
@@ -152,26 +152,27 @@ def test_kill_at_twenty_random_points_pays_nothing_twice_but_the_calls_in_flight
     """A run is killed -9 twenty times, then finished; its tables equal those of an undisturbed one."""
     monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.03)) as fake:
-        from srt_assets.core.teacher import instructions, responses
-
-        settings, lake = home(tmp_path / "quiet", 25, api_base=fake.base)
+        settings, lake = home(tmp_path / "quiet", 30, api_base=fake.base)
         instructions.run(settings, lake), responses.run(settings, lake)
         wanted, needed = candidates(lake), fake.calls
-        assert needed == 75
+        assert needed == 90
         fake.paid.clear()
         # The killer forks after the imports, which take many times longer than the pieces between two kills.
         command = [sys.executable, "-c", KILLER, str(tmp_path / "killed"), fake.base]
         driver = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
         assert driver.returncode == 0, driver.stderr[-3000:]
-        kills = int(driver.stdout.split()[-1])
-        in_flight = kills * 4
-        settings, lake = home(tmp_path / "killed", 25, api_base=fake.base)
+        kills, on_disk = map(int, driver.stdout.split()[-2:])
+        settings, lake = home(tmp_path / "killed", 30, api_base=fake.base)
         instructions.run(settings, lake), responses.run(settings, lake)
-    assert kills == 20
+    assert kills == 20 and on_disk > 20, "the kills must hit runs that are at work"
     assert candidates(lake) == wanted
-    twice = sum(fake.paid.values()) - needed
+    twice, in_flight = sum(fake.paid.values()) - needed, kills * 4
     assert len(fake.paid) == needed and 0 <= twice <= in_flight
-    print(f"kills {kills}, calls needed {needed}, paid {sum(fake.paid.values())}, twice {twice} (allowed {in_flight})")
+    assert table(lake, "SELECT count(DISTINCT call_key) FROM teacher_calls WHERE status = 'ok'") == [(needed,)]
+    print(
+        f"kills {kills}, replies on disk at the kills {on_disk}, calls needed {needed}, "
+        f"paid {sum(fake.paid.values())}, twice {twice} (in flight at the kills: at most {in_flight})"
+    )
 
 
 KILLER = """
@@ -179,20 +180,71 @@ import os, random, signal, sys, time
 from pathlib import Path
 from tests.teacher_home import home
 from srt_assets.core.teacher import instructions, responses
-from srt_assets.core.teacher.ledger import read_segment, segments
 from srt_assets.core.teacher.client import litellm
 litellm()
-settings, lake = home(Path(sys.argv[1]), 25, api_base=sys.argv[2], concurrency=4)
-dice, kills = random.Random(7), 0
+settings, lake = home(Path(sys.argv[1]), 30, api_base=sys.argv[2], concurrency=4)
+dice, kills, on_disk = random.Random(7), 0, 0
+def lines(child):
+    return sum(path.read_bytes().count(b"\\n") for path in lake.directory("teacher_calls").glob(f"segment-*-{child}-*"))
 for _ in range(20):
     child = os.fork()
     if child == 0:
         instructions.run(settings, lake)
         responses.run(settings, lake)
         os._exit(0)
-    time.sleep(dice.uniform(0.02, 0.16) + 0.12)
+    # Some die while they start, the others after a few replies of theirs are on disk and some moments later.
+    few, deadline = dice.randint(0, 4), time.monotonic() + 10
+    while few and lines(child) < few and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(dice.uniform(0.0, 0.05))
+    on_disk += lines(child)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     kills += os.WIFSIGNALED(status)
-print(kills)
+print(kills, on_disk)
+"""
+
+
+def test_several_processes_write_seal_and_read_at_once(tmp_path):
+    """Four processes append, each seals every now and then; two runs of one asset at once ask every call once."""
+    with FakeOpenAI(lambda body, nth: Plan(latency_s=0.02)) as fake:
+        settings, lake = home(tmp_path, 12, api_base=fake.base)
+        command = [sys.executable, "-c", WRITERS, settings.model_dump_json()]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert fake.calls == 12 and all(paid == 1 for paid in fake.paid.values())
+    ledger.seal(lake)
+    assert not ledger.segments(lake)
+    counted = "count(*), count(DISTINCT call_key), count(DISTINCT segment)"
+    assert table(lake, f"SELECT {counted} FROM teacher_calls WHERE purpose IS NULL") == [(160, 160, 16)]
+    assert table(lake, "SELECT count(*) FROM teacher_calls WHERE purpose IS NOT NULL") == [(12,)]
+
+
+WRITERS = """
+import asyncio, os, sys
+from srt_assets.core.lake import Lake
+from srt_assets.core.teacher import instructions, ledger
+from srt_assets.core.teacher.client import litellm
+from srt_assets.settings import Settings
+litellm()
+settings = Settings.model_validate_json(sys.argv[1])
+lake = Lake(settings.home)
+
+def write(who):
+    async def some(book, turn):
+        rows = [{"call_key": f"{who}-{turn}-{i}", "status": "ok", "created_at": None} for i in range(10)]
+        await asyncio.gather(*(book.append(row) for row in rows))
+    for turn in range(4):
+        with ledger.Ledger(lake) as book:
+            asyncio.run(some(book, turn))
+        ledger.seal(lake)
+
+children = []
+for who in range(6):
+    child = os.fork()
+    if child == 0:
+        write(who) if who < 4 else instructions.run(settings, lake)
+        os._exit(0)
+    children.append(child)
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
 """

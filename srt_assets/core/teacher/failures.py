@@ -15,6 +15,16 @@ from typing import Literal
 Action = Literal["throttled", "transient", "record", "stop"]
 _STOPPING = {401: "authentication", 402: "no_funds", 403: "permission", 404: "not_found"}
 _MAX_ERROR_CHARS = 500
+# What the clients raise over a reply that came and is not what the API promises, a usage field of the wrong type say.
+_UNREADABLE = {
+    "JSONDecodeError",
+    "ValidationError",
+    "APIResponseValidationError",
+    "UnicodeDecodeError",
+    "TypeError",
+    "KeyError",
+    "AttributeError",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def classify(error: Exception) -> Failure:
         "gaierror",
     }:
         return failure("transient", "unreachable")
-    if names & {"JSONDecodeError", "ValidationError", "APIResponseValidationError", "UnicodeDecodeError"}:
+    if names & _UNREADABLE:
         return failure("transient", "bad_reply")
     if isinstance(error, of_litellm.AuthenticationError):
         return failure("stop", "authentication")

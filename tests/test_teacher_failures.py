@@ -1,0 +1,146 @@
+"""What goes wrong on the way, kind by kind: retried or not, waited for or not, what it costs, what the user reads."""
+
+import random
+
+import pytest
+
+from srt_assets.core.errors import StageError
+from srt_assets.core.teacher import engine, flow, instructions
+from srt_assets.core.teacher.failures import retry_after
+from srt_assets.core.teacher.limits import Gate
+from tests.fake_openai import FakeOpenAI, Plan
+from tests.teacher_home import home, table, with_teacher
+
+PRICES = {"usd_per_million_input": 100.0, "usd_per_million_output": 100.0}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(engine, "backoff_s", lambda attempt, jitter: 0.01)
+    monkeypatch.setattr(Gate, "PAUSE_S", 0.02)
+    monkeypatch.setattr(Gate, "COOLDOWN_S", 0.05)
+    monkeypatch.setattr(flow, "REPORT_EVERY_S", 0.05)
+    monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
+
+
+@pytest.mark.parametrize(
+    ("headers", "wanted"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 40.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:01 GMT"}, 0.0),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "later"}, None),
+        ({"retry-after": ""}, None),
+    ],
+)
+def test_retry_after_is_read_in_all_its_forms(headers, wanted):
+    assert retry_after(headers, now=60.0) == wanted
+
+
+@pytest.mark.parametrize("status", ["429", "503"])
+def test_nothing_is_sent_before_the_time_the_server_asked_for(tmp_path, status):
+    def once(body, nth):
+        return Plan(status, headers={"retry-after": "0.4"}) if nth == 0 else Plan()
+
+    with FakeOpenAI(once) as fake:
+        settings, lake = home(tmp_path, 1, api_base=fake.base)
+        assert instructions.run(settings, lake).stats["ok"] == 1
+        first, second = (seen.at for seen in fake.seen)
+    assert second - first >= 0.4
+
+
+def test_a_server_that_asks_to_wait_for_hours_is_an_answer_not_a_hang(tmp_path):
+    with FakeOpenAI(lambda body, nth: Plan("429", headers={"retry-after": "86400"})) as fake:
+        settings, lake = home(tmp_path, 2, api_base=fake.base)
+        with pytest.raises(StageError, match="asks to wait 1440 minutes"):
+            instructions.run(settings, lake)
+
+
+@pytest.mark.parametrize("kind", ["500", "502", "503", "529", "408", "close", "half", "garbage", "429"])
+def test_half_of_all_calls_meet_one_kind_of_fault(tmp_path, kind):
+    def faulty(body, nth):
+        dice = random.Random(f"{body['messages'][-1]['content']}/{nth}")
+        return Plan(kind if dice.random() < 0.5 else "")
+
+    with FakeOpenAI(faulty) as fake:
+        settings, lake = home(tmp_path, 12, api_base=fake.base, max_attempts=20)
+        assert instructions.run(settings, lake).stats["ok"] == 12
+        assert len(fake.paid) == 12 and all(paid == 1 for paid in fake.paid.values())
+        assert fake.calls > 12
+
+
+def test_nine_of_ten_calls_throttled_still_end_with_every_row(tmp_path):
+    def faulty(body, nth):
+        dice = random.Random(f"{body['messages'][-1]['content']}/{nth}")
+        return Plan("429" if dice.random() < 0.9 else "", headers={"retry-after-ms": "5"})
+
+    with FakeOpenAI(faulty) as fake:
+        settings, lake = home(tmp_path, 12, api_base=fake.base, max_attempts=1)
+        stats = instructions.run(settings, lake).stats
+        assert stats["ok"] == 12 and stats["throttled"] == fake.calls - 12
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [{"prompt_tokens": "10", "completion_tokens": "5"}, {"prompt_tokens": 10**30, "completion_tokens": 3},
+     {"prompt_tokens": 7}, {"prompt_tokens": 0, "completion_tokens": 0}],
+)  # fmt: skip
+def test_odd_usage_fields_lose_no_reply(tmp_path, usage):
+    with FakeOpenAI(lambda body, nth: Plan(usage=usage)) as fake:
+        settings, lake = home(tmp_path, 2, api_base=fake.base, **PRICES)
+        assert instructions.run(settings, lake).stats["ok"] == 2 and fake.calls == 2
+    assert table(lake, "SELECT bool_and(cost_usd > 0 AND cost_usd < 1) FROM teacher_calls") == [(True,)]
+
+
+def test_a_reply_nobody_can_read_is_tried_again_within_bounds_and_counts_at_its_worst(tmp_path):
+    # LiteLLM refuses the whole reply when its usage is no mapping.
+    with FakeOpenAI(lambda body, nth: Plan(usage="many")) as fake:
+        settings, lake = home(tmp_path, 1, api_base=fake.base, max_attempts=3, **PRICES)
+        assert instructions.run(settings, lake).stats["call_failed"] == 1 and fake.calls == 3
+    rows = table(lake, "SELECT status, count(*), min(cost_usd) > 0 FROM teacher_calls GROUP BY 1")
+    assert rows == [("bad_reply", 3, True)]
+
+
+@pytest.mark.parametrize(("fault", "status"), [("hang", "timeout"), ("close", "connection"), ("garbage", "bad_reply")])
+def test_a_hard_budget_counts_calls_that_may_have_been_billed(tmp_path, fault, status):
+    with FakeOpenAI(lambda body, nth: Plan(fault)) as fake:
+        options = {"concurrency": 1, "timeout_s": 0.2, "max_attempts": 2, "max_tokens": 300, "budget_usd": 0.7}
+        settings, lake = home(tmp_path, 5, api_base=fake.base, **options, **PRICES)
+        stats = instructions.run(settings, lake).stats
+        assert stats["over_budget"] >= 1 and fake.calls < 10
+    rows = table(lake, "SELECT status, sum(cost_usd) BETWEEN 0.3 AND 0.7 FROM teacher_calls GROUP BY 1")
+    assert rows == [(status, True)]
+    assert stats["cost_usd"] == pytest.approx(table(lake, "SELECT sum(cost_usd) FROM teacher_calls")[0][0])
+
+
+def test_a_refused_call_costs_nothing(tmp_path):
+    with FakeOpenAI(lambda body, nth: Plan("500" if nth == 0 else "")) as fake:
+        settings, lake = home(tmp_path, 2, api_base=fake.base, **PRICES)
+        instructions.run(settings, lake)
+    rows = table(lake, "SELECT status, min(cost_usd) > 0, count(*) FROM teacher_calls GROUP BY ALL ORDER BY ALL")
+    assert rows == [("ok", True, 2), ("server_error", False, 2)]
+
+
+def test_an_unpriced_model_is_said_and_never_costs_zero(tmp_path):
+    with FakeOpenAI() as fake:
+        settings, lake = home(tmp_path, 1, api_base=fake.base)
+        assert "no price" in str(instructions.run(settings, lake).stats["cost_usd"])
+        assert table(lake, "SELECT cost_usd FROM teacher_calls") == [(None,)]
+        priced, other = home(tmp_path / "priced", 1, api_base=fake.base, **PRICES)
+        assert instructions.run(priced, other).stats["cost_usd"] > 0
+
+
+def test_the_message_says_why_a_teacher_cannot_be_reached(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "UNREACHABLE_AT_START_S", 0.1)
+    settings, lake = home(tmp_path, 1, api_base="http://127.0.0.1:9/v1")
+    with pytest.raises(StageError, match=r"Connect call failed"):
+        instructions.run(settings, lake)
+    settings = with_teacher(settings, api_base="http://no-such-host.invalid/v1")
+    with pytest.raises(StageError, match=r"cannot be reached: .*(name|resolution|Name)"):
+        instructions.run(settings, lake)
