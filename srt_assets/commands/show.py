@@ -25,6 +25,8 @@ def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
         everything, now = (_calls(con, f"created_at >= TIMESTAMP '{at:%Y-%m-%d %H:%M:%S}'") for at in (_EVER, since))
         Console().print(f"{records} records, {rejected} rows rejected; teacher calls in all: {everything}")
         Console().print(f"teacher calls of this run: {now}")
+        if over := con.execute("SELECT count(*) FROM candidates WHERE status = 'over_budget'").fetchall()[0][0]:
+            Console().print(f"[yellow]{over} rewrites were not asked for[/]: raise teacher.budget_usd and run again")
         if students:
             table, checkpoints = _per_student(con, students)
             Console().print(table)
