@@ -42,9 +42,6 @@ def main() -> None:
     except (UserError, StageError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.secho("stopped; everything done so far is kept, `srt run` goes on from here", fg="yellow", err=True)
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of a pipe has seen enough (`srt sql … | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,9 @@
 """The teacher side against a fake server on loopback: what is asked, paid, retried, stopped and kept."""
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -380,6 +382,27 @@ except Terminated: print("stopped", flush=True)
         settings, lake = home(tmp_path, 60, api_base=fake.base, concurrency=16)
         assert table(lake, "SELECT count(*) FROM teacher_calls WHERE status = 'ok'") == [(received,)]
         assert instructions.run(settings, lake).stats["calls_paid"] == 60 - received
+        assert all(paid == 1 for paid in fake.paid.values())
+
+
+def test_ctrl_c_in_srt_run_keeps_every_reply_and_the_next_run_pays_the_rest(tmp_path):
+    settings, lake = home(tmp_path, 20)
+    file = tmp_path / "srt.toml"
+    with FakeOpenAI(lambda body, nth: Plan(latency_s=0.2)) as fake:
+        data = f'[[datasets]]\nname = "d"\npath = "data.json"\n[project]\nhome = "{settings.home}"\n'
+        file.write_text(data + f'[teacher]\nmodel = "openai/fake"\napi_base = "{fake.base}"\nconcurrency = 2\n')
+        command = [sys.executable, "-c", "from srt_assets.cli import main; main()", "run", "reflected_instructions"]
+        options = {"env": os.environ | {"SRT_SETTINGS": str(file)}, "cwd": tmp_path, "text": True}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+        while fake.calls < 7 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 130 and "stopped" in out, out
+        received = fake.calls
+        assert table(lake, "SELECT count(*) FROM teacher_calls WHERE status = 'ok'") == [(received,)]
+        settings, lake = home(tmp_path, 20, api_base=fake.base)
+        assert instructions.run(settings, lake).stats["calls_paid"] == 20 - received
         assert all(paid == 1 for paid in fake.paid.values())
 
 

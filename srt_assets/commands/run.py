@@ -61,6 +61,10 @@ def run(settings: Settings, lake: Lake, assets: Sequence[str], students: Sequenc
             return 0
         try:
             code = _run_all(console, defs, instance, plan, chosen, verbose)
+        except KeyboardInterrupt:
+            # Here, for typer ends a command that is interrupted without a word.
+            console.print("[yellow]stopped[/]; everything done so far is kept, `srt run` goes on from here")
+            return 130
         finally:
             publish(lake)
     show.summary(lake, chosen if plan.per_student else [], began)

@@ -23,8 +23,8 @@ def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
             "SELECT (SELECT count(*) FROM raw_records), (SELECT count(*) FROM raw_rejects)"
         ).fetchall()[0]
         everything, now = (_calls(con, f"created_at >= TIMESTAMP '{at:%Y-%m-%d %H:%M:%S}'") for at in (_EVER, since))
-        Console().print(f"{records} records, {rejected} rows rejected; teacher calls in all: {everything}")
-        Console().print(f"teacher calls of this run: {now}")
+        Console().print(f"{records} records, {rejected} rows rejected")
+        Console().print(f"teacher calls of this run: {now}; in all: {everything}", soft_wrap=True)
         if over := con.execute("SELECT count(*) FROM candidates WHERE status = 'over_budget'").fetchall()[0][0]:
             Console().print(f"[yellow]{over} rewrites were not asked for[/]: raise teacher.budget_usd and run again")
         if students:

@@ -58,6 +58,8 @@ def materialize(
             error = data.error
             while error.cause:
                 error = error.cause
+            if (error.cls_name or "").endswith("DagsterExecutionInterruptedError"):
+                raise KeyboardInterrupt
             errors.append(f"{event.step_key}: {error.message.strip()}")
     return RunResult(result.run_id, 2 if codes and all(c == 2 for c in codes) else 1, tuple(errors))
 
