@@ -1,7 +1,8 @@
 """What the teacher's flow costs and keeps, against a fake OpenAI server in its own process.
 
     python -m benchmarks.teacher efficiency   # 2 s replies, 256 at a time: ideal time / real time, CPU per call
-    python -m benchmarks.teacher limits       # rpm and tpm: the busiest 60 s window the server saw, and the rate used
+    python -m benchmarks.teacher rpm          # 300 requests a minute: the busiest 60 s the server saw, the rate used
+    python -m benchmarks.teacher tpm          # the same with 120,000 tokens a minute
     python -m benchmarks.teacher memory       # 50,000 calls: resident memory along the way
 
 Beside the flow, in the same run: LiteLLM alone, and the plain `openai` client. Options: --calls N.
@@ -139,21 +140,28 @@ def efficiency(folder: Path, calls: int, concurrency: int = 256, latency_s: floa
     print(f"  CPU over LiteLLM alone: {more:.2f} ms/call")
 
 
-def limits(folder: Path, calls: int) -> None:
-    for rpm, tpm in ((300, 0), (0, 120_000)):
-        settings, lake = make_home(folder / f"limit-{rpm}-{tpm}", calls, rpm=rpm, tpm=tpm, concurrency=64)
-        with fake_server(folder, 0.5) as (base, log):
-            settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"api_base": base})})
-            instructions.run(settings, lake)
-        rows = sorted(seen(log), key=lambda entry: entry.at)
-        requests, tokens = busiest_window(rows, 60.0)
-        minutes = (rows[-1].at - rows[0].at) / 60
-        whole = [r for r in rows if r.at - rows[0].at < 60.0 * int(minutes)]
-        used = len(whole) / int(minutes) / rpm if rpm else sum(r.tokens for r in whole) / int(minutes) / tpm
-        print(
-            f"rpm {rpm or '-'} tpm {tpm or '-'}: {len(rows)} calls in {minutes:.2f} min; busiest 60 s: {requests} "
-            f"requests, {tokens} tokens; {used:.3f} of the allowed rate used"
-        )
+def rpm(folder: Path, calls: int) -> None:
+    limited(folder, calls, 300, 0)
+
+
+def tpm(folder: Path, calls: int) -> None:
+    limited(folder, calls, 0, 120_000)
+
+
+def limited(folder: Path, calls: int, rpm: int, tpm: int) -> None:
+    settings, lake = make_home(folder / "limited", calls, rpm=rpm, tpm=tpm, concurrency=64)
+    with fake_server(folder, 0.5) as (base, log):
+        settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"api_base": base})})
+        instructions.run(settings, lake)
+    rows = sorted(seen(log), key=lambda entry: entry.at)
+    requests, tokens = busiest_window(rows, 60.0)
+    minutes = (rows[-1].at - rows[0].at) / 60
+    whole = [r for r in rows if r.at - rows[0].at < 60.0 * int(minutes)]
+    used = len(whole) / int(minutes) / rpm if rpm else sum(r.tokens for r in whole) / int(minutes) / tpm
+    print(
+        f"rpm {rpm or '-'} tpm {tpm or '-'}: {len(rows)} calls in {minutes:.2f} min; busiest 60 s: {requests} "
+        f"requests, {tokens} tokens; {used:.3f} of the allowed rate used"
+    )
 
 
 def memory(folder: Path, calls: int) -> None:
@@ -175,11 +183,11 @@ def memory(folder: Path, calls: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["efficiency", "limits", "memory"])
+    parser.add_argument("which", choices=["efficiency", "rpm", "tpm", "memory"])
     parser.add_argument("--calls", type=int, default=0)
     args = parser.parse_args()
     os.environ.setdefault("OPENAI_API_KEY", "none-needed")
-    defaults = {"efficiency": 2560, "limits": 950, "memory": 50_000}
+    defaults = {"efficiency": 5120, "rpm": 1250, "tpm": 650, "memory": 50_000}
     with tempfile.TemporaryDirectory() as folder:
         globals()[args.which](Path(folder), args.calls or defaults[args.which])
 

@@ -167,6 +167,13 @@ def test_waiting_in_the_queue_is_no_timeout(tmp_path):
         assert fake.most_in_flight == 2
 
 
+def test_no_pool_of_connections_queues_calls_whose_clock_runs():
+    from srt_assets.core.teacher.client import litellm
+
+    constants = litellm().constants
+    assert min(constants.AIOHTTP_CONNECTOR_LIMIT, constants.AIOHTTP_CONNECTOR_LIMIT_PER_HOST) == 100_000
+
+
 def test_a_bad_request_is_not_tried_again_whatever_its_words(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("400" if "item 1." in str(body) else "")) as fake:
         settings, lake = home(tmp_path, 4, api_base=fake.base)
