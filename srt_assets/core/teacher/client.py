@@ -30,7 +30,7 @@ class Answer:
 def litellm() -> Any:
     """LiteLLM, imported on first use: offline price table, no advertising in the output, its own retries off."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    # Its pool of 500 connections a host would queue calls after their clock has started; teacher.concurrency bounds them.
+    # Its pool of 500 connections a host would queue calls whose clock runs already; teacher.concurrency is the bound.
     for pool in ("AIOHTTP_CONNECTOR_LIMIT", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST"):
         os.environ.setdefault(pool, "100000")
     import logging
