@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.records import raw
 from srt_assets.core.teacher import engine, flow, instructions, responses
 from srt_assets.core.teacher.limits import Gate
 from tests.fake_openai import FakeOpenAI, Plan, busiest_window, good_reply
@@ -97,6 +98,19 @@ def test_changing_one_record_asks_for_that_record_only(tmp_path):
         fake.seen.clear()
         both(settings, lake)
         assert fake.calls == 3
+
+
+def test_another_path_order_and_endpoint_ask_nothing(tmp_path):
+    with FakeOpenAI() as fake, FakeOpenAI() as second:
+        settings, lake = home(tmp_path, 6, api_base=fake.base)
+        both(settings, lake)
+        before = candidates(lake)
+        moved, _ = home(tmp_path / "elsewhere", rows=[*reversed(records(6))], api_base=second.base, concurrency=3)
+        moved = moved.model_copy(update={"project": settings.project})
+        raw.run(moved, lake)
+        both(moved, lake)
+        assert (fake.calls, second.calls) == (18, 0)
+        assert candidates(lake) == before
 
 
 def test_more_tokens_ask_only_the_cut_replies_again(tmp_path):
@@ -313,6 +327,13 @@ def test_json_schema_mode(tmp_path):
         settings, lake = home(tmp_path, 2, api_base=fake.base, reply_format="json_schema")
         assert [o.stats["ok"] for o in both(settings, lake)] == [2, 4]
         assert all(seen.body["response_format"]["type"] == "json_schema" for seen in fake.seen)
+
+
+def test_grammar_mode_of_a_llama_cpp_server_of_ones_own(tmp_path):
+    with FakeOpenAI() as fake:
+        settings, lake = home(tmp_path, 2, api_base=fake.base, reply_format="grammar")
+        assert [o.stats["ok"] for o in both(settings, lake)] == [2, 4]
+        assert all(seen.body["grammar"].startswith("root ::=") for seen in fake.seen)
 
 
 def test_a_budget_stops_and_a_higher_one_goes_on(tmp_path):
