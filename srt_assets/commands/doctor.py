@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from srt_assets.core.errors import UserError
-from srt_assets.settings import Settings, find_settings_file, load_settings
+from srt_assets.settings import Settings, Teacher, find_settings_file, load_settings
 
 STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 LOW_DISK_BYTES = 5 * 2**30
@@ -80,7 +80,7 @@ def _home(settings: Settings) -> Iterator[Finding]:
 
 def _teacher(settings: Settings) -> Iterator[Finding]:
     if settings.teacher.model != "local":
-        yield Finding("ok", f"teacher {settings.teacher.model} (its key is read from the environment)")
+        yield from _remote_teacher(settings.teacher)
         return
     for module, remedy in (
         ("xllamacpp", "pip install 'srt-assets[local]'"),
@@ -90,6 +90,29 @@ def _teacher(settings: Settings) -> Iterator[Finding]:
             yield Finding("error", f"the local teacher needs the package {module}", remedy)
         else:
             yield Finding("ok", f"local teacher: {module}")
+
+
+def _remote_teacher(teacher: Teacher) -> Iterator[Finding]:
+    from srt_assets.core.teacher.client import connect
+    from srt_assets.core.teacher.money import prices_of
+
+    try:
+        client = connect(teacher)
+        prices = prices_of(teacher)
+    except UserError as error:
+        yield Finding("error", error.message, error.remedy)
+        return
+    yield Finding(
+        "ok", f"teacher {teacher.model}, its key is there" + (f", at {teacher.api_base}" * bool(teacher.api_base))
+    )
+    if not prices.known:
+        yield Finding(
+            "warning", "its price is not known: costs stay empty", "set teacher.usd_per_million_input, _output"
+        )
+    if client.context_tokens is None:
+        yield Finding(
+            "warning", "its context size is not known", "set teacher.context_tokens, or too long records fail"
+        )
 
 
 def _student(settings: Settings) -> Iterator[Finding]:
