@@ -1,0 +1,167 @@
+"""What it costs to decide: synthetic scores of N samples x 4 candidates, from `candidate_scores` to written verdicts.
+
+    python -m benchmarks.selection                       # 0.1, 1 and 10 million samples, 2 GB of memory, 2 threads
+    python -m benchmarks.selection --samples 100000 --folder /tmp/scores --stage
+
+Beside the rule, in the same run: the same rows ranked by one window per sample and written, which is what plain DuckDB
+needs at least. `--stage` measures the whole asset too: every policy, the selected set, content hashes, manifests.
+`--folder` keeps the synthetic tables for the next run.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from srt_assets.core.hashing import fingerprint
+from srt_assets.core.lake import Lake
+from srt_assets.core.selection import decide
+from srt_assets.core.selection.policies import policy_rows
+from srt_assets.core.sql import models
+from srt_assets.core.tables import CANDIDATES, PASSES, TABLES
+from srt_assets.settings import Project, Selection, Settings
+
+STUDENT = "s"
+PARTITION = f"student={STUDENT}"
+A_PART = 1_000_000
+WAYS = ("plain ranking", "decisions")
+
+
+def make(lake: Lake, n: int) -> None:
+    """Write candidates and scores of n samples, in parts of a million, rows of a part in no order."""
+    con = lake.connect("4GB")
+    con.execute("SELECT setseed(0.5)")
+    names = ", ".join(f"'{name}'" for name in CANDIDATES)
+    parts: dict[tuple[str, str], list[str]] = {}
+    for start in range(0, n, A_PART):
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE cells AS SELECT printf('%016x', hash(i)) AS sample_id, candidate, "
+            "CASE WHEN candidate <> 'original' AND random() < 0.03 THEN 'no_markers' ELSE 'ok' END AS status, "
+            "md5(candidate || i::VARCHAR) AS content_key, random() AS shuffle, i "
+            f"FROM range({start}, {min(start + A_PART, n)}) t(i), unnest([{names}]) AS u(candidate)"
+        )
+        for step, own in (
+            ("instructions", "candidate IN ('original', 'reflected_instruction')"),
+            ("responses", "candidate NOT IN ('original', 'reflected_instruction')"),
+        ):
+            sql = (
+                "SELECT sample_id, 'd' || i % 3 AS dataset, candidate, 'Explain item ' || i AS instruction, "
+                "'' AS input, candidate || ' of item ' || i AS response, status, content_key AS call_key, "
+                f"CASE WHEN status = 'ok' THEN content_key END AS content_key FROM cells WHERE {own} ORDER BY i"
+            )
+            sink(lake, con, sql, "candidates", f"asset=reflected_{step}", parts)
+        passes = ", ".join(
+            f"CASE WHEN ok THEN round(n * (1 + 2 * random()), 4) END AS sum_nll_{name}, "
+            f"CASE WHEN ok THEN n END AS n_tokens_{name}, CASE WHEN ok THEN false END AS truncated_{name}, "
+            f"CASE WHEN ok THEN 'ok' ELSE 'candidate_not_ok' END AS status_{name}"
+            for name in PASSES
+        )
+        sql = (
+            f"SELECT '{STUDENT}' AS student, sample_id, candidate, {passes}, "
+            "CASE WHEN ok THEN content_key END AS content_key, 'vicuna' AS template, 'aligned' AS protocol, "
+            "'bos' AS first_token, 2048 AS max_length, 'fp32' AS dtype, '1' AS scoring_version, "
+            "'f' AS student_fingerprint "
+            "FROM (SELECT *, status = 'ok' AS ok, 10 + (random() * 300)::BIGINT AS n FROM cells) ORDER BY shuffle"
+        )
+        sink(lake, con, sql, "student_scores", PARTITION, parts)
+    con.close()
+    for (table, partition), written in parts.items():
+        mark = fingerprint(table=table, n=n)
+        # The content hash is no part of the question; at this size it would take longer than the data.
+        lake.commit(table, written, fingerprint=mark, code_version="1", partition=partition, complete=False)
+        manifest = lake.directory(table, partition) / "_manifest.json"
+        facts = json.loads(manifest.read_text()) | {"complete": True, "content_hash": mark}
+        manifest.write_text(json.dumps(facts))
+
+
+def sink(lake: Lake, con, sql: str, table: str, partition: str, parts: dict[tuple[str, str], list[str]]) -> None:
+    columns = ", ".join(f'"{c.name}"' for c in TABLES[table].columns)
+    name = lake.sink_part(con, f"SELECT {columns} FROM ({sql})", table, partition)
+    parts.setdefault((table, partition), []).append(name)
+
+
+def measure(home: Path, way: str, memory: str, threads: int) -> dict:
+    """Seconds, peak resident and spilled bytes of one way, in this process."""
+    lake = Lake(home)
+    con = lake.connect(memory)
+    con.execute(f"SET threads = {threads}")
+    started = time.perf_counter()
+    if way == "decisions":
+        asked = "(SELECT * FROM asked)"
+        import pyarrow as pa
+
+        rows = pa.Table.from_pylist(policy_rows(Selection(), 0, STUDENT), schema=TABLES["policies"].arrow_schema)
+        con.register("asked", rows)
+        part = lake.sink_part(con, decide.rule_sql(lake, STUDENT, asked), "decisions", PARTITION)
+    elif way == "plain ranking":
+        scores = models.load().models["candidate_scores"].sql(lambda _, name: lake.source(name, PARTITION))
+        ranked = (
+            "SELECT student, sample_id, candidate AS chosen, log_ifd, log_r_ifd FROM "
+            "(SELECT *, row_number() OVER (PARTITION BY sample_id ORDER BY log_ifd DESC) AS place "
+            f"FROM ({scores})) WHERE place = 1"
+        )
+        missing = ", ".join(
+            f'NULL AS "{c.name}"'
+            for c in TABLES["decisions"].columns
+            if c.name not in ("student", "sample_id", "chosen", "log_ifd", "log_r_ifd")
+        )
+        part = lake.sink_part(con, f"SELECT *, {missing} FROM ({ranked})", "decisions", PARTITION)
+    else:
+        con.close()
+        settings = Settings(project=Project(home=home))
+        started = time.perf_counter()
+        decide.run(settings, lake, student=STUDENT)
+        part = ""
+    seconds = time.perf_counter() - started
+    if part:
+        (lake.directory("decisions", PARTITION) / part).unlink()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "peak": peak}
+
+
+def in_process(home: Path, way: str, memory: str, threads: int) -> dict:
+    command = [sys.executable, "-m", "benchmarks.selection", "--one", way, "--folder", str(home)]
+    command += ["--memory", memory, "--threads", str(threads)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(out.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", default="100000,1000000,10000000")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--memory", default="2GB")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--stage", action="store_true", help="the whole asset too")
+    parser.add_argument("--only-make", action="store_true", help="write the synthetic tables and stop")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.folder, options.one, options.memory, options.threads)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        root = options.folder or Path(temporary)
+        sizes = [int(size) for size in options.samples.split(",")]
+        for n in sizes:
+            if not (root / str(n) / "lake" / "student_scores" / PARTITION / "_manifest.json").exists():
+                make(Lake(root / str(n)), n)
+        if options.only_make:
+            return
+        print(f"memory_limit {options.memory}, {options.threads} threads, 4 candidates a sample")
+        print(f"{'samples':>10}  {'way':<14} {'seconds':>8} {'us/sample':>10} {'peak RSS':>9}  ratio")
+        for n in sizes:
+            first = None
+            for way in (*WAYS, *(("stage",) if options.stage else ())):
+                found = in_process(root / str(n), way, options.memory, options.threads)
+                first = first or found["seconds"]
+                each = found["seconds"] / n * 1e6
+                line = f"{n:>10,}  {way:<14} {found['seconds']:>8.2f} {each:>10.2f} {found['peak'] / 1e9:>6.2f} GB"
+                print(f"{line}  {found['seconds'] / first:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
