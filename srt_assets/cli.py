@@ -168,6 +168,19 @@ def sql(
 
 
 @app.command()
+def explain(
+    sample_id: Annotated[str, typer.Argument(help="Id of the record, or its first digits.")],
+    student: StudentOption = None,
+    format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """Why a record was kept or not: its candidates, the teacher's replies, the losses, every comparison, the verdict."""
+    from srt_assets.commands import explain as command
+
+    _, lake = _open()
+    command.run(lake, sample_id, student, _format(format, ("table", "json")))
+
+
+@app.command()
 def estimate() -> None:
     """Calls, tokens and money (USD) still to pay the teacher, and what that assumes. Pays nothing."""
     from srt_assets.commands import show

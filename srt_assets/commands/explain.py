@@ -1,0 +1,134 @@
+"""`srt explain`: the evidence behind one verdict on a terminal, or as JSON."""
+
+import json
+import math
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.selection.explain import explain
+from srt_assets.core.terminal import printable
+
+# Enough to recognize a text; --format json has all of it.
+SHOWN = 360
+_LOSSES = {
+    "loss_response": "L(y)",
+    "loss_response_given_prompt": "L(y|x)",
+    "loss_instruction": "L(x)",
+    "loss_instruction_given_response": "L(x|y')",
+    "ifd_ppl": "IFD",
+    "r_ifd_ppl": "r-IFD",
+    "n_tokens_instruction": "tokens of x",
+    "n_tokens_response": "tokens of y",
+}
+
+
+def run(lake: Lake, sample_id: str, student: str | None, format: str, console: Console | None = None) -> None:
+    """Print what `core.selection.explain` found."""
+    found = explain(lake, sample_id, student)
+    if format == "json":
+        print(json.dumps(found, ensure_ascii=False, allow_nan=False, default=str, indent=1))
+        return
+    out = console or Console(highlight=False)
+    record = found["record"]
+    place = f"{record['source_file']} row {record['source_index']}"
+    out.print(_text(f"record {record['sample_id']} of {record['dataset']}, {place}", "bold"))
+    out.print(_candidates(found["candidates"]))
+    out.print(_calls(found["teacher_calls"]))
+    for call in found["teacher_calls"]:
+        if call["reply"]:
+            title = Text(f"raw reply to {call['purpose']}, attempt {call['attempt']}")
+            out.print(Panel(_text(_cut(call["reply"], 3 * SHOWN)), title=title, title_align="left"))
+    for one in found["students"]:
+        out.print(_student(one))
+    if not found["students"]:
+        out.print(Text("no student has scored it yet: srt run student_scores"))
+    out.print(Text("long texts are cut; --format json gives everything", "dim"))
+
+
+def _candidates(rows: list[dict[str, Any]]) -> Table:
+    """The four versions side by side."""
+    table = _table("", *((row["candidate"], "left") for row in rows))
+    for field in ("status", "instruction", "input", "response"):
+        table.add_row(Text(field, "dim"), *(_text(_cut(row[field] or "")) for row in rows), end_section=True)
+    return table
+
+
+def _calls(rows: list[dict[str, Any]]) -> RenderableType:
+    if not rows:
+        return Text("no teacher call")
+    columns = ("purpose", "attempt", "model", "prompt_version", "status", "finish_reason", "prompt_tokens")
+    columns += ("completion_tokens", "cost_usd", "latency_s", "error")
+    table = _table(*columns, title="teacher calls")
+    for row in rows:
+        table.add_row(*(_text(_number(row[name])) for name in columns))
+    return table
+
+
+def _student(one: dict[str, Any]) -> RenderableType:
+    parts: list[RenderableType] = []
+    scores = {row["candidate"]: row for row in one["scores"]}
+    table = _table("", *((name, "right") for name in scores), title=f"scores by {one['student']} (nats per token)")
+    for key, label in _LOSSES.items():
+        table.add_row(Text(label, "dim"), *(Text(_number(row[key])) for row in scores.values()))
+    table.add_row(Text("status", "dim"), *(_text(row["status"]) for row in scores.values()))
+    parts.append(table)
+    for place, c in enumerate(one["comparisons"], start=1):
+        margin = "" if c["margin"] is None else f", margin {c['margin']:+.4g}"
+        line = f"{place}. {c['challenger']} against {c['defender']}: {c['result']}{margin}; {c['meaning']}"
+        parts.append(Text(line))
+    verdict = one["verdict"]
+    if verdict is None:
+        parts.append(Text(f"not decided yet: srt run selected_set --student {one['student']}"))
+        return Group(*parts)
+    line = f"{verdict['outcome']}: {verdict['chosen']} won under policy {verdict['policy']}, {verdict['reason']}"
+    parts.append(Text(line + _limits(one["policy"]), "bold green" if verdict["kept"] else "bold yellow"))
+    others = _table("policy", "chosen", "outcome", "reason", title="the other policies")
+    for row in one["policies"]:
+        if row["policy"] != verdict["policy"]:
+            others.add_row(*(_text(row[name]) for name in ("policy", "chosen", "outcome", "reason")))
+    if others.row_count:
+        parts.append(others)
+    return Group(*parts)
+
+
+def _limits(policy: dict[str, Any] | None) -> str:
+    if policy is None:
+        return ""
+    wants = [
+        f"{name} below {math.exp(policy[key]):g}"
+        for key, name in (("log_ifd_below", "IFD"), ("log_r_ifd_below", "r-IFD"))
+        if policy[key] is not None
+    ]
+    if policy["response_reflected_only"]:
+        wants.insert(0, "a reflected response")
+    return f" (kept needs {', '.join(wants)})" if wants else ""
+
+
+def _table(*columns: str | tuple[str, Any], title: str | None = None) -> Table:
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        name, justify = (column, "left") if isinstance(column, str) else column
+        table.add_column(name, justify=justify, overflow="fold")
+    return table
+
+
+def _text(value: str, style: str = "") -> Text:
+    return Text(printable(value), style)
+
+
+def _cut(text: str, most: int = SHOWN) -> str:
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
