@@ -4,8 +4,8 @@
     python -m benchmarks.selection --samples 100000 --folder /tmp/scores --stage
 
 Beside the rule, in the same run: only the best candidate of each sample by IFD, one aggregate over the same rows, which
-is what DuckDB needs at least (a window over them runs out of 2 GB at 10 million). `--stage` measures the whole asset too: every policy, the selected set, content hashes, manifests.
-`--folder` keeps the synthetic tables for the next run.
+is what DuckDB needs at least (a window over them runs out of 2 GB at 10 million). `--stage` measures the whole asset
+too: every policy, the selected set, content hashes, manifests. `--folder` keeps the synthetic tables for the next run.
 """
 
 import argparse
@@ -31,7 +31,7 @@ WAYS = ("plain aggregate", "decisions")
 
 
 def make(lake: Lake, n: int) -> None:
-    """Write candidates and scores of n samples in the order the stages do: scores by id, candidates as they were read."""
+    """Write candidates and scores of n samples, ordered as the stages do: scores by id, candidates as read."""
     con = lake.connect("4GB")
     con.execute("SELECT setseed(0.5)")
     names = ", ".join(f"'{name}'" for name in CANDIDATES)

@@ -173,11 +173,40 @@ def explain(
     student: StudentOption = None,
     format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
-    """Why a record was kept or not: its candidates, the teacher's replies, the losses, every comparison, the verdict."""
+    """Why a record was kept or not: candidates, teacher's replies, losses, every comparison, the verdict."""
     from srt_assets.commands import explain as command
 
     _, lake = _open()
     command.run(lake, sample_id, student, _format(format, ("table", "json")))
+
+
+@app.command()
+def export(
+    student: Annotated[str, typer.Option("--student", help="Slug of the student whose selected set it is.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="NAME.json or NAME.jsonl; without ending: a `datasets` folder with its card.")
+    ],
+    format: Annotated[str, typer.Option("--format", help="alpaca, sharegpt or messages.")] = "alpaca",
+) -> None:
+    """Write a student's selected set for other trainers; the same set gives the same bytes."""
+    from srt_assets.core.selection import export as exports
+
+    settings, lake = _open()
+    rows = exports.export(settings, lake, student, format, out)
+    typer.echo(f"{rows:,} rows in {out}")
+
+
+@app.command()
+def report(
+    student: Annotated[str, typer.Option("--student", help="Slug of the student it is about.")],
+    out: Annotated[Path, typer.Option("--out", help="NAME.html or NAME.md.")],
+) -> None:
+    """Write one page about a student: counts, branches, scores, policies, cost, loss before and after."""
+    from srt_assets.core.selection import report as reports
+
+    _, lake = _open()
+    reports.report(lake, student, out)
+    typer.echo(f"written to {out}")
 
 
 @app.command()

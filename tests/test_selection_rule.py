@@ -231,5 +231,12 @@ def test_stage_stores_and_caches(tmp_path):
         arm = con.execute(f"SELECT count(*) FROM ({decide.arm_sql(lake, 'tiny', 'selective')})").fetchall()
     finally:
         con.close()
+    with_active_only = decide.rule_sql(lake, "tiny", "(SELECT * FROM policies WHERE active)")
+    con = lake.connect()
+    try:
+        alone = con.execute(f"SELECT * FROM ({with_active_only}) ORDER BY sample_id").fetchall()
+        assert con.execute("SELECT * FROM decisions ORDER BY sample_id").fetchall() == alone
+    finally:
+        con.close()
     assert [p for p, _ in positions] == list(range(8)) and positions == sorted(positions, key=lambda r: r[1])
     assert arm == [(3,)]

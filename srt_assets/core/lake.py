@@ -242,8 +242,9 @@ def row_content_hash(table: Table, paths: list[Path]) -> str:
         con.execute("SET enable_progress_bar = false")
         # A sum of row digests needs no sort, and unlike XOR two equal rows do not cancel out.
         row = con.execute(
-            "SELECT count(*), sum(md5_number_lower(j)::HUGEINT), sum(md5_number_upper(j)::HUGEINT) FROM "
-            f"(SELECT to_json(t)::VARCHAR AS j FROM (SELECT {columns} FROM ({table.select_sql(paths)})) t)"
+            "SELECT count(*), sum((m >> 64)::HUGEINT), sum((m & 18446744073709551615::UHUGEINT)::HUGEINT) FROM "
+            "(SELECT md5_number(to_json(t)::VARCHAR) AS m "
+            f"FROM (SELECT {columns} FROM ({table.select_sql(paths)})) t)"
         ).fetchone()
     finally:
         con.close()

@@ -36,7 +36,7 @@ def sql_literal(text: str) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the lake. `volatile` columns (times, durations) do not count in the row-content hash."""
+    """A table of the lake. `volatile` columns (times, margins) do not count in the row-content hash."""
 
     name: str
     description: str
@@ -252,6 +252,10 @@ _ALL = (
         _columns(*_VERDICT),
         key=("student", "sample_id", "policy"),
         partitioned=True,
+        # Another arm's data are the same if it keeps the same candidates.
+        volatile=frozenset(
+            name for name, *_ in _VERDICT if name not in ("student", "sample_id", "policy", "chosen", "kept")
+        ),
     ),
     Table(
         "selected_set",

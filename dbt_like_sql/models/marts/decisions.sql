@@ -54,7 +54,7 @@ scored AS (
             log_ifd,
             log_r_ifd,
             loss_response_given_prompt AS loss,
-            n_tokens_response AS n_tokens
+            n_tokens_response::INTEGER AS n_tokens
         FROM {{ ref('candidate_scores') }}
         WHERE student IN (SELECT student FROM students)
     )
@@ -214,7 +214,18 @@ winners AS (
 -- What the policy needs of its winner: it is ok, has every number that was compared or is limited, and is within limits.
 judged AS (
     SELECT
-        *,
+        student,
+        sample_id,
+        dataset,
+        policy,
+        instruction_won,
+        response_won,
+        compared_1,
+        margin_1,
+        compared_2,
+        margin_2,
+        log_ifd,
+        log_r_ifd,
         CASE
             WHEN flaw IS NOT NULL THEN 'rejected_' || flaw
             WHEN ('ifd' IN (compare_1, compare_2) OR log_ifd_below IS NOT NULL) AND log_ifd IS NULL
@@ -234,19 +245,29 @@ judged AS (
 -- columns that ranking needs, and no row at all without top-k: sorting everything would cost more than deciding it.
 places AS (
     SELECT
-        student,
-        policy,
-        sample_id,
-        CASE WHEN top_k_per_dataset THEN dataset END AS pool,
-        row_number() OVER (PARTITION BY student, policy, pool ORDER BY log_ifd DESC NULLS LAST, sample_id) AS place,
-        count(*) OVER (PARTITION BY student, policy, pool) AS n_kept
+        judged.student,
+        judged.policy,
+        judged.sample_id,
+        CASE WHEN active.top_k_per_dataset THEN judged.dataset END AS pool,
+        row_number() OVER (
+            PARTITION BY judged.student, judged.policy, pool ORDER BY judged.log_ifd DESC NULLS LAST, judged.sample_id
+        ) AS place,
+        count(*) OVER (PARTITION BY judged.student, judged.policy, pool) AS n_kept
     FROM judged
-    WHERE verdict = 'kept' AND (top_k_count IS NOT NULL OR top_k_share IS NOT NULL)
+    JOIN active USING (student, policy)
+    WHERE judged.verdict = 'kept' AND (active.top_k_count IS NOT NULL OR active.top_k_share IS NOT NULL)
 ),
 
 ranked AS (
-    SELECT judged.*, places.place, places.n_kept
+    SELECT
+        judged.*,
+        places.place,
+        places.n_kept,
+        active.top_k_count,
+        active.top_k_share,
+        active.policy_fingerprint
     FROM judged
+    JOIN active USING (student, policy)
     LEFT JOIN places USING (student, policy, sample_id)
 )
 

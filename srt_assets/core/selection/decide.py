@@ -56,9 +56,15 @@ def run(settings: Settings, lake: Lake, progress: Progress = silent, student: st
         try:
             parts = {"policies": lake.write_part("policies", _rows(settings, student), partition)}
             con.execute("CREATE TEMP TABLE asked AS SELECT * FROM " + _part(lake, "policies", partition, parts))
-            for done, (table, active_only) in enumerate((("decisions", True), ("policy_decisions", False))):
-                progress(done, 3, "tables")
-                parts[table] = lake.sink_part(con, rule_sql(lake, student, "asked", active_only), table, partition)
+            # No order is needed before the set's own, and keeping one costs memory.
+            con.execute("SET preserve_insertion_order = false")
+            every = rule_sql(lake, student, "asked", active_only=False)
+            parts["policy_decisions"] = lake.sink_part(con, every, "policy_decisions", partition)
+            progress(1, 3, "tables")
+            # The rule is run once: the active policy's verdicts are rows of what it just said.
+            verdicts = _part(lake, "policy_decisions", partition, parts)
+            active = f"SELECT * FROM {verdicts} WHERE policy IN (SELECT policy FROM asked WHERE active)"
+            parts["decisions"] = lake.sink_part(con, active, "decisions", partition)
             progress(2, 3, "tables")
             con.execute("SET preserve_insertion_order = true")
             verdicts = _part(lake, "decisions", partition, parts)

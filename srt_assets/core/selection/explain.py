@@ -12,6 +12,7 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection.students import known_student
 from srt_assets.core.sql.views import connect
+from srt_assets.core.tables import CANDIDATES, sql_literal
 
 _MEASURES = {
     "ifd": "higher IFD wins (margin: log IFD)",
@@ -24,9 +25,7 @@ _MEASURES = {
 }
 # The candidate that takes the place of another when its response is reflected too.
 _SECOND = {"original": "reflected_response", "reflected_instruction": "reflected_both"}
-_ORDER = (
-    "CASE candidate WHEN 'original' THEN 1 WHEN 'reflected_instruction' THEN 2 WHEN 'reflected_response' THEN 3 ELSE 4 END"
-)
+_ORDER = f"list_position([{', '.join(map(sql_literal, CANDIDATES))}], candidate)"
 
 
 def explain(lake: Lake, sample_id: str, student: str | None = None) -> dict[str, Any]:
@@ -50,8 +49,10 @@ def explain(lake: Lake, sample_id: str, student: str | None = None) -> dict[str,
         calls = _rows(
             con,
             "SELECT call_key, purpose, model, prompt_version, status, error_type, error, finish_reason, prompt_tokens, "
-            "completion_tokens, cost_usd, latency_s, attempt, created_at, reply FROM teacher_calls WHERE sample_id = $sample_id "
-            "OR call_key IN (SELECT call_key FROM candidates WHERE sample_id = $sample_id) ORDER BY created_at, attempt",
+            "completion_tokens, cost_usd, latency_s, attempt, created_at, reply FROM teacher_calls "
+            "WHERE sample_id = $sample_id "
+            "OR call_key IN (SELECT call_key FROM candidates WHERE sample_id = $sample_id) "
+            "ORDER BY created_at, call_key, attempt",
             found,
         )
         names = [student] if student else _students(con, found)
