@@ -26,6 +26,10 @@ _LOSSES = {
     "n_tokens_instruction": "tokens of x",
     "n_tokens_response": "tokens of y",
 }
+_CALL = (
+    *("purpose", "attempt", "model", "prompt_version", "status", "finish_reason"),
+    *("prompt_tokens", "completion_tokens", "cost_usd", "latency_s", "error"),
+)
 
 
 def run(lake: Lake, sample_id: str, student: str | None, format: str, console: Console | None = None) -> None:
@@ -53,7 +57,7 @@ def run(lake: Lake, sample_id: str, student: str | None, format: str, console: C
 
 def _candidates(rows: list[dict[str, Any]]) -> Table:
     """The four versions side by side."""
-    table = _table("", *((row["candidate"], "left") for row in rows))
+    table = _table("", *(row["candidate"] for row in rows))
     for field in ("status", "instruction", "input", "response"):
         table.add_row(Text(field, "dim"), *(_text(_cut(row[field] or "")) for row in rows), end_section=True)
     return table
@@ -62,18 +66,16 @@ def _candidates(rows: list[dict[str, Any]]) -> Table:
 def _calls(rows: list[dict[str, Any]]) -> RenderableType:
     if not rows:
         return Text("no teacher call")
-    columns = ("purpose", "attempt", "model", "prompt_version", "status", "finish_reason", "prompt_tokens")
-    columns += ("completion_tokens", "cost_usd", "latency_s", "error")
-    table = _table(*columns, title="teacher calls")
+    table = _table(*_CALL, title="teacher calls")
     for row in rows:
-        table.add_row(*(_text(_number(row[name])) for name in columns))
+        table.add_row(*(_text(_number(row[name])) for name in _CALL))
     return table
 
 
 def _student(one: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     scores = {row["candidate"]: row for row in one["scores"]}
-    table = _table("", *((name, "right") for name in scores), title=f"scores by {one['student']} (nats per token)")
+    table = _table("", *scores, title=f"scores by {one['student']} (nats per token)", numeric=True)
     for key, label in _LOSSES.items():
         table.add_row(Text(label, "dim"), *(Text(_number(row[key])) for row in scores.values()))
     table.add_row(Text("status", "dim"), *(_text(row["status"]) for row in scores.values()))
@@ -110,11 +112,11 @@ def _limits(policy: dict[str, Any] | None) -> str:
     return f" (kept needs {', '.join(wants)})" if wants else ""
 
 
-def _table(*columns: str | tuple[str, Any], title: str | None = None) -> Table:
+def _table(first: str, *names: str, title: str | None = None, numeric: bool = False) -> Table:
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for column in columns:
-        name, justify = (column, "left") if isinstance(column, str) else column
-        table.add_column(name, justify=justify, overflow="fold")
+    table.add_column(first, overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     return table
 
 
