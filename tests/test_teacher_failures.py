@@ -127,6 +127,20 @@ def test_a_refused_call_costs_nothing(tmp_path):
     assert rows == [("ok", True, 2), ("server_error", False, 2)]
 
 
+def test_doctor_says_what_a_teacher_lacks(monkeypatch):
+    from srt_assets.commands.doctor import _remote_teacher
+    from srt_assets.settings import Teacher
+
+    def levels(**teacher):
+        return [finding.level for finding in _remote_teacher(Teacher(**teacher))]
+
+    assert levels(model="openai/gpt-4o-mini", budget_usd=1.0) == ["ok"]
+    assert levels(model="openai/mine", api_base="http://127.0.0.1:9/v1") == ["ok", "warning", "warning"]
+    assert levels(model="openai/mine", budget_usd=1.0) == levels(model="nonsense") == ["error"]
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert levels(model="openai/gpt-4o-mini") == ["error"]
+
+
 def test_an_unpriced_model_is_said_and_never_costs_zero(tmp_path):
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 1, api_base=fake.base)

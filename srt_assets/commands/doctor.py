@@ -102,9 +102,8 @@ def _remote_teacher(teacher: Teacher) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("error", error.message, error.remedy)
         return
-    yield Finding(
-        "ok", f"teacher {teacher.model}, its key is there" + (f", at {teacher.api_base}" * bool(teacher.api_base))
-    )
+    where = f" at {teacher.api_base}" if teacher.api_base else ", its key is set"
+    yield Finding("ok", f"teacher {teacher.model}{where}")
     if not prices.known:
         yield Finding(
             "warning", "its price is not known: costs stay empty", "set teacher.usd_per_million_input, _output"
