@@ -57,7 +57,8 @@ def sample_table(rows: list[dict]) -> dg.TableMetadataValue:
 
 def _cell(value: Any) -> str | int | float | bool:
     if isinstance(value, float):
-        return round(value, 4) if math.isfinite(value) else str(value)
+        # Significant digits, not places: a learning rate of 2e-5 is not 0.
+        return float(f"{value:.4g}") if math.isfinite(value) else str(value)
     return value if isinstance(value, str | int) else ("" if value is None else str(value))
 
 
