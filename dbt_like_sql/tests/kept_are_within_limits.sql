@@ -1,6 +1,7 @@
 -- Whatever is kept has a finite ratio wherever its policy sets a limit, and is below it.
 -- @asset: selected_set
 -- @severity: error
+-- @remedy: report it: the rule let something through that its policy forbids
 SELECT decisions.student, decisions.sample_id, decisions.log_ifd, decisions.log_r_ifd
 FROM {{ ref('decisions') }} AS decisions
 JOIN {{ source('lake', 'policies') }} AS policies

@@ -1,6 +1,7 @@
 -- A rewrite that differs from the record by punctuation and letter case only teaches nothing: here, more than a tenth do.
 -- @asset: reflected_responses
 -- @severity: warn
+-- @remedy: look at the examples with srt explain; a larger teacher or a higher teacher.temperature helps
 WITH bare AS (
     SELECT
         rewrites.candidate,

@@ -2,6 +2,7 @@
 -- with an input of five words or more have a rewrite in which not one in four of those words occurs.
 -- @asset: reflected_responses
 -- @severity: warn
+-- @remedy: look at the examples with srt explain; a larger teacher helps
 WITH words AS (
     SELECT
         records.sample_id,

@@ -2,6 +2,7 @@
 -- not know, a base model where a chat template is set (or the other way round), weights that did not load.
 -- @asset: student_scores
 -- @severity: warn
+-- @remedy: try another student.template (none for a base model that knows no chat), and score with the base model
 SELECT
     student,
     candidate,
