@@ -35,7 +35,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=None, help="only the first N records of each file")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cores", type=int, default=2)
     options = parser.parse_args()
     data = json.loads(options.data.read_text())
     failed = False
@@ -45,7 +45,7 @@ def main() -> int:
             continue
         template, first, end = match[1], int(match[2]), int(match[3])
         golden = [json.loads(line)["loss"] for line in path.read_text().splitlines()][: options.limit]
-        spec = Spec(options.student, template, "official", 2048, "float32", 0, options.threads)
+        spec = Spec(options.student, template, "official", 2048, "float32", 0, options.cores)
         ours = losses(ChunkScorer(spec, options.device), data[first:end][: options.limit])
         compared, worst, missing = 0, 0.0, 0
         for theirs, own in zip(golden, ours, strict=True):

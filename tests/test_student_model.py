@@ -54,11 +54,13 @@ def naive(model, one: Pass) -> float:
         return model(ids, labels=labels).loss.item()
 
 
+@pytest.mark.parametrize("cores", [1, 3])
 @pytest.mark.parametrize("kind", MODELS)
-def test_any_causal_model_scores_as_its_own_loss_says(kind, passes):
+def test_any_causal_model_scores_as_its_own_loss_says(kind, cores, passes):
     torch.manual_seed(0)
     model = MODELS[kind]().eval()
-    sums = Scorer(Forward(model), 128, [BEGINNING]).score(passes)
+    sums = Scorer(Forward(model), 128, [BEGINNING], cores).score(passes)
+    assert torch.get_num_threads() == 1  # what the process had before
     for one, total in zip(passes, sums, strict=True):
         assert isinstance(total, float)
         assert total / one.n_scored == pytest.approx(naive(model, one), abs=1e-5)
@@ -69,7 +71,7 @@ def test_shared_beginnings_are_computed_once(passes):
     model = MODELS["llama"]().eval()
     computed: list[int] = []
     Scorer(Forward(model), 128, [BEGINNING]).score(passes, computed.append)
-    assert sum(computed) == sum(len(p.ids) - (len(BEGINNING) if p.start > 1 else 0) for p in passes)
+    assert sum(computed) == sum(len(p.ids) - 1 - (len(BEGINNING) if p.start > 1 else 0) for p in passes)
 
 
 def test_the_templates_beginnings_are_found():
@@ -86,7 +88,7 @@ class Forgetful:
 
     def __init__(self, forward: Forward, tokens: int) -> None:
         self.inner, self.tokens, self.tried = forward, tokens, []
-        self.device, self.shares_prefixes = forward.device, False
+        self.device, self.shares_prefixes, self.concurrent = forward.device, False, forward.concurrent
 
     def nll(self, ids, *rest):
         self.tried.append(ids.numel())
@@ -114,7 +116,7 @@ def test_one_sequence_too_large_has_a_status_and_the_others_a_score(passes):
     torch.manual_seed(0)
     sums = Scorer(Forgetful(Forward(MODELS["llama"]().eval()), 50), 10_000).score(passes)
     for one, total in zip(passes, sums, strict=True):
-        assert (total == "out_of_memory") == (len(one.ids) > 50)
+        assert (total == "out_of_memory") == (len(one.ids) - 1 > 50)  # the last token is not computed
 
 
 def test_other_errors_are_not_taken_for_memory(passes):

@@ -12,7 +12,7 @@ from srt_assets.core.student.encoding import Pass
 class Batch:
     """Passes (by place in the list they came from) that go through the model at once, after a shared prefix.
 
-    `tokens`: places in the padded rectangle, prefix not counted.
+    `tokens`: places in the padded rectangle; prefix and last token, which predicts nothing, not counted.
     """
 
     members: tuple[int, ...]
@@ -45,7 +45,7 @@ def plan(passes: Sequence[Pass], budget: int, prefixes: Sequence[tuple[int, ...]
         members.sort(key=lambda i: len(passes[i].ids), reverse=True)
         start = 0
         while start < len(members):
-            width = len(passes[members[start]].ids) - len(prefix)
+            width = len(passes[members[start]].ids) - 1 - len(prefix)
             count = max(1, budget // width)
             chosen = tuple(members[start : start + count])
             batches.append(Batch(chosen, prefix, width * len(chosen)))

@@ -23,7 +23,7 @@ _WORTH_SHARING = 8
 @dataclass(frozen=True)
 class Spec:
     """What a worker needs to know to score, the same for all of a run. `dtype` by its torch
-    name; `token_budget` 0: chosen for the device.
+    name; `token_budget` 0: chosen for the device; `cores`: of the CPU, for each worker on it.
     """
 
     path: Path
@@ -32,7 +32,7 @@ class Spec:
     max_length: int
     dtype: str
     token_budget: int
-    threads: int
+    cores: int
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,11 @@ class ChunkScorer:
     def __init__(self, spec: Spec, device: str) -> None:
         # Tokenizing runs beside the model; forked workers would otherwise warn and fall silent.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        if device == "cpu":
-            torch.set_num_threads(spec.threads)
         self.encoder = Encoder(load_tokenizer(spec.path), spec.template, spec.protocol, spec.max_length)
         forward = load_model(spec.path, getattr(torch, spec.dtype), device)
         self.vocab_size = forward.vocab_size
         budget = spec.token_budget or devices.default_token_budget(forward.device.type)
-        self.scorer = Scorer(forward, budget, shared_beginnings(self.encoder))
+        self.scorer = Scorer(forward, budget, shared_beginnings(self.encoder), spec.cores)
         self.facts = {
             "template": spec.template,
             "protocol": spec.protocol,

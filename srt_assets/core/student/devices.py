@@ -56,7 +56,7 @@ def default_token_budget(device: str) -> int:
     return 512 if device == "cpu" else 32768
 
 
-def threads_per_worker(devices: list[str]) -> int:
-    """Compute threads of each worker, so that CPU workers share the cores instead of fighting for them."""
+def cores_per_worker(devices: list[str]) -> int:
+    """Cores of each worker on the CPU, so that CPU workers share the cores instead of fighting for them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(1, devices.count("cpu")))

@@ -98,7 +98,7 @@ class Job:
             max_length=max_length(self.settings, self.info),
             dtype=devices.dtype_name(resolved),
             token_budget=chosen.token_budget,
-            threads=devices.threads_per_worker(names),
+            cores=devices.cores_per_worker(names),
         )
         return spec, names
 

@@ -37,7 +37,7 @@ class Prefix:
 
 
 class Forward:
-    """A causal language model as a function of token ids. Not thread-safe."""
+    """A causal language model as a function of token ids. `concurrent`: `nll` may run in several threads at once."""
 
     def __init__(self, model) -> None:
         self.model = model
@@ -51,6 +51,8 @@ class Forward:
         with torch.inference_mode():
             self._plain_head = self._probe_head()
             self.shares_prefixes = self._probe_prefix()
+        # A hook on the output layer, or frequencies that the model changes as it goes, belong to one batch at a time.
+        self.concurrent = self._plain_head and _rope_type(model.config) not in ("dynamic", "longrope")
 
     @torch.inference_mode()
     def nll(self, ids: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor, prefix: Prefix | None = None):
@@ -141,8 +143,20 @@ def _nll_by_vocabulary(hidden: torch.Tensor, targets: torch.Tensor, head: torch.
         chosen += head.bias[targets].float()
     blocks = head.weight.split(_VOCABULARY_BLOCK)
     biases = head.bias.split(_VOCABULARY_BLOCK) if head.bias is not None else [None] * len(blocks)
-    sums = [F.linear(hidden, w, b).float().logsumexp(-1) for w, b in zip(blocks, biases, strict=True)]
+    sums = [_logsumexp_(F.linear(hidden, w, b).float()) for w, b in zip(blocks, biases, strict=True)]
     return torch.stack(sums).logsumexp(0) - chosen
+
+
+def _logsumexp_(logits: torch.Tensor) -> torch.Tensor:
+    """Over the last dimension, in the memory of `logits`: what is written back need not be fetched twice."""
+    # A block that is -inf throughout would give nan otherwise.
+    highest = logits.amax(-1, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
+    return logits.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0])
+
+
+def _rope_type(config) -> str:
+    parameters = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return parameters.get("rope_type") or "default"
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:

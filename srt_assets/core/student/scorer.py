@@ -1,7 +1,10 @@
 """Scores passes on one device: batches them, survives memory shortage, sums losses per sequence in float64."""
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -19,12 +22,21 @@ class Scorer:
     """Sums of negative log-likelihoods for passes, in any number and order.
 
     `budget`: padded tokens per forward pass; it shrinks for good when the device runs out of memory. `prefixes`:
-    beginnings that many passes share; their keys and values are computed once.
+    beginnings that many passes share; their keys and values are computed once. `cores`: how many of a CPU to use.
+
+    Batches run in lanes. On a CPU a lane is a core with a batch of its own: cores that share a batch wait for each
+    other at every small operation, and burn their time waiting. On a GPU a second lane keeps it busy while the first
+    reads its results.
     """
 
-    def __init__(self, forward: Forward, budget: int, prefixes: Sequence[Sequence[int]] = ()) -> None:
+    def __init__(
+        self, forward: Forward, budget: int, prefixes: Sequence[Sequence[int]] = (), cores: int = 1
+    ) -> None:
         self.forward = forward
         self.budget = budget
+        on_cpu = forward.device.type == "cpu"
+        self.lanes = (cores if on_cpu else 2) if forward.concurrent else 1
+        self.threads = cores // self.lanes if on_cpu else None
         self.prefixes: dict[tuple[int, ...], Prefix] = {}
         if forward.shares_prefixes:
             self.prefixes = {tuple(ids): forward.prefix(list(ids)) for ids in prefixes}
@@ -36,44 +48,45 @@ class Scorer:
         """
         sums: list[float | str] = [NOT_FINITE] * len(passes)
         waiting = plan(passes, self.budget, tuple(self.prefixes))[::-1]
-        pending: tuple[Batch, torch.Tensor] | None = None
-        while waiting:
-            batch = waiting.pop()
-            if batch.tokens > self.budget and len(batch.members) > 1:
-                waiting += batch.halves()[::-1]
-                continue
-            losses = self._run(batch, passes)
-            if losses is None:
-                if len(batch.members) > 1:
+        running: deque[tuple[Batch, Future[np.ndarray | None]]] = deque()
+        with _threads(self.threads), ThreadPoolExecutor(self.lanes) as pool:
+            while waiting or running:
+                while waiting and len(running) <= self.lanes:
+                    batch = waiting.pop()
+                    if batch.tokens > self.budget and len(batch.members) > 1:
+                        waiting += batch.halves()[::-1]
+                    else:
+                        running.append((batch, pool.submit(self._run, batch, passes)))
+                batch, future = running.popleft()
+                losses = future.result()
+                if losses is not None:
+                    self._add_up(batch, losses, passes, sums, tick)
+                elif len(batch.members) > 1:
                     self.budget = max(1, min(self.budget, batch.tokens // 2))
                     waiting += batch.halves()[::-1]
                 else:
                     sums[batch.members[0]] = OUT_OF_MEMORY
-                continue
-            # Read the batch before this one: the device computes while the host adds up.
-            if pending:
-                self._add_up(*pending, passes, sums, tick)
-            pending = (batch, losses)
-        if pending:
-            self._add_up(*pending, passes, sums, tick)
         return sums
 
-    def _run(self, batch: Batch, passes: Sequence[Pass]) -> torch.Tensor | None:
-        """Losses of the batch's scored tokens, one after the other, still on the device; None: memory ran out."""
+    def _run(self, batch: Batch, passes: Sequence[Pass]) -> np.ndarray | None:
+        """Losses of the batch's scored tokens, one after the other; None: memory ran out."""
         skip = len(batch.prefix)
-        members = [passes[i] for i in batch.members]
-        width = max(len(p.ids) for p in members) - skip
+        # The last token of all predicts nothing that is scored.
+        members = [passes[i].ids[skip:-1] for i in batch.members]
+        width = max(map(len, members))
         ids = np.zeros((len(members), width), dtype=np.int64)
         for row, one in zip(ids, members, strict=True):
-            row[: len(one.ids) - skip] = one.ids[skip:]
+            row[: len(one)] = one
+        scored = [passes[i] for i in batch.members]
         # The output at place t predicts the token at t + 1.
         positions = np.concatenate(
-            [np.arange(one.start - 1 - skip, len(one.ids) - 1 - skip) + r * width for r, one in enumerate(members)]
+            [np.arange(one.start - 1, len(one.ids) - 1) - skip + r * width for r, one in enumerate(scored)]
         )
-        targets = np.concatenate([one.ids[one.start :] for one in members]).astype(np.int64)
+        targets = np.concatenate([one.ids[one.start :] for one in scored]).astype(np.int64)
         prefix = self.prefixes[batch.prefix] if batch.prefix else None
         try:
-            return self.forward.nll(self._send(ids), self._send(positions), self._send(targets), prefix)
+            losses = self.forward.nll(self._send(ids), self._send(positions), self._send(targets), prefix)
+            return losses.cpu().numpy().astype(np.float64)
         except RuntimeError as error:
             if not _is_memory_shortage(error):
                 raise
@@ -88,16 +101,24 @@ class Scorer:
         return tensor.to(self.forward.device)
 
     @staticmethod
-    def _add_up(
-        batch: Batch, losses: torch.Tensor, passes: Sequence[Pass], sums: list[float | str], tick: Tick
-    ) -> None:
-        values = losses.cpu().numpy().astype(np.float64)
+    def _add_up(batch: Batch, losses: np.ndarray, passes: Sequence[Pass], sums: list[float | str], tick: Tick) -> None:
         members = [passes[i] for i in batch.members]
         ends = np.cumsum([one.n_scored for one in members])
         for i, end, one in zip(batch.members, ends, members, strict=True):
-            total = float(values[end - one.n_scored : end].sum())
+            total = float(losses[end - one.n_scored : end].sum())
             sums[i] = total if math.isfinite(total) else NOT_FINITE
-        tick(sum(len(one.ids) - len(batch.prefix) for one in members))
+        tick(sum(len(one.ids) - 1 - len(batch.prefix) for one in members))
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute threads for each lane. The setting is the whole process's, so what runs next gets its own back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _is_memory_shortage(error: RuntimeError) -> bool:
