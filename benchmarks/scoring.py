@@ -5,17 +5,20 @@
 
 (a) batch of one, four passes for each of four candidates, `labels=`; (b) padded batches in file order, attention
 mask, full logits; (c) the scorer behind `student_scores`. A record is four candidates. The peak is the speed of the
-model's own matrix products, measured in the same run; the share counts useful operations only (no padding, nothing
-computed twice). CPU seconds are of the whole process.
+model's own matrix products, measured in the same run, each core with one of its own; the share counts useful operations
+only (no padding, nothing computed twice). CPU seconds are of the whole process. The ways take turns, a share of the
+records at a time, so that whatever else the machine does falls on all of them.
 """
 
 import argparse
 import json
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +48,17 @@ SHAPES = {
 
 @dataclass
 class Measured:
+    """What one way took, over all its turns."""
+
     name: str
-    seconds: float
-    cpu_seconds: float
-    tokens: int
-    flops: float
-    peak_bytes: int
-    losses: list[float]
+    records: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    tokens: int = 0
+    flops: float = 0.0
+    peak_bytes: int = 0
+    losses: list[float] = field(default_factory=list)
+    cpu_each_turn: list[float] = field(default_factory=list)
 
 
 def from_data(student: Path, data: Path, records: int, template: str) -> tuple[list[Pass], list[tuple[int, ...]]]:
@@ -106,23 +113,32 @@ def linears(model):
     return [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
 
 
-def peak(model, device: str, tokens: int, seconds: float = 4.0) -> float:
+def peak(model, device: str, tokens: int, cores: int, seconds: float = 4.0) -> float:
     """Operations a CPU second (GPU: wall second) of the model's matrix products at `tokens` rows, best of several."""
     head = model.get_output_embeddings()
     shapes: dict[tuple[int, int], int] = {}
     for _, module in [*linears(model), ("head", head)]:
         shapes[tuple(module.weight.shape)] = shapes.get(tuple(module.weight.shape), 0) + 1
-    total = spent = 0.0
-    for (rows, columns), count in shapes.items():
-        x = torch.randn(tokens, columns, device=device, dtype=head.weight.dtype)
-        w = torch.randn(rows, columns, device=device, dtype=head.weight.dtype)
-        best, until = float("inf"), time.perf_counter() + seconds / len(shapes)
+
+    def best(shape: tuple[int, int]) -> float:
+        x = torch.randn(tokens, shape[1], device=device, dtype=head.weight.dtype)
+        w = torch.randn(*shape, device=device, dtype=head.weight.dtype)
+        found, until = float("inf"), time.perf_counter() + seconds / len(shapes)
         while time.perf_counter() < until:
             start = clock(device)
             F.linear(x, w)
-            best = min(best, clock(device) - start)
-        total += 2 * tokens * rows * columns * count
-        spent += best * count
+            found = min(found, clock(device) - start)
+        return found
+
+    on_cpu = not device.startswith("cuda")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if on_cpu else before)
+    total = spent = 0.0
+    with ThreadPoolExecutor(cores if on_cpu else 1) as pool:
+        for shape, count in shapes.items():
+            total += 2 * tokens * math.prod(shape) * count
+            spent += min(pool.map(best, [shape] * (cores if on_cpu else 1))) * count
+    torch.set_num_threads(before)
     return total / spent
 
 
@@ -130,11 +146,12 @@ def clock(device: str) -> float:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
         return time.perf_counter()
-    return time.process_time()
+    return time.thread_time()
 
 
-def measure(name: str, device: str, work: Callable[[], list[float]], tokens: int, flops: float) -> Measured:
-    peak_bytes, stop = 0, threading.Event()
+def measure(one: Measured, device: str, records: int, work: Callable[[], list[float]], tokens: int, flops: float):
+    """Let one way do its turn and add up what it took. Memory counts in the first turn, before others left theirs."""
+    first, peak_bytes, stop = not one.records, 0, threading.Event()
 
     def watch() -> None:
         nonlocal peak_bytes
@@ -143,17 +160,23 @@ def measure(name: str, device: str, work: Callable[[], list[float]], tokens: int
 
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-        work()  # first kernels are chosen and memory is pooled here
+        if first:
+            work()  # first kernels are chosen and memory is pooled here
     watcher = threading.Thread(target=watch)
     watcher.start()
     start, cpu = time.perf_counter(), time.process_time()
-    losses = work()
+    one.losses += work()
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     stop.set()
     watcher.join()
-    if device.startswith("cuda"):
-        peak_bytes = torch.cuda.max_memory_allocated()
-    return Measured(name, seconds, cpu, tokens, flops, peak_bytes, losses)
+    one.records += records
+    one.seconds += seconds
+    one.cpu_seconds += cpu
+    one.tokens += tokens
+    one.flops += flops
+    one.cpu_each_turn.append(cpu)
+    if first:
+        one.peak_bytes = torch.cuda.max_memory_allocated() if device.startswith("cuda") else peak_bytes
 
 
 @torch.inference_mode()
@@ -187,9 +210,9 @@ def padded(model, passes: Sequence[Pass], size: int) -> list[float]:
     return found
 
 
-def ours(forward: Forward, passes: Sequence[Pass], budget: int, prefixes: list[tuple[int, ...]]) -> list[float]:
+def ours(scorer: Scorer, passes: Sequence[Pass]) -> list[float]:
     distinct = {one.key: one for one in passes}
-    sums = dict(zip(distinct, Scorer(forward, budget, prefixes).score(list(distinct.values())), strict=True))
+    sums = dict(zip(distinct, scorer.score(list(distinct.values())), strict=True))
     return [float(sums[one.key]) / one.n_scored for one in passes]
 
 
@@ -198,18 +221,19 @@ def main() -> None:
     parser.add_argument("--student", type=Path, help="checkpoint directory; needs --data")
     parser.add_argument("--data", type=Path, help="Alpaca JSON to take texts and lengths from")
     parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape, synthetic lengths")
-    parser.add_argument("--records", type=int, default=24, help="records of four candidates for (b) and (c)")
-    parser.add_argument("--baseline-records", type=int, default=0, help="records for (a); 0 = the same")
+    parser.add_argument("--records", type=int, default=24, help="records of four candidates")
+    parser.add_argument("--turns", type=int, default=4, help="shares of the records: every way does each in turn")
+    parser.add_argument("--ways", default="acb", help="which of (a), (b), (c), in which order; (a) is needed")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--cores", type=int, default=torch.get_num_threads(), help="of the CPU, for all ways")
     parser.add_argument("--budget", type=int, default=0, help="tokens per forward pass in (c)")
     parser.add_argument("--batch", type=int, default=8, help="sequences per batch in (b)")
     parser.add_argument("--no-prefix", action="store_true", help="(c) without shared beginnings")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.cores)
     device, dtype = options.device, getattr(torch, options.dtype)
+    on_gpu = device.startswith("cuda")
     if options.shape:
         torch.manual_seed(0)
         with torch.device(device):
@@ -223,49 +247,61 @@ def main() -> None:
     if options.no_prefix:
         prefixes = []
     budget = options.budget or default_token_budget(torch.device(device).type)
+    scorer = Scorer(forward, budget, prefixes, options.cores)
 
     def cost(chosen: Sequence[Pass], everywhere: bool = False) -> tuple[int, float]:
         tokens = sum(len(p.ids) for p in chosen)
         targets = tokens if everywhere else sum(p.n_scored for p in chosen)
         return tokens, operations(model, tokens, targets, sum(len(p.ids) ** 2 / 2 for p in chosen))
 
-    distinct = list({one.key: one for one in passes}.values())
-    tokens, flops = cost(distinct)
-    if forward.shares_prefixes:
+    def least(chosen: Sequence[Pass]) -> tuple[int, float]:
+        """Tokens and operations of (c): equal passes once, beginnings and last tokens not at all."""
+        distinct = list({one.key: one for one in chosen}.values())
+        tokens, flops = cost(distinct)
         for one in distinct:
-            fitting = (p for p in prefixes if tuple(one.ids[: len(p)].tolist()) == p and len(p) < one.start)
+            fitting = (p for p in scorer.prefixes if tuple(one.ids[: len(p)].tolist()) == p and len(p) < one.start)
             skip = max(map(len, fitting), default=0)
-            tokens -= skip
-            flops -= operations(model, skip, 0, skip**2 / 2)
-    few = passes[: 16 * (options.baseline_records or options.records)]
-    model_peak = peak(model, device, budget)
-    # One thread's peak a CPU second, or the GPU's a second.
+            tokens -= skip + 1
+            flops -= operations(model, skip + 1, 0, skip**2 / 2)
+        return tokens, flops
+
+    model_peak = peak(model, device, budget, options.cores)
     print(
         f"peak of the model's matrix products at {budget} rows: {model_peak / 1e9:,.0f} GFLOP/s"
-        + ("" if device.startswith("cuda") else " a CPU second")
+        + ("" if on_gpu else " a CPU second")
     )
-    results = [
-        (len(few) / 16, measure("(a) one by one, labels=", device, lambda: one_by_one(model, few), *cost(few, True))),
-        (options.records, measure(
-            f"(b) padded, {options.batch} in file order", device, lambda: padded(model, passes, options.batch),
-            *cost(passes, True))),
-        (options.records, measure(
-            "(c) srt-assets", device, lambda: ours(forward, passes, budget, prefixes), tokens, flops)),
-    ]  # fmt: skip
-    base_records, base = results[0]
+    a = Measured("(a) one by one, labels=")
+    b = Measured(f"(b) padded, {options.batch} in file order")
+    c = Measured("(c) srt-assets")
+    per_turn = math.ceil(options.records / options.turns)
+    size = len(passes) // options.records  # a record's passes, but for the few that have no number
+    for first in range(0, options.records, per_turn):
+        records = min(per_turn, options.records - first)
+        last = first + records
+        mine = passes[first * size : last * size if last < options.records else None]
+        for way in options.ways:
+            if way == "a":
+                measure(a, device, records, lambda few=mine: one_by_one(model, few), *cost(mine, True))
+            elif way == "b":
+                measure(b, device, records, lambda few=mine: padded(model, few, options.batch), *cost(mine, True))
+            else:
+                measure(c, device, records, lambda few=mine: ours(scorer, few), *least(mine))
     print("| way | records/s | CPU s/record | tokens/s | speed-up | CPU s saved | peak memory | share of peak |")
     print("|---|---|---|---|---|---|---|---|")
-    for records, one in results:
-        spent = one.seconds if device.startswith("cuda") else one.cpu_seconds
-        speedup = (records / one.seconds) / (base_records / base.seconds)
-        saved = (base.cpu_seconds / base_records) / (one.cpu_seconds / records)
-        share = one.flops / spent / model_peak
-        rates = f"{records / one.seconds:.3f} | {one.cpu_seconds / records:.3f} | {one.tokens / one.seconds:,.0f}"
-        memory = f"{one.peak_bytes / 2**30:.2f} GiB"
-        print(f"| {one.name} | {rates} | {speedup:.2f} x | {saved:.2f} x | {memory} | {share:.2f} |")
-    for _, one in results[1:]:
-        worst = max(abs(a - b) for a, b in zip(base.losses, one.losses, strict=False))
-        print(f"largest difference of a loss from (a): {one.name} {worst:.1e}")
+    measured = [one for one in (a, b, c) if one.records]
+    for one in measured:
+        share = one.flops / (one.seconds if on_gpu else one.cpu_seconds) / model_peak
+        rates = f"{one.records / one.seconds:.3f} | {one.cpu_seconds / one.records:.3f} | "
+        rates += f"{one.tokens / one.seconds:,.0f}"
+        ratios = f"{a.seconds / one.seconds:.2f} x | {a.cpu_seconds / one.cpu_seconds:.2f} x"
+        print(f"| {one.name} | {rates} | {ratios} | {one.peak_bytes / 2**30:.2f} GiB | {share:.2f} |")
+    for one in measured[1:]:
+        turns = [base / mine for base, mine in zip(a.cpu_each_turn, one.cpu_each_turn, strict=True)]
+        worst = max(abs(x - y) for x, y in zip(a.losses, one.losses, strict=True))
+        print(
+            f"{one.name}: CPU seconds saved in each turn {', '.join(f'{t:.2f} x' for t in turns)}; "
+            f"largest difference of a loss from (a) {worst:.1e}"
+        )
 
 
 if __name__ == "__main__":

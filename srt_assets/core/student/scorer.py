@@ -29,9 +29,7 @@ class Scorer:
     reads its results.
     """
 
-    def __init__(
-        self, forward: Forward, budget: int, prefixes: Sequence[Sequence[int]] = (), cores: int = 1
-    ) -> None:
+    def __init__(self, forward: Forward, budget: int, prefixes: Sequence[Sequence[int]] = (), cores: int = 1) -> None:
         self.forward = forward
         self.budget = budget
         on_cpu = forward.device.type == "cpu"
