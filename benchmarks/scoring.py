@@ -17,7 +17,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from srt_assets.core.student.chunks import shared_beginnings
 from srt_assets.core.student.devices import default_token_budget
 from srt_assets.core.student.encoding import Encoder, Pass, Texts
 from srt_assets.core.student.model import Forward, load_model, load_tokenizer
-from srt_assets.core.student.scorer import Scorer
+from srt_assets.core.student.scorer import Scorer, lanes
 from srt_assets.core.tables import PASSES
 
 SHAPES = {
@@ -130,15 +129,12 @@ def peak(model, device: str, tokens: int, cores: int, seconds: float = 4.0) -> f
             found = min(found, clock(device) - start)
         return found
 
-    on_cpu = not device.startswith("cuda")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if on_cpu else before)
+    each = 1 if device.startswith("cuda") else cores
     total = spent = 0.0
-    with ThreadPoolExecutor(cores if on_cpu else 1) as pool:
+    with lanes(each, 1) as pool:
         for shape, count in shapes.items():
             total += 2 * tokens * math.prod(shape) * count
-            spent += min(pool.map(best, [shape] * (cores if on_cpu else 1))) * count
-    torch.set_num_threads(before)
+            spent += min(pool.map(best, [shape] * each)) * count
     return total / spent
 
 

@@ -83,6 +83,18 @@ def test_the_templates_beginnings_are_found():
         assert any(tuple(one.ids[: len(p)].tolist()) == p and len(p) < one.start for p in found)
 
 
+def test_a_lane_keeps_to_its_core():
+    """Cores that share a batch spend most of their time waiting for each other once anything else runs beside them."""
+    code = (
+        "import os, torch; from srt_assets.core.student.scorer import lanes; torch.set_num_threads(2);"
+        "x = torch.randn(512, 512); before = len(os.listdir('/proc/self/task'));\n"
+        "with lanes(1, 1) as pool: pool.submit(torch.nn.functional.linear, x, x).result();"
+        "print(len(os.listdir('/proc/self/task')) - before, torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "2"]
+
+
 class Forgetful:
     """A device that holds only so many tokens."""
 

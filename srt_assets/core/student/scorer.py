@@ -34,7 +34,7 @@ class Scorer:
         self.budget = budget
         on_cpu = forward.device.type == "cpu"
         self.lanes = (cores if on_cpu else 2) if forward.concurrent else 1
-        self.threads = cores // self.lanes if on_cpu else None
+        self.threads = cores // self.lanes if on_cpu else torch.get_num_threads()
         self.prefixes: dict[tuple[int, ...], Prefix] = {}
         if forward.shares_prefixes:
             self.prefixes = {tuple(ids): forward.prefix(list(ids)) for ids in prefixes}
@@ -47,7 +47,7 @@ class Scorer:
         sums: list[float | str] = [NOT_FINITE] * len(passes)
         waiting = plan(passes, self.budget, tuple(self.prefixes))[::-1]
         running: deque[tuple[Batch, Future[np.ndarray | None]]] = deque()
-        with _threads(self.threads), ThreadPoolExecutor(self.lanes) as pool:
+        with lanes(self.lanes, self.threads) as pool:
             while waiting or running:
                 while waiting and len(running) <= self.lanes:
                     batch = waiting.pop()
@@ -109,14 +109,15 @@ class Scorer:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute threads for each lane. The setting is the whole process's, so what runs next gets its own back."""
+def lanes(count: int, threads: int) -> Iterator[ThreadPoolExecutor]:
+    """So many Python threads that compute on `threads` cores each."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
     try:
-        yield
+        # Set in every lane: in a thread that never set it, matrix products take all cores.
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            yield pool
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before)  # part of the setting is the process's, and what runs next wants its own back
 
 
 def _is_memory_shortage(error: RuntimeError) -> bool:
