@@ -40,7 +40,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def prepare(bench: Bench, work: Path, **changes) -> job.Job:
     arm = stage.active_arm(bench.settings, bench.lake, "tiny")
     info = checkpoints.get(bench.lake, "tiny")
-    facts = {"generation": 1, "training_fingerprint": arm.fingerprint, "n_repeated": 0}
+    facts = {"generation": 1, "training_fingerprint": arm.fingerprint, "n_repeated": 0, "base": "tiny"}
+    facts |= {"rows_by": arm.rows.counts, "policy": bench.settings.selection.model_dump()}
     made = job.make(
         bench.settings, info, work, run="r", arm=arm.name, data_hash=arm.rows.data_hash, steps=arm.steps, **facts
     )
@@ -84,7 +85,16 @@ def test_it_learns_and_leaves_a_checkpoint_that_loads(whole: job.Job) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(whole.final)
     assert AutoTokenizer.from_pretrained(whole.final).eos_token == "</s>"
     assert (whole.final / "generation_config.json").exists() and loaded.config.use_cache
-    assert "inherits the licence" in (whole.final / "README.md").read_text()
+    card = (whole.final / "README.md").read_text()
+    assert "inherits the licence" in card and f"{record['eval_loss_after']:.4f}" in card
+    for said in (
+        "| base | `tiny`",
+        "| datasets | d: 14 |",
+        "reflected_response: 14",
+        "0.02, cosine",
+        record["data_hash"][:16],
+    ):
+        assert said in card, said
 
 
 def test_the_first_loss_is_the_students_own(bench: Bench, whole: job.Job) -> None:
@@ -114,11 +124,20 @@ def test_the_seed_reproduces_the_curve(bench: Bench, whole: job.Job, tmp_path: P
     assert losses(other) != losses(whole)
 
 
-def test_the_rate_warms_up_and_falls_like_a_cosine(whole: job.Job) -> None:
-    rates = [json.loads(line)["learning_rate"] for line in (whole.final / job.CURVE).read_text().splitlines()]
-    warm = 1  # 3 % of 8 steps, rounded up
-    expected = [0.0, *(0.01 * (1 + math.cos(math.pi * (i - warm) / (8 - warm))) for i in range(warm, 8))]
-    assert rates == pytest.approx(expected, abs=1e-9)
+@pytest.mark.parametrize(("ratio", "warm"), [(0.03, 0), (0.25, 2)])
+def test_the_rate_warms_up_and_falls_like_a_cosine(bench: Bench, tmp_path: Path, ratio: float, warm: int) -> None:
+    task = prepare(bench, tmp_path, warmup_ratio=ratio)
+    go(task)
+    rates = [json.loads(line)["learning_rate"] for line in (task.final / job.CURVE).read_text().splitlines()]
+    falling = [0.01 * (1 + math.cos(math.pi * (i - warm) / (8 - warm))) for i in range(warm, 8)]
+    assert rates == pytest.approx([0.02 * i / warm for i in range(warm)] + falling, abs=1e-9)
+
+
+def test_a_training_of_one_step_learns(bench: Bench, tmp_path: Path) -> None:
+    task = prepare(bench, tmp_path, steps=1)
+    go(task)
+    record = json.loads((task.final / job.RECORD).read_text())
+    assert record["eval_loss_after"] < record["eval_loss_before"]
 
 
 def test_checkpointing_recomputes_the_layers(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +215,7 @@ def test_lora_trains_adapters_and_saves_one_merged_checkpoint(bench: Bench, tmp_
     record = json.loads((task.final / job.RECORD).read_text())
     assert record["eval_loss_after"] < record["eval_loss_before"]
     assert not (task.final / "adapter_config.json").exists()
+    assert "LoRA of rank 4, alpha 8" in (task.final / "README.md").read_text()
     merged = AutoModelForCausalLM.from_pretrained(task.final)
     original = AutoModelForCausalLM.from_pretrained(task.student_path)
     assert merged.state_dict().keys() == original.state_dict().keys()

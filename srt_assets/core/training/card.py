@@ -14,10 +14,12 @@ which versions to keep (policy `{arm}`), and the student was trained on those.
 
 | | |
 |---|---|
-| base | student `{student}`, fingerprint `{student_fingerprint:.16}` |
+| base | `{base}` (student `{student}`, fingerprint `{student_fingerprint:.16}`) |
 | generation | {generation} (rounds of recycling behind this model); parent `{student}` |
 | data | {n_train} training samples, data hash `{data_hash:.16}`; {left_out_n} left out{left_out_why} |
-| policy | `{arm}` |
+| datasets | {datasets} |
+| versions of the records | {candidates} |
+| policy | `{arm}`{switches} |
 | prompt template | `{template}` |
 | method | {method} |
 | optimizer steps | {steps} of up to {batch_size} samples, {tokens} tokens |
@@ -51,9 +53,19 @@ def write(record: dict[str, Any]) -> str:
     ]
     left_out = record["left_out"]
     return TEMPLATE.format(
-        **{k: v for k, v in record.items() if k not in ("left_out", "versions")},
+        **{k: v for k, v in record.items() if k not in ("left_out", "versions", "rows_by", "method")},
+        method="all weights"
+        if record["method"] == "full"
+        else "LoRA of rank {rank}, alpha {alpha}".format(**record["lora"]),
+        datasets=_counted(record["rows_by"]["dataset"]),
+        candidates=_counted(record["rows_by"]["candidate"]),
+        switches="".join(f", {k} = {v}" for k, v in record["policy"].items() if k != "policy" and v),
         left_out_n=sum(left_out.values()),
         left_out_why=f" ({', '.join(f'{n} {why}' for why, n in sorted(left_out.items()))})" if left_out else "",
         software=", ".join(f"{name} {number}" for name, number in record["versions"].items()),
         evaluation="\n".join(lines) or "| no record was held out | | |",
     )
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {n}" for name, n in counts.items())

@@ -1,6 +1,7 @@
 """Which rows a training sees: the rows of a policy, and the split between training and held-out rows."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +21,25 @@ HELD_OUT_ORIGINAL = "held_out_original"
 # One to learn from and one to measure with.
 FEWEST = 2
 _TEXTS = ("instruction", "input", "response")
+_COLUMNS = ("sample_id", "dataset", "candidate", *_TEXTS)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one arm: dicts with sample_id, candidate, instruction, input, response, split."""
+    """Rows of one arm: dicts with sample_id, dataset, candidate, instruction, input, response, split."""
 
     rows: list[dict]
     n_repeated: int = 0
 
     def of(self, split: str) -> list[dict]:
         return [r for r in self.rows if r["split"] == split]
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Training rows by dataset and by candidate: where the texts come from."""
+        return {
+            name: dict(sorted(Counter(r[name] for r in self.of(TRAIN)).items())) for name in ("dataset", "candidate")
+        }
 
     @property
     def data_hash(self) -> str:
@@ -40,7 +49,7 @@ class Rows:
         )
 
     def write(self, path: Path) -> None:
-        columns = ("sample_id", "candidate", *_TEXTS, "split")
+        columns = (*_COLUMNS, "split")
         schema = pa.schema([(name, pa.string()) for name in columns])
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([{c: r[c] for c in columns} for r in self.rows], schema=schema), path)
@@ -69,8 +78,7 @@ def active(lake: Lake, student: str, share: float, seed: int) -> Rows:
     con = lake.connect()
     try:
         found = con.execute(
-            "SELECT sample_id, candidate, instruction, input, response FROM "
-            f"{lake.source('selected_set', f'student={student}')} ORDER BY sample_id"
+            f"SELECT {', '.join(_COLUMNS)} FROM {lake.source('selected_set', f'student={student}')} ORDER BY sample_id"
         ).fetchall()
         chosen = [_row(r) for r in found]
         if len(chosen) < FEWEST:
@@ -87,7 +95,7 @@ def active(lake: Lake, student: str, share: float, seed: int) -> Rows:
 
 def _originals(con, held: set[str]) -> list[dict]:
     found = con.execute(
-        "SELECT sample_id, candidate, instruction, input, response FROM candidates "
+        f"SELECT {', '.join(_COLUMNS)} FROM candidates "
         "WHERE candidate = 'original' AND status = 'ok' AND list_contains(?, sample_id) ORDER BY sample_id",
         [sorted(held)],
     ).fetchall()
@@ -95,7 +103,7 @@ def _originals(con, held: set[str]) -> list[dict]:
 
 
 def _row(values: tuple) -> dict:
-    return dict(zip(("sample_id", "candidate", *_TEXTS), values, strict=True))
+    return dict(zip(_COLUMNS, values, strict=True))
 
 
 def _split(chosen: list[dict], held: set[str], originals: list[dict]) -> Rows:
@@ -120,8 +128,7 @@ def of_policy(lake: Lake, student: str, policy: str, active: Rows) -> Rows:
     con = lake.connect()
     try:
         found = con.execute(
-            "SELECT sample_id, candidate, instruction, input, response FROM "
-            f"({decide.arm_sql(lake, student, policy)}) ORDER BY sample_id"
+            f"SELECT {', '.join(_COLUMNS)} FROM ({decide.arm_sql(lake, student, policy)}) ORDER BY sample_id"
         ).fetchall()
     finally:
         con.close()

@@ -145,6 +145,8 @@ def _train(
         steps=arm.steps,
         training_fingerprint=arm.fingerprint,
         parent=student,
+        base=_public(info.source),
+        rows_by=arm.rows.counts,
         generation=info.generation + 1,
         policy=settings.selection.model_dump() | {"policy": arm.name},
         n_repeated=arm.rows.n_repeated,
@@ -196,6 +198,11 @@ def _followed(live: Path, arm: str, progress: Progress) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def _public(source: str) -> str:
+    """Where a student comes from, as far as it says something on another machine."""
+    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _explain(task: job.Job, code: int) -> UserError | StageError:

@@ -55,6 +55,8 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     steps = count_steps(len(samples.train), job.batch_size, job.epochs, job.steps)
     if job.method == "lora":
         student = model.add_adapters(student, job)
+    # Rounded down: the first warm-up step has rate 0, and a training of a few steps has none to give away.
+    args.warmup_steps = int(job.warmup_ratio * steps)
     budget = job.token_budget or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
     budget = _check_packing(student, samples, dtype, budget, say)
     plan = Steps(
@@ -162,7 +164,6 @@ def _arguments(job: Job, device: torch.device, dtype: str) -> TrainingArguments:
         per_device_train_batch_size=1,
         learning_rate=job.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=job.warmup_ratio,  # below 1: a share of the steps
         weight_decay=job.weight_decay,
         max_grad_norm=1.0,
         bf16=dtype == "bf16",
