@@ -5,14 +5,14 @@
 Both train the same checkpoint, each in a process of its own (peak memory is a process's), on token ids made once by our
 encoder. The stock side is `transformers.Trainer` with `DataCollatorForSeq2Seq` as in a usual finetuning script: batches
 in the given order, padded to the longest, gradient accumulation to the same global batch. Prints tokens (prompt and
-response, no padding) a second of both, their ratio, peak memory, and the largest difference between the loss curves.
+response, no padding) a second of both, their ratio, peak memory, the largest difference between the loss curves, and
+how much of the device's measured matrix-multiplication speed each used (6 operations a parameter and token).
 Without --data the lengths are drawn like those of Alpaca's records with answers rewritten by a teacher.
 """
 
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -129,16 +129,35 @@ def train(trainer) -> tuple[float, list[float]]:
     return time.perf_counter() - began, [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
 
+def matmul_speed() -> float:
+    """Operations a second of a large matrix product, in the precision the trainers compute in."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    kind = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+    n = 8192 if cuda else 1536
+    a = torch.randn(n, n, dtype=kind, device="cuda" if cuda else "cpu")
+    best = float("inf")
+    for _ in range(8):
+        began = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
+
+
 def one_side(side: str, file: Path) -> None:
     """In a process of its own: train, and print seconds, losses and peak memory as the last line."""
     import torch
 
     given = json.loads(file.read_text())
+    from srt_assets.core.student.checkpoint_files import inspect
+    from srt_assets.core.training.memory import peak_bytes
+
     seconds, losses = {"ours": ours, "stock": stock}[side](given, file.parent)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-    print("\n" + json.dumps({"seconds": seconds, "losses": losses, "peak": peak}))
+    peak = peak_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    operations = 6 * inspect(Path(given["student"])).n_parameters
+    facts = {"seconds": seconds, "losses": losses, "peak": peak, "operations": operations, "matmul": matmul_speed()}
+    print("\n" + json.dumps(facts))
 
 
 def main() -> int:
@@ -164,7 +183,11 @@ def main() -> int:
             found[side] = json.loads(done.stdout.strip().splitlines()[-1])
             speed = tokens / found[side]["seconds"]
             peak = found[side]["peak"] / 1e9
-            print(f"{side:5}  {speed:8.1f} tokens/s  {found[side]['seconds']:7.1f} s  peak {peak:.2f} GB")
+            used = speed * found[side]["operations"] / found[side]["matmul"]
+            print(
+                f"{side:5}  {speed:8.1f} tokens/s  {found[side]['seconds']:7.1f} s  peak {peak:.2f} GB  "
+                f"{used:.0%} of {found[side]['matmul'] / 1e12:.2f} Tflop/s"
+            )
         apart = max(abs(a - b) for a, b in zip(found["ours"]["losses"], found["stock"]["losses"], strict=True))
         ratio = found["stock"]["seconds"] / found["ours"]["seconds"]
         print(f"ratio {ratio:.2f}; losses differ by at most {apart:.2e}")
