@@ -370,6 +370,11 @@ def test_devices_and_precisions_that_are_not_there(bench: Bench, tmp_path: Path)
         go(prepare(bench, tmp_path / "b", dtype="fp16"))
 
 
+def test_sharding_that_cannot_be(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs several processes"):
+        go(prepare(bench, tmp_path, sharding="always"))
+
+
 def test_more_processes_than_gpus(whole: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     model.check_processes(replace(whole, processes=2), torch.device("cuda"))
@@ -393,6 +398,16 @@ def test_bf16_on_a_cpu_learns_the_same_within_its_precision(bench: Bench, whole:
     task = prepare(bench, tmp_path, dtype="bf16")
     go(task)
     assert losses(task)[:3] == pytest.approx(losses(whole)[:3], rel=2e-2)
+
+
+def test_a_half_precision_student_stays_one_and_ties_stay_tied(bench: Bench, tmp_path: Path) -> None:
+    student = edit_tokenizer(bench, tmp_path / "student")
+    AutoModelForCausalLM.from_pretrained(student).to(torch.bfloat16).save_pretrained(student)
+    task = prepare(bench, tmp_path / "work", student_path=str(student), steps=1)
+    go(task)
+    before, after = (load_file(d / "model.safetensors") for d in (student, task.final))
+    assert after.keys() == before.keys() and "lm_head.weight" not in after
+    assert {w.dtype for w in after.values()} == {torch.bfloat16}
 
 
 def test_rows_are_those_of_the_split(bench: Bench, whole: job.Job) -> None:

@@ -107,6 +107,8 @@ def save(model: nn.Module, tokenizer, job: Job, directory: Path, weights: dict[s
         model.config.use_cache = True
         model.config.dtype = dtype
         whole = model.state_dict() if weights is None else weights
-        weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in whole.items()}
+        # One matrix under two names is two matrices once it was gathered or converted: it is stored under the first.
+        twice = {k for k, first in model.all_tied_weights_keys.items() if first in whole}
+        weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in whole.items() if k not in twice}
     model.save_pretrained(str(directory), state_dict=weights, safe_serialization=True)
     tokenizer.save_pretrained(directory)

@@ -15,7 +15,7 @@ import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
-from srt_assets.core.errors import StageError
+from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.training import card, data, memory, model
 from srt_assets.core.training.job import RECORD, Job
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
@@ -91,6 +91,8 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     )
     trainer = PackedTrainer(model=student, args=args, train_dataset=plan, data_collator=only, callbacks=[keeper])
     trainer.remove_callback(PrinterCallback)
+    if args.fsdp and not trainer.is_fsdp_enabled:
+        raise UserError("accelerate shares weights between GPUs only", 'set training.sharding = "auto"')
     say(
         f"{len(samples.train)} samples to train on, {len(samples.held_out)} held out, {steps} steps of up to "
         f"{job.batch_size} samples on {processes} x {device.type} in {dtype}"
@@ -188,6 +190,11 @@ def _arguments(job: Job, device: torch.device, dtype: str) -> TrainingArguments:
 def _sharding(job: Job, device: torch.device) -> dict[str, Any]:
     """FSDP for weights, gradients and optimizer state that one device cannot hold; adapters are small enough as is."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or job.method == "lora" or job.sharding == "never":
+        if job.sharding == "always":
+            raise UserError(
+                'training.sharding = "always" needs several processes and training.method = "full"',
+                'set training.sharding = "auto", or training.processes to the number of GPUs',
+            )
         return {}
     if job.sharding == "auto":
         state = memory.STATE_BYTES * job.n_parameters
