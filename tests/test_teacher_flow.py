@@ -479,6 +479,19 @@ def test_rate_limits_hold_in_every_window(tmp_path, monkeypatch):
         assert 10 <= requests <= 15
 
 
+def test_rate_limits_hold_from_one_asset_to_the_next(tmp_path, monkeypatch):
+    from srt_assets.core.teacher import session
+    from srt_assets.core.teacher.limits import RateLimit
+
+    monkeypatch.setattr(session, "WINDOW_S", 2.0)
+    monkeypatch.setattr(session, "RateLimit", lambda rpm, tpm: RateLimit(rpm, tpm, window_s=2.0, margin_s=0.1))
+    with FakeOpenAI() as fake:
+        settings, lake = home(tmp_path, 6, api_base=fake.base, rpm=8, concurrency=8)
+        both(settings, lake)
+        requests, _ = busiest_window(fake.seen, 2.0)
+        assert fake.calls == 18 and requests <= 8
+
+
 def test_good_reply_is_a_function_of_the_request():
     body = {"messages": [{"role": "user", "content": "[New Instruction]"}]}
     assert good_reply(body) == good_reply(json.loads(json.dumps(body)))

@@ -49,6 +49,22 @@ def test_a_call_counts_from_its_reply_but_not_much_later_than_it_was_sent():
     asyncio.run(go())
 
 
+def test_calls_of_an_earlier_run_count():
+    async def go():
+        clock = Clock()
+        limit = RateLimit(3, 100, window_s=60, margin_s=0.5, clock=clock)
+        limit.remember([(50.0, 60), (5.0, 30)])
+        third = asyncio.create_task(limit.reserve(20))
+        await asyncio.sleep(0.01)
+        assert not third.done()  # 60 + 30 + 20 tokens
+        clock.now = 10.6
+        limit._changed.set()
+        await asyncio.sleep(0.01)
+        assert third.done()
+
+    asyncio.run(go())
+
+
 def test_tokens_are_reserved_and_settled():
     async def go():
         clock = Clock()

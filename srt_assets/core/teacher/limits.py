@@ -8,7 +8,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 WINDOW_S = 60.0
@@ -52,6 +52,13 @@ class RateLimit:
         self._tokens = 0
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
+
+    def remember(self, calls: Iterable[tuple[float, int]]) -> None:
+        """Count calls of an earlier run, the eldest first: (seconds since their reply, tokens)."""
+        now = self._clock()
+        for age_s, tokens in calls:
+            self._entries.append(Entry(now - age_s, tokens, settled=True))
+            self._tokens += tokens
 
     async def reserve(self, tokens: int) -> Entry:
         """Wait until a call of so many tokens fits. One larger than `tpm` alone waits for an empty window."""

@@ -5,6 +5,7 @@ A reply that was cut by its length is a hit only if it was allowed at least the 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -95,6 +96,16 @@ class Lookup:
         """What all calls in the ledger cost together (USD), as far as prices were known."""
         row = self._con.execute("SELECT coalesce(sum(cost_usd), 0) FROM calls").fetchone()
         return float(row[0]) if row else 0.0
+
+    def recent(self, model: str, seconds: float) -> list[tuple[float, int]]:
+        """(seconds since its reply, tokens) of each call of the last `seconds`, the eldest first."""
+        now = datetime.now(UTC).replace(tzinfo=None)
+        rows = self._con.execute(
+            "SELECT created_at, coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) FROM calls "
+            "WHERE model = ? AND created_at > ? ORDER BY created_at",
+            [model, now - timedelta(seconds=seconds)],
+        ).fetchall()
+        return [((now - at).total_seconds(), tokens) for at, tokens in rows]
 
     def mean_tokens(self, model: str) -> list[tuple[str, float, float, int]]:
         """(purpose, mean prompt tokens, mean completion tokens, replies) of a model's replies."""

@@ -11,7 +11,8 @@ from srt_assets.core.teacher.client import connect
 from srt_assets.core.teacher.engine import Engine
 from srt_assets.core.teacher.flow import Job, Report, drive
 from srt_assets.core.teacher.ledger import Ledger
-from srt_assets.core.teacher.limits import Gate, RateLimit
+from srt_assets.core.teacher.limits import WINDOW_S, Gate, RateLimit
+from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import Budget, prices_of
 from srt_assets.settings import Teacher
 
@@ -19,7 +20,7 @@ from srt_assets.settings import Teacher
 def ask_all(
     teacher: Teacher,
     lake: Lake,
-    spent_usd: float,
+    lookup: Lookup,
     jobs: Iterator[list[Job]],
     started: Callable[[Engine], None],
     report: Report,
@@ -34,10 +35,12 @@ def ask_all(
         book = stack.enter_context(Ledger(lake))
         base = stack.enter_context(local.serve()) if teacher.model == LOCAL else ""
         client = connect(teacher, base)
-        budget = Budget(teacher.budget_usd, spent_usd)
+        budget = Budget(teacher.budget_usd, lookup.spent_usd())
 
         def make_engine() -> Engine:
             rate = RateLimit(teacher.rpm, teacher.tpm)
+            # The other asset, or a run that was stopped, may have asked a moment ago: the provider counts that too.
+            rate.remember(lookup.recent(teacher.model, WINDOW_S + 1))
             engine = Engine(teacher, client, book, prices, budget, rate, Gate(concurrency))
             started(engine)
             return engine

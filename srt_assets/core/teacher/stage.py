@@ -151,7 +151,7 @@ def _ask(
                 facts["throttled"] = tally.throttled
             progress(min(total, asking.hits + asking.done), total, "records", **facts)
 
-        ask_all(settings.teacher, lake, lookup.spent_usd(), asking.jobs(_chain(first, steps)), asking.start, report)
+        ask_all(settings.teacher, lake, lookup, asking.jobs(_chain(first, steps)), asking.start, report)
     progress(total, total, "records")
     return asking.tally, asking.unanswered, asking.done
 
