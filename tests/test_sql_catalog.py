@@ -195,6 +195,8 @@ def test_csv_and_table(tmp_path):
     assert ask(lake, "SELECT 1 AS a, NULL AS b, 'x,\"y\"' AS c, true AS d", "csv") == 'a,b,c,d\n1,,"x,""y""",true\n'
     table = ask(lake, "SELECT '[red]not markup[/red]' AS text FROM range(300)", "table")
     assert "[red]not markup[/red]" in table and "300 rows, the first 200 shown" in table
+    table = ask(lake, "SELECT 'a' || chr(27) || '[2J' || chr(8238) || chr(10) || 'b\u00e9' AS text", "table")
+    assert "a\\x1b[2J\\u202e" in table and "bé" in table and "\x1b" not in table
 
 
 def test_wrong_names_get_the_nearest(tmp_path):

@@ -86,7 +86,7 @@ def checks() -> list[dg.AssetChecksDefinition]:
 
 
 def _check(test: models.Model) -> dg.AssetChecksDefinition:
-    blocking = test.facts.get("severity", "error") == "error"
+    blocking = not test.is_warning
 
     @dg.asset_check(
         name=test.name,

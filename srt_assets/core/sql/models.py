@@ -42,6 +42,11 @@ class Model:
     refs: tuple[str, ...]
     sources: tuple[str, ...]
 
+    @property
+    def is_warning(self) -> bool:
+        """Of a test: its failure is worth a look and holds nothing up."""
+        return self.facts.get("severity", "error") != "error"
+
     def sql(self, name_of: Callable[[str, str], str] | None = None) -> str:
         """The SQL with each reference replaced by `name_of(kind, name)`, kind being 'ref' or 'source'.
 

@@ -20,6 +20,7 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql.catalog import ensure_published
 from srt_assets.core.tables import sql_literal
+from srt_assets.core.terminal import printable
 
 FORMATS = ("table", "csv", "json")
 # A person reads no more on a terminal; csv and json are never cut.
@@ -137,7 +138,7 @@ def _print_table(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextI
         table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in shown:
         # Text, not markup: prompts are full of square brackets.
-        table.add_row(*(Text(_as_text(value)) for value in row))
+        table.add_row(*(Text(printable(_as_text(value))) for value in row))
     # Written to a file or a pipe, a table is as wide as it needs to be.
     console = Console(file=out, width=None if out.isatty() else 10_000, highlight=False)
     console.print(table)
