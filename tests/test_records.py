@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import sample_id
 from srt_assets.core.lake import Lake
+from srt_assets.core.progress import throttled
 from srt_assets.core.records import raw
 from srt_assets.core.records.formats import REASONS, Pair, Reject, to_pair
 from srt_assets.settings import Dataset, Settings
@@ -198,3 +199,21 @@ def test_any_json_is_a_pair_or_a_known_reason(row: object, format: str, multi_tu
         assert found.reason in REASONS
     else:
         assert isinstance(found, Pair) and all(isinstance(t, str) for t in found) and found.response.strip()
+
+
+def test_a_dataset_without_any_record_is_warned_of_with_the_reasons(
+    tmp_path: Path, lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = write(tmp_path / "good.json", [GOOD])
+    odd = write(tmp_path / "odd.json", [{"Instruction": "Name a colour.", "Output": "Red."}] * 2)
+    raw.run(settings_for(good, odd), lake)
+    [warning] = caplog.messages
+    assert "'d1'" in warning and "missing_instruction: 2" in warning
+
+
+def test_progress_of_unknown_length_is_throttled_and_the_last_word_is_not() -> None:
+    heard: list[tuple[int, int]] = []
+    report = throttled(lambda done, total, *_, **__: heard.append((done, total)), 10, clock=lambda: 0.0)
+    for done, total in ((1, 0), (2, 0), (3, 9), (9, 9)):
+        report(done, total)
+    assert heard == [(1, 0), (9, 9)]

@@ -20,13 +20,14 @@ def silent(done: int, total: int, unit: str = "rows", **facts: Fact) -> None:
 
 
 def throttled(listener: Progress, every_s: float, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Pass on at most one call per `every_s` seconds, and always the last one (`done == total`)."""
+    """Pass on at most one call per `every_s` seconds, and always the last one (`done == total`, not 0)."""
     last = -every_s
 
     def report(done: int, total: int, unit: str = "rows", **facts: Fact) -> None:
         nonlocal last
         now = clock()
-        if done >= total or now - last >= every_s:
+        # Total 0 is "not known yet", not "done".
+        if 0 < total <= done or now - last >= every_s:
             last = now
             listener(done, total, unit, **facts)
 

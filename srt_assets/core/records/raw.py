@@ -47,10 +47,13 @@ def run(settings: Settings, lake: Lake, progress: Progress = silent) -> Outcome:
             return Outcome(manifest, cached=True)
         writer = _Writer(lake)
         for dataset in settings.datasets:
+            known, reasons = len(writer.ids), writer.reasons.copy()
             for file, index, row, format in _rows(dataset):
                 writer.add(dataset, file, index, row, format)
                 if writer.seen % 1000 == 0:
                     progress(writer.seen, 0, "rows")
+            if len(writer.ids) == known:
+                _warn_of_no_record(dataset, writer.reasons - reasons)
         writer.flush()
         progress(writer.seen, writer.seen, "rows")
         stats: dict[str, int | float | str] = {
@@ -91,6 +94,17 @@ def describe(lake: Lake) -> Description:
     return Description(numbers, rows, ("response length (characters)", [n for (n,) in lengths]))
 
 
+def _warn_of_no_record(dataset: Dataset, reasons: Counter[str]) -> None:
+    """A wrong format or keys of other names reject every row: said at once, not found in a table later."""
+    why = ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common()) or "it has no rows"
+    log.warning(
+        "dataset %r gives no record (%s). Alpaca rows have instruction, input and output; ShareGPT rows conversations; "
+        "the third format messages",
+        dataset.name,
+        why,
+    )
+
+
 def _rows(dataset: Dataset) -> Iterator[tuple[str, int, Any, str]]:
     sources: list[tuple[str, Iterator[tuple[int, Any]]]]
     if dataset.path:
@@ -119,7 +133,7 @@ class _Writer:
         self.seen = 0
         self.sentinels = 0
         self.reasons: Counter[str] = Counter()
-        self._ids: set[str] = set()
+        self.ids: set[str] = set()
         self._good: list[dict] = []
         self._bad: list[dict] = []
 
@@ -129,8 +143,8 @@ class _Writer:
         pair = to_pair(row, format, dataset.multi_turn)
         if isinstance(pair, Pair):
             key = sample_id(*pair)
-            if key not in self._ids:
-                self._ids.add(key)
+            if key not in self.ids:
+                self.ids.add(key)
                 self.sentinels += pair.input.strip().lower() in SENTINEL_INPUTS
                 self._good.append({"sample_id": key, **pair._asdict(), **place})
                 if len(self._good) >= CHUNK:
