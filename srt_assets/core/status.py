@@ -108,6 +108,16 @@ def _standing(settings: Settings, lake: Lake, stage: Stage, student: str | None)
     return Standing(stage.asset, student, "changed", what_changed(manifest, want))
 
 
+def remember_failure(settings: Settings, lake: Lake, asset: str, student: str, message: str) -> None:
+    """Record that an asset's stage failed; its next commit makes that forgotten."""
+    stage = next(stage for stage in stages() if stage.asset == asset)
+    try:
+        want: str = stage.wanted(settings, lake, student)
+    except (UserError, StageError):  # what failed is what it would be made of
+        want = ""
+    lake.record_failure(stage.table, stage.partition_of(student), want, message)
+
+
 def what_changed(manifest: Manifest, want: str) -> str:
     """The names of the inputs that differ from those the content was made of, e.g. `template, candidates`."""
     now: dict[str, Any] = getattr(want, "facts", {})

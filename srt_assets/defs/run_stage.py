@@ -8,6 +8,7 @@ import dagster as dg
 from srt_assets.core.errors import StageError, UserError, disk_full
 from srt_assets.core.outcome import Description, Outcome
 from srt_assets.core.progress import Fact, Progress, terminal, throttled
+from srt_assets.core.status import remember_failure
 from srt_assets.core.tables import TABLES
 from srt_assets.defs.metadata import describe_table, plain
 
@@ -26,7 +27,11 @@ def run_stage(
     started = time.monotonic()
     with explained():
         report = reporter(context)
-        outcome = stage(report)
+        try:
+            outcome = stage(report)
+        except Exception as error:
+            remember(context, error)
+            raise
         rows = outcome.manifest.rows
         report(rows, rows, "rows", state="cached" if outcome.cached else "done")
         description = describe()
@@ -38,6 +43,14 @@ def run_stage(
         **describe_table(table, outcome.manifest, description, partitioned=context.has_partition_key),
     }
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(outcome.manifest.content_hash))
+
+
+def remember(context: dg.AssetExecutionContext, error: Exception) -> None:
+    """Put the failure down in the lake, where `srt status` finds it until the stage has succeeded."""
+    lake = context.resources.lake
+    message = error.message if isinstance(error, UserError | StageError) else f"{type(error).__name__}: {error}"
+    student = context.partition_key if context.has_partition_key else ""
+    remember_failure(lake.settings(), lake.open(), context.asset_key.to_user_string(), student, message)
 
 
 class explained:
