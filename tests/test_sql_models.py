@@ -77,6 +77,12 @@ def test_column_lineage_reaches_the_columns_of_the_lake(tmp_path):
     log_ifd = seen["candidate_scores"].lineage["log_ifd"]
     assert ("source", "student_scores", "sum_nll_response_given_prompt") in log_ifd
     assert ("source", "student_scores", "sum_nll_response") in log_ifd
+    # Said once, where the column is made.
+    meaning = {(v.name, c.name): c.description for v in seen.values() for c in v.columns}
+    assert meaning["decision_flips", "student_a"] == "slug of the student"
+    assert meaning["score_summary", "candidate"].startswith("one of the four candidates")
+    assert meaning["record_lineage", "log_ifd"] == "L(y|x) - L(y); below 0 the instruction helps"
+    assert [key for key, text in meaning.items() if not text] == []
 
 
 def test_checks_pass_on_a_sound_lake_and_find_what_is_wrong(tmp_path):
@@ -124,5 +130,9 @@ def test_materialized_through_dagster(tmp_path):
     assert set(made) == {view.name for view in models.load().views}
     facts = made["score_summary"].metadata
     assert facts["dagster/row_count"].value == 5
-    assert "dagster/column_lineage" in facts
+    lineage = facts["dagster/column_lineage"].value.deps_by_column
+    assert ("candidate_scores", "ifd_ppl") in {(d.asset_key.to_user_string(), d.column_name) for d in lineage["ifd"]}
+    flips = made["decision_flips"].metadata["dagster/column_lineage"].value.deps_by_column["reason_a"]
+    # The asset selected_set shows the columns of its table; those of its other tables go by their full name.
+    assert [(d.asset_key.to_user_string(), d.column_name) for d in flips] == [("selected_set", "decisions.reason")]
     assert lake.manifest("decisions", "student=tiny").rows == 8

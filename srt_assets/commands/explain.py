@@ -26,10 +26,6 @@ _LOSSES = {
     "n_tokens_instruction": "tokens of x",
     "n_tokens_response": "tokens of y",
 }
-_CALL = (
-    *("purpose", "attempt", "model", "prompt_version", "status", "finish_reason"),
-    *("prompt_tokens", "completion_tokens", "cost_usd", "latency_s", "error"),
-)
 
 
 def run(lake: Lake, sample_id: str, student: str | None, format: str, console: Console | None = None) -> None:
@@ -43,11 +39,9 @@ def run(lake: Lake, sample_id: str, student: str | None, format: str, console: C
     place = f"{record['source_file']} row {record['source_index']}"
     out.print(_text(f"record {record['sample_id']} of {record['dataset']}, {place}", "bold"))
     out.print(_candidates(found["candidates"]))
-    out.print(_calls(found["teacher_calls"]))
+    out.print(Text("teacher calls" if found["teacher_calls"] else "no teacher call"))
     for call in found["teacher_calls"]:
-        if call["reply"]:
-            title = Text(f"raw reply to {call['purpose']}, attempt {call['attempt']}")
-            out.print(Panel(_text(_cut(call["reply"], 3 * SHOWN)), title=title, title_align="left"))
+        out.print(_call(call))
     for one in found["students"]:
         out.print(_student(one))
     if not found["students"]:
@@ -63,13 +57,19 @@ def _candidates(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _calls(rows: list[dict[str, Any]]) -> RenderableType:
-    if not rows:
-        return Text("no teacher call")
-    table = _table(*_CALL, title="teacher calls")
-    for row in rows:
-        table.add_row(*(_text(_number(row[name])) for name in _CALL))
-    return table
+def _call(row: dict[str, Any]) -> RenderableType:
+    """One line of facts, and the raw reply under it."""
+    facts = [
+        f"{row['purpose']}, attempt {_number(row['attempt'])}: {row['status']}",
+        f"{row['model']}, prompt version {_number(row['prompt_version'])}",
+        f"{_number(row['prompt_tokens'])} + {_number(row['completion_tokens'])} tokens",
+        "price unknown" if row["cost_usd"] is None else f"{row['cost_usd']:.6f} USD",
+        f"{_number(row['latency_s'])} s, finish reason {_number(row['finish_reason'])}",
+    ]
+    if row["error"]:
+        facts.append(row["error"])
+    line = _text("; ".join(facts))
+    return Group(line, Panel(_text(_cut(row["reply"], 3 * SHOWN)))) if row["reply"] else line
 
 
 def _student(one: dict[str, Any]) -> RenderableType:

@@ -22,6 +22,17 @@ MAKERS = {
 }
 
 
+# The table whose columns an asset shows as its own; columns of its other tables go by `table.column`.
+MAIN = {
+    names.RAW_DATASET: "raw_records",
+    names.REFLECTED_RESPONSES: "candidates",
+    names.STUDENT_CHECKPOINT: "students",
+    names.STUDENT_SCORES: "student_scores",
+    names.SELECTED_SET: "selected_set",
+    names.FINETUNED_CHECKPOINT: "training_runs",
+}
+
+
 def _maker(kind: str, name: str) -> str:
     if kind == "ref" and name != models.RULE:
         return name
@@ -72,12 +83,13 @@ def assets() -> list[dg.AssetsDefinition]:
 
 
 def _lineage(columns: dict[str, list[tuple[str, str, str]]]) -> dg.TableColumnLineage:
-    return dg.TableColumnLineage(
-        {
-            column: [dg.TableColumnDep(dg.AssetKey(_maker(kind, table)), of) for kind, table, of in deps]
-            for column, deps in columns.items()
-        }
-    )
+    return dg.TableColumnLineage({column: [_column(*dep) for dep in deps] for column, deps in columns.items()})
+
+
+def _column(kind: str, table: str, column: str) -> dg.TableColumnDep:
+    asset = _maker(kind, table)
+    own = asset not in MAIN or MAIN[asset] == table
+    return dg.TableColumnDep(dg.AssetKey(asset), column if own else f"{table}.{column}")
 
 
 def checks() -> list[dg.AssetChecksDefinition]:

@@ -1,7 +1,8 @@
 """Looking at the models for people: rows, columns, column lineage; and the rows that break a test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -15,16 +16,18 @@ from srt_assets.core.sql import models
 from srt_assets.core.tables import TABLES, Column, sql_literal
 
 SAMPLE_ROWS = 5
+Lineage = dict[str, list[tuple[str, str, str]]]
+"""Column to the (kind, table, column) it is made of, kind being ref or source."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A model as it is now. `lineage`: column to (kind, table, column) it is made of, kind being ref or source."""
+    """A model as it is now."""
 
     name: str
     rows: int
     columns: list[Column]
-    lineage: dict[str, list[tuple[str, str, str]]]
+    lineage: Lineage
     content_hash: str
 
 
@@ -46,28 +49,39 @@ def look(lake: Lake, names: list[str]) -> Iterator[Seen]:
             schemas[model.name] = dict(
                 con.execute(f'SELECT column_name, column_type FROM (DESCRIBE "{model.name}")').fetchall()
             )
+
+        @cache
+        def lineage_of(name: str) -> Lineage:
+            return column_lineage(project.models[name], schemas)
+
         for name in names:
-            model = project.models[name]
             row = con.execute(
                 "SELECT count(*), coalesce(sum(md5_number_lower(t::VARCHAR)::HUGEINT), 0) "
                 f'FROM (SELECT to_json(t) AS t FROM "{name}" t)'
             ).fetchone()
             assert row is not None
-            columns = [Column(c, kind, model.columns.get(c, "")) for c, kind in schemas[name].items()]
-            yield Seen(name, row[0], columns, column_lineage(model, schemas), f"{row[0]:x}-{int(row[1]):x}")
+            columns = [Column(c, kind, _meaning(name, c, lineage_of)) for c, kind in schemas[name].items()]
+            yield Seen(name, row[0], columns, lineage_of(name), f"{row[0]:x}-{int(row[1]):x}")
     finally:
         con.close()
 
 
-def _columns(con: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
-    return dict(con.execute(f'SELECT column_name, column_type FROM (DESCRIBE "{name}")').fetchall())
+def _meaning(name: str, column: str, lineage_of: Callable[[str], Lineage]) -> str:
+    """What the model says of a column; else what its input says, where the column is made of one column only."""
+    if name in TABLES:
+        return next((c.description for c in TABLES[name].columns if c.name == column), "")
+    said = models.load().models[name].columns
+    if column in said:
+        return said[column]
+    made_of = lineage_of(name).get(column, [])
+    return _meaning(made_of[0][1], made_of[0][2], lineage_of) if len(made_of) == 1 else ""
 
 
-def column_lineage(model: models.Model, schemas: dict[str, dict[str, str]]) -> dict[str, list[tuple[str, str, str]]]:
+def column_lineage(model: models.Model, schemas: dict[str, dict[str, str]]) -> Lineage:
     """Which columns of its direct inputs each column is made of; {} where sqlglot cannot follow the SQL."""
     inputs = {**dict.fromkeys(model.refs, "ref"), **dict.fromkeys(model.sources, "source")}
     known: dict[str, object] = {t: c for t, c in schemas.items() if t in inputs}
-    found: dict[str, list[tuple[str, str, str]]] = {}
+    found: Lineage = {}
     try:
         tree = sqlglot.parse_one(model.sql(), read="duckdb")
         schema = MappingSchema(known, dialect="duckdb")
