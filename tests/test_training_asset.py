@@ -1,14 +1,18 @@
 """The asset: a process started through Dagster Pipes, its progress in the event log, its checks, its picture."""
 
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from srt_assets.core.training import finished
+from srt_assets.core.training import finished, job, stage, trainer
 from srt_assets.defs.resources import LakeResource
 from srt_assets.defs.training import ENDS_WELL, LEARNED, checks, finetuned_checkpoint, loss_png
-from tests.training_data import Bench, make_bench
+from tests.training_data import Bench, in_process, make_bench
 
 
 def materialize(bench: Bench, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
@@ -46,6 +50,31 @@ def test_materialized_once_through_pipes(tmp_path: Path, monkeypatch: pytest.Mon
         tag = "dagster/data_version"
         assert (again.materialization.tags or {})[tag] == (event.materialization.tags or {})[tag]
         assert len(finished.all_of(bench.lake, "tiny")) == 1
+
+
+def test_terminate_saves_and_the_next_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    bench = make_bench(tmp_path / "home", max_steps=150)
+
+    def run_until_interrupted() -> None:
+        with dg.instance_for_test() as instance:
+            materialize(bench, instance)
+
+    # A step's process: Dagster terminates a run by interrupting it.
+    step = multiprocessing.get_context("fork").Process(target=run_until_interrupted)
+    step.start()
+    while not list((bench.lake.home / "training").glob("tiny/*/live.json")) and step.is_alive():
+        time.sleep(0.01)
+    os.kill(step.pid or 0, signal.SIGINT)
+    step.join(60)
+    assert step.exitcode is not None
+    (work,) = (bench.lake.home / "training" / "tiny").iterdir()
+    done = len((work / job.CURVE).read_text().splitlines())
+    state = trainer.last_state(work / "states")
+    assert 0 < done < 150 and state is not None and state.name == f"checkpoint-{done}"
+    stage.run(bench.settings, bench.lake, "tiny", launch=in_process)
+    (made,) = finished.all_of(bench.lake, "tiny")
+    assert [s["step"] for s in made.steps] == list(range(1, 151))
 
 
 def test_a_refusal_is_one_message_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,7 @@
 """The stage: what is trained, once; where it ends up; what an unfinished or a failed training leaves behind."""
 
-import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,6 +60,10 @@ def test_a_training_is_committed_described_and_not_repeated(bench: Bench) -> Non
     assert n_train + n_held == 16 and after < before
     assert Path(path).parent == bench.lake.home / "checkpoints" / "tiny"
     assert not list((bench.lake.home / "training").rglob("*.safetensors"))
+    (made,) = finished.all_of(bench.lake, "tiny")
+    assert made.record["policy"]["policy"] == "selective" and made.record["rows_by"]["dataset"] == {"d": n_train}
+    assert (made.record["parent"], made.record["generation"], made.record["seed"]) == ("tiny", 1, 0)
+    assert made.record["student_fingerprint"] == checkpoints.get(bench.lake, "tiny").fingerprint
     numbers = stage.describe(bench.lake, "tiny").numbers
     assert numbers["eval_loss_after"] == after
     assert len(stage.curve(bench.lake, "tiny")["selective"]) == 8
@@ -265,7 +267,7 @@ def test_comparing_later_does_not_train_the_active_policy_again(bench: Bench) ->
 
 def test_an_arm_without_rows(bench: Bench) -> None:
     with pytest.raises(UserError, match="'longest' keeps no row"):
-        run(bench.with_training(arms=("longest",)))
+        run(bench.with_training(arms=("longest",)), launch=never)
 
 
 def test_on_its_own_in_a_real_process(
@@ -283,30 +285,6 @@ def test_on_its_own_in_a_real_process(
     assert main(["--student", "tiny", "--settings", str(file)]) == 0
     assert "8/8 steps" in capfd.readouterr().out
     assert main(["--student", "nobody", "--settings", str(file)]) == 2
-
-
-def test_a_polite_stop_saves_and_the_next_run_continues(bench: Bench) -> None:
-    bench.with_training(max_steps=150)
-
-    def stop_soon(command, env) -> int:
-        process = subprocess.Popen(
-            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-        )
-        live = Path(command[-2]).parent / "live.json"
-        while not live.exists() and process.poll() is None:
-            pass
-        process.send_signal(signal.SIGINT)
-        assert "stopped on request" in process.communicate()[1]
-        return process.returncode
-
-    with pytest.raises(StageError, match="continues from the last saved step"):
-        run(bench, launch=stop_soon)
-    (work,) = (bench.lake.home / "training" / "tiny").iterdir()
-    done = len((work / job.CURVE).read_text().splitlines())
-    assert 0 < done < 150
-    run(bench)
-    steps = [json.loads(line)["step"] for line in (finished.all_of(bench.lake, "tiny")[0].path / job.CURVE).open()]
-    assert steps == list(range(1, 151))
 
 
 def test_one_request_to_stop_may_arrive_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,9 +105,10 @@ def _trainings(
         return finished.find(lake, student, arm.fingerprint) or _train(settings, lake, student, arm, start, progress)
 
     active = active_arm(settings, lake, student)
-    main = finish(active)
     names = [name for name in settings.training.arms if name != active.name]
-    data = [(name, rows.of_policy(lake, student, name, active.rows)) for name in names]
+    # Before the first training: an arm that cannot be trained is said at once.
+    data = [(name, rows.of_policy(lake, student, name, active.rows)) for name in dict.fromkeys(names)]
+    main = finish(active)
     # What the first one took: rows that are too long for the window are known only once they are tokens.
     return [main, *(finish(_arm(settings, lake, student, name, d, main.record["steps"])) for name, d in data)]
 
