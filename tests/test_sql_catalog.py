@@ -1,6 +1,7 @@
 """srt.duckdb: typed and complete from the start, readable anywhere, republished when it must be, safe to query."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -130,6 +131,11 @@ REFUSED = [
     "SELECT * FROM read_text('{root}/../secret.toml')",
     "SELECT * FROM read_blob('/proc/self/environ')",
     "SELECT getenv('HOME')",
+    "SELECT * FROM sniff_csv('/etc/passwd')",
+    "SELECT * FROM read_duckdb('/tmp/other.db')",
+    "SELECT * FROM parquet_metadata('/tmp/other.parquet')",
+    "SELECT * FROM query('COPY (SELECT 1) TO ''/tmp/srt_leak.csv''')",
+    "SELECT * FROM query_table('/etc/hostname')",
     "SELECT * FROM read_parquet('http://127.0.0.1:1/x')",
     "SELECT * FROM secret_frame",
     "CREATE SECRET s (TYPE s3)",
@@ -197,6 +203,21 @@ def test_csv_and_table(tmp_path):
     assert "[red]not markup[/red]" in table and "300 rows, the first 200 shown" in table
     table = ask(lake, "SELECT 'a' || chr(27) || '[2J' || chr(8238) || chr(10) || 'b\u00e9' AS text", "table")
     assert "a\\x1b[2J\\u202e" in table and "bé" in table and "\x1b" not in table
+
+
+def test_a_row_wider_than_the_terminal_is_printed_upright(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+
+    class Terminal(StringIO):
+        def isatty(self):
+            return True
+
+    wide = ", ".join(f"{i} AS a_column_with_a_long_name_{i}" for i in range(12))
+    out = Terminal()
+    query.run(Lake(tmp_path), f"SELECT {wide}", "table", out)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 60 and sum("a_column_with_a_long_name_" in line for line in lines) == 12
+    assert "1 row" in lines[-1]
 
 
 def test_wrong_names_get_the_nearest(tmp_path):

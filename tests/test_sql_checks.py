@@ -83,6 +83,15 @@ def rewrites_only_shout(home: Path) -> Lake:
     return write(lake, records, candidates, scores)
 
 
+def rewrites_change_one_word(home: Path) -> Lake:
+    lake, records, candidates, scores = sound(home)
+    words = " ".join(f"word{i}" for i in range(40))
+    for one, row in zip(records[:2], (candidates[2], candidates[6]), strict=True):
+        one["response"] = words
+        row["response"] = words.replace("word7 ", "other ")
+    return write(lake, records, candidates, scores)
+
+
 def input_forgotten(home: Path) -> Lake:
     lake, records, candidates, scores = sound(home)
     for row in candidates[:12]:
@@ -161,6 +170,7 @@ SPOILT: list[tuple[str, Callable[[Path], Lake]]] = [
     ("raw_ids_unique", two_records_of_one_id),
     ("four_candidates_a_sample", a_candidate_too_few),
     ("rewrites_differ", rewrites_only_shout),
+    ("rewrites_differ", rewrites_change_one_word),
     ("rewrites_keep_the_input", input_forgotten),
     ("scores_belong_to_candidates", scores_of_other_texts),
     ("scores_not_degenerate", scores_all_equal),
@@ -191,6 +201,19 @@ def test_sound_data_pass_every_check(tmp_path: Path) -> None:
 def test_bad_data_are_found(tmp_path: Path, name: str, spoil: Callable[[Path], Lake]) -> None:
     count, rows = views.failing_rows(spoil(tmp_path), name, "tiny")
     assert count and rows
+
+
+def test_other_scripts_are_compared_too(tmp_path: Path) -> None:
+    lake, records, candidates, scores = sound(tmp_path)
+    for one, four in zip(records, zip(*[iter(candidates)] * 4, strict=True), strict=True):
+        one["instruction"], one["response"] = "解释光合作用", "植物把光变成糖"
+        four[2]["instruction"], four[2]["response"] = "解释光合作用", "叶绿体吸收光能并合成糖"
+    write(lake, records, candidates, scores)
+    assert views.failing_rows(lake, "rewrites_differ")[0] == 0
+    for row in candidates[2::4]:
+        row["response"] = "植物把光变成糖。"
+    write(lake, records, candidates, scores)
+    assert views.failing_rows(lake, "rewrites_differ")[0] == 1
 
 
 def test_degenerate_scores_come_with_a_hint(tmp_path: Path) -> None:

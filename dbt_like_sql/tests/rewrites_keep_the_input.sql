@@ -6,8 +6,8 @@
 WITH words AS (
     SELECT
         records.sample_id,
-        list_distinct(regexp_extract_all(lower(records.input), '\w+')) AS given,
-        list_distinct(regexp_extract_all(lower(rewrites.instruction), '\w+')) AS carried
+        list_distinct(regexp_extract_all(lower(records.input), '[\p{L}\p{N}]+')) AS given,
+        list_distinct(regexp_extract_all(lower(rewrites.instruction), '[\p{L}\p{N}]+')) AS carried
     FROM {{ source('lake', 'raw_records') }} AS records
     JOIN {{ source('lake', 'candidates') }} AS rewrites
         ON rewrites.sample_id = records.sample_id AND rewrites.candidate = 'reflected_instruction' AND rewrites.status = 'ok'

@@ -58,6 +58,7 @@ def run(settings: Settings, lake: Lake, progress: Progress = silent, student: st
             con.execute("CREATE TEMP TABLE asked AS SELECT * FROM " + _part(lake, "policies", partition, parts))
             # No order is needed before the set's own, and keeping one costs memory.
             con.execute("SET preserve_insertion_order = false")
+            _check_rule(con)
             every = rule_sql(lake, student, "asked", active_only=False)
             parts["policy_decisions"] = lake.sink_part(con, every, "policy_decisions", partition)
             progress(1, 3, "tables")
@@ -80,6 +81,14 @@ def run(settings: Settings, lake: Lake, progress: Progress = silent, student: st
             for table in WRITES
         ]
         return Outcome(manifests[-1], cached=False, stats=stats)
+
+
+def _check_rule(con: duckdb.DuckDBPyConnection) -> None:
+    """UserError with file and line if the rule, or a model it reads, is not SQL that fits the tables."""
+    project = models.load()
+    for name in project.models[models.RULE].refs:
+        models.create_view(con, project.models[name])
+    models.create_view(con, project.models[models.RULE], "the rule as written")
 
 
 def rule_sql(lake: Lake, student: str, policies: str, active_only: bool = True) -> str:

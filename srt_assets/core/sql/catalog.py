@@ -12,7 +12,6 @@ from pathlib import Path
 
 import duckdb
 
-from srt_assets.core.errors import StageError
 from srt_assets.core.hashing import fingerprint
 from srt_assets.core.lake import Lake, file_lock
 from srt_assets.core.sql import models
@@ -32,7 +31,7 @@ def path_of(lake: Lake) -> Path:
 def publish(lake: Lake) -> Path:
     """Make `srt.duckdb` show the lake as it is now, every table and view typed even without data. Gives its path.
 
-    Raises StageError when a model's SQL does not fit the tables.
+    Raises UserError with file and line when a model's SQL does not fit the tables.
     """
     with file_lock(lake.home / "locks" / "catalog.lock"):
         # Inside the lock: whoever publishes last has also looked last.
@@ -61,7 +60,8 @@ def _build(lake: Lake) -> Path:
             con.execute(f'CREATE VIEW "{name}" AS {table.select_sql(parts[name])}')
             con.execute(f'COMMENT ON VIEW "{name}" IS {sql_literal(table.description)}')
         for model in models.load().views:
-            _create_model(con, model)
+            models.create_view(con, model)
+            con.execute(f'COMMENT ON VIEW "{model.name}" IS {sql_literal(model.description)}')
         con.execute(f"CREATE TABLE {META} (home VARCHAR, published_at TIMESTAMP, state VARCHAR)")
         now = datetime.now(UTC).replace(tzinfo=None)
         con.execute(f"INSERT INTO {META} VALUES (?, ?, ?)", [str(lake.home), now, _state(lake, parts)])
@@ -74,14 +74,6 @@ def _build(lake: Lake) -> Path:
         temporary.unlink(missing_ok=True)
         temporary.with_name(temporary.name + ".wal").unlink(missing_ok=True)
     return target
-
-
-def _create_model(con: duckdb.DuckDBPyConnection, model: models.Model) -> None:
-    try:
-        con.execute(f'CREATE VIEW "{model.name}" AS {model.sql()}')
-    except duckdb.Error as error:
-        raise StageError(f"{model.path}: {error}", "correct the SQL of this model") from error
-    con.execute(f'COMMENT ON VIEW "{model.name}" IS {sql_literal(model.description)}')
 
 
 def _parts(lake: Lake) -> dict[str, list[Path]]:

@@ -13,6 +13,8 @@ from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import duckdb
+
 import srt_assets
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import fingerprint
@@ -26,6 +28,7 @@ _JINJA = re.compile(r"\{\{(?P<call>.*?)\}\}|(?P<bad>\{%|\{#|\{\{|\}\})", re.DOTA
 _NAME = r"""\s*(?:'(\w+)'|"(\w+)")\s*"""
 _REF = re.compile(rf"\s*ref\({_NAME}\)\s*")
 _SOURCE = re.compile(rf"\s*source\({_NAME},{_NAME}\)\s*")
+_LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
 _FACT = re.compile(r"@(?P<key>\w+)(?:\s+(?P<of>\w+))?:\s*(?P<value>.*)")
 
 
@@ -41,6 +44,8 @@ class Model:
     columns: Mapping[str, str]
     refs: tuple[str, ...]
     sources: tuple[str, ...]
+    first_line: int = 1
+    """Line of the file on which `body` begins."""
 
     @property
     def is_warning(self) -> bool:
@@ -100,6 +105,23 @@ def _load(root: Path) -> Project:
     return Project(root, {name: models[name] for name in _in_order(models)}, tests)
 
 
+def create_view(con: duckdb.DuckDBPyConnection, model: Model, name: str | None = None) -> None:
+    """Make a model a view under its own name or another. UserError with file and line if its SQL does not fit."""
+    try:
+        con.execute(f'CREATE VIEW "{name or model.name}" AS {model.sql()}')
+    except duckdb.Error as error:
+        raise _explained(model, error) from error
+
+
+def _explained(model: Model, error: duckdb.Error) -> UserError:
+    """What DuckDB says of a model's SQL, with the line of the file."""
+    text = str(error)
+    # The first line that DuckDB saw holds the body's first line too.
+    line = _LINE.search(text)
+    place = f"{model.path}:{model.first_line + int(line[1]) - 1}" if line else str(model.path)
+    return UserError(f"{place}: {text[: line.start()].strip() if line else text}", "correct the SQL of this file")
+
+
 def code_version(model: Model, project: Project) -> str:
     """Changes when the meaning of a model's SQL, or of a model it reads, may have changed.
 
@@ -152,7 +174,8 @@ def _read(path: Path) -> Model:
     if body.endswith(";"):
         raise UserError(f"{path}:{text.rstrip().count(chr(10)) + 1}: a model ends without a semicolon", "remove it")
     description, facts, columns = _describe(header)
-    return Model(path.stem, path, body, description, facts, columns, tuple(refs), tuple(sources))
+    first_line = len(header) + 1
+    return Model(path.stem, path, body, description, facts, columns, tuple(refs), tuple(sources), first_line)
 
 
 def _split_header(text: str) -> tuple[list[str], str]:

@@ -25,6 +25,8 @@ from srt_assets.core.terminal import printable
 FORMATS = ("table", "csv", "json")
 # A person reads no more on a terminal; csv and json are never cut.
 TABLE_ROWS = 200
+# So few rows stand side by side, a column a line, where a line each would be wider than the terminal.
+UPRIGHT_ROWS = 6
 _CHUNK = 10_000
 
 
@@ -127,20 +129,29 @@ def _distinct(columns: list[str]) -> list[str]:
 def _print_table(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextIO) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
     shown = [row for _, row in zip(range(TABLE_ROWS), rows, strict=False)]
     more = sum(1 for _ in rows)
+    # Text, not markup: prompts are full of square brackets.
+    cells = [[Text(printable(_as_text(value))) for value in row] for row in shown]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(columns):
         numeric = any(isinstance(row[place], int | float | Decimal) for row in shown)
         table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
-    for row in shown:
-        # Text, not markup: prompts are full of square brackets.
-        table.add_row(*(Text(printable(_as_text(value))) for value in row))
+    for row in cells:
+        table.add_row(*row)
     # Written to a file or a pipe, a table is as wide as it needs to be.
     console = Console(file=out, width=None if out.isatty() else 10_000, highlight=False)
+    unlimited = console.options.update(max_width=10_000)
+    if 0 < len(shown) <= UPRIGHT_ROWS and Measurement.get(console, unlimited, table).maximum > console.width:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=False)
+        for _ in range(len(shown) + 1):
+            table.add_column(overflow="fold")
+        for place, name in enumerate(columns):
+            table.add_row(Text(name, "dim"), *(row[place] for row in cells))
     console.print(table)
     count = len(shown) + more
     cut = f", the first {len(shown)} shown; --format csv or json gives all" if more else ""

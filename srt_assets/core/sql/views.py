@@ -35,7 +35,7 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     """In-memory DuckDB with the lake's tables and every model as a view. Close it."""
     con = lake.connect()
     for model in models.load().views:
-        con.execute(f'CREATE VIEW "{model.name}" AS {model.sql()}')
+        models.create_view(con, model)
     return con
 
 
@@ -101,14 +101,14 @@ def failing_rows(lake: Lake, test: str, student: str | None = None) -> tuple[int
     """How many rows a test returns (of one student, if the rows name one), and the first few of them."""
     con = connect(lake)
     try:
-        sql = models.load().tests[test].sql()
-        columns = [d[0] for d in con.execute(f"SELECT * FROM ({sql}) LIMIT 0").description or []]
+        models.create_view(con, models.load().tests[test], "failing rows")
+        found = 'FROM "failing rows"'
+        columns = [d[0] for d in con.execute(f"{found} LIMIT 0").description or []]
         if student is not None and "student" in columns:
-            sql = f"SELECT * FROM ({sql}) WHERE student = {sql_literal(student)}"
-        count = con.execute(f"SELECT count(*) FROM ({sql})").fetchone()
-        cursor = con.execute(f"SELECT * FROM ({sql}) LIMIT {SAMPLE_ROWS}")
-        names = [d[0] for d in cursor.description or []]
-        rows = [{n: str(v) for n, v in zip(names, r, strict=True)} for r in cursor.fetchall()]
+            found += f" WHERE student = {sql_literal(student)}"
+        count = con.execute(f"SELECT count(*) {found}").fetchone()
+        sample = con.execute(f"{found} LIMIT {SAMPLE_ROWS}").fetchall()
+        rows = [{n: str(v) for n, v in zip(columns, r, strict=True)} for r in sample]
     finally:
         con.close()
     return (count[0] if count else 0), rows
