@@ -8,6 +8,8 @@ import dagster as dg
 import pytest
 from tiny_student import make_tiny_student
 
+from srt_assets.core.lake import Lake
+from srt_assets.core.student import checkpoints, watch
 from srt_assets.defs import names
 from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
 from srt_assets.settings import Automation, Project, Settings
@@ -30,8 +32,8 @@ class Ticker:
 
     def __init__(self, instance: dg.DagsterInstance, folder: Path, home: Path) -> None:
         self.instance = instance
-        settings = Settings(project=Project(home=home), automation=Automation(enabled=True, watch=str(folder)))
-        self.sensor = new_student_checkpoints(settings, tick_s=1)
+        self.settings = Settings(project=Project(home=home), automation=Automation(enabled=True, watch=str(folder)))
+        self.sensor = new_student_checkpoints(self.settings, tick_s=1)
         self.cursor: str | None = None
         self.skip = ""
 
@@ -128,3 +130,53 @@ def test_no_folder_set_is_said(instance: dg.DagsterInstance, home: Path) -> None
     sensor = new_student_checkpoints(Settings(project=Project(home=home)), tick_s=1)
     result = sensor(dg.build_sensor_context(instance=instance))
     assert "automation.watch is not set" in str(result.skip_message)
+
+
+# -- students from the hub, listed in a file
+
+
+def cache(monkeypatch: pytest.MonkeyPatch, hub: Path, repository: str, revision: str, seed: int) -> None:
+    """A model as the hub's own cache holds it, under a revision."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    model = hub / f"models--{repository.replace('/', '--')}"
+    commit = f"{seed:040x}"
+    make_tiny_student(model / "snapshots" / commit, seed=seed)
+    (model / "refs").mkdir(exist_ok=True)
+    (model / "refs" / revision).write_text(commit)
+
+
+def test_a_listed_student_is_registered_at_its_revision_and_runs_again_at_another(
+    ticker: Ticker, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache(monkeypatch, tmp_path / "hub", "org/small", "step-1", seed=1)
+    cache(monkeypatch, tmp_path / "hub", "org/small", "step-2", seed=2)
+    seen = []
+    for revision in ("step-1", "step-2"):
+        (folder / "students.toml").write_text(f'small = "org/small@{revision}"\n')
+        assert ticker.tick() == [] and "second look" in ticker.skip
+        assert ticker.tick() == ["small"]
+        watch.register(ticker.settings, Lake(ticker.settings.home), "small")
+        seen.append(checkpoints.get(Lake(ticker.settings.home), "small"))
+    assert [info.revision for info in seen] == [f"{1:040x}", f"{2:040x}"]
+    assert seen[0].fingerprint != seen[1].fingerprint and seen[1].source == "org/small@step-2"
+    assert ticker.tick() == [] and "none new" in ticker.skip
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("a = 7", "no hub id"),
+        ('a = "no such/thing here"', "no checkpoint directory"),
+        ('a = "../a"', "no checkpoint directory"),
+        ("a = ", "no valid TOML"),
+        ('a.b = "org/name"', "no hub id"),
+        ('same = "org/name"', "same key"),
+    ],
+)
+def test_a_bad_line_is_named_and_holds_nobody_up(ticker: Ticker, folder: Path, line: str, why: str) -> None:
+    make_tiny_student(folder / "same")
+    (folder / "students.toml").write_text(f"{line}\n")
+    ticker.tick()
+    assert ticker.tick() == ["same"]
+    ticker.tick()
+    assert "students.toml" in ticker.skip and why in ticker.skip

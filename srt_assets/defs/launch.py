@@ -38,7 +38,13 @@ def materialize(
             asset_selection=[dg.AssetKey(name) for name in assets],
             partition_key=student,
             run_config={} if verbose else QUIET,
-            tags={**process_tags(), names.TAG_COMMAND: "srt run", **({names.TAG_STUDENT: student} if student else {})},
+            tags={
+                **process_tags(),
+                names.TAG_COMMAND: "srt run",
+                # Whoever killed a command does not want the daemon to take it up again.
+                "dagster/max_retries": "0",
+                **({names.TAG_STUDENT: student} if student else {}),
+            },
             raise_on_error=False,
         )
     except dg.DagsterExecutionInterruptedError:

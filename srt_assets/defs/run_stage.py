@@ -11,6 +11,7 @@ from srt_assets.core.progress import Fact, Progress, terminal, throttled
 from srt_assets.core.status import remember_failure
 from srt_assets.core.tables import TABLES
 from srt_assets.defs.metadata import describe_table, plain
+from srt_assets.defs.orphans import end_with_run
 
 # An observation costs the event log 17 ms and about 1 kB, a log line 8 ms.
 LOG_EVERY_S = 5.0
@@ -25,6 +26,7 @@ def run_stage(
 ) -> dg.MaterializeResult:
     """Run a stage and report it. A UserError or StageError becomes a Failure that no retry policy repeats."""
     started = time.monotonic()
+    end_with_run()
     with explained():
         report = reporter(context)
         try:

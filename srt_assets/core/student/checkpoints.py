@@ -47,20 +47,20 @@ class StudentInfo:
     generation: int = 0
 
 
-def add(settings: Settings, lake: Lake, source: str, name: str | None = None) -> StudentInfo:
+def add(settings: Settings, lake: Lake, source: str, name: str | None = None, replace: bool = False) -> StudentInfo:
     """Register a student: a checkpoint directory, a hub id (`org/name@revision`), or `smollm2`, the packaged one.
 
     Doing it again for the same source refreshes its links. Raises UserError if the source cannot be had, is not a
-    whole safetensors checkpoint with a tokenizer, or if the key is taken by another source.
+    whole safetensors checkpoint with a tokenizer, or if the key is taken by another source (unless `replace`).
     """
     origin = sources.resolve(source)
     slug = slugify(name or origin.default_name)
     root = lake.home / "students"
     with file_lock(lake.home / "locks" / f"students.{slug}.lock"):
         known = _record(root / slug)
-        if known and known["source"] != origin.source:
+        if known and known["source"] != origin.source and not replace:
             raise UserError(f"the student key {slug!r} is taken by {known['source']}", "choose another with --name")
-        if known and origin.built_once and not _broken(root / slug):
+        if known and known["source"] == origin.source and origin.built_once and not _broken(root / slug):
             return get(lake, slug)
         aside = root / f".aside-{uuid.uuid4().hex}"
         try:

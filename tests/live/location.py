@@ -1,0 +1,35 @@
+"""The code location of the live test: the real one with short ticks, and a count of what is given to a student.
+
+Every process that loads it (code servers, run workers, steps) appends to the file SRT_LIVE_PASSES names; while the file
+SRT_LIVE_SLOW names is there, scoring is slow enough to be killed in the middle.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from srt_assets.core.student import scores
+from srt_assets.definitions import build_defs
+
+score = scores.run
+
+
+def counted(settings, lake, student, progress):
+    from srt_assets.core.student import scorer
+
+    original = scorer.Scorer.score
+
+    def count(self, passes, *rest, **more):
+        found = original(self, passes, *rest, **more)
+        with Path(os.environ["SRT_LIVE_PASSES"]).open("a") as file:
+            file.write(f"{student} {len(passes)}\n")
+        while Path(os.environ["SRT_LIVE_SLOW"]).exists():
+            time.sleep(0.1)
+        return found
+
+    scorer.Scorer.score = count
+    return score(settings, lake, student, progress)
+
+
+scores.run = counted
+defs = build_defs(tick_s=1)
