@@ -111,7 +111,7 @@ def test_students_arrive_by_themselves(site: Site, fake: FakeOpenAI) -> None:
     site.note("run worker killed with -9 while the changed A was scored")
     site.slow.unlink()
     site.wait("the killed run has failed", lambda: not alive(site, victim))
-    gone, left = psutil.wait_procs(steps, timeout=30)
+    _, left = psutil.wait_procs(steps, timeout=30)
     assert not left, "the step outlived its run"
     site.wait("the changed a is scored, selected, finetuned", lambda: site.fresh("a") and len(site.runs("a")) == 3)
     site.settle()

@@ -20,7 +20,7 @@ LIST = "students.toml"
 
 @dataclass(frozen=True)
 class Found:
-    """A student to be: what `srt students add` would be given, and a signature that changes when its files or line do."""
+    """A student to be: where from, and a signature that changes when its files or its line do."""
 
     source: str
     signature: str
