@@ -1,0 +1,117 @@
+"""When the student side is requested by itself: the table of events, on a graph of the same shape."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from srt_assets.defs import names
+from srt_assets.defs.conditions import inputs_or_code_changed
+
+POOL, SCORES = "pool", "scores"
+
+
+class World:
+    """An unpartitioned asset above one with a partition a student; the daemon's tick without a daemon."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance, self.cursor, self.code, self.passes = instance, None, "1", True
+
+    def defs(self) -> dg.Definitions:
+        check = dg.AssetCheckSpec("sound", asset=POOL, blocking=True)
+
+        @dg.asset(name=POOL, check_specs=[check])
+        def pool() -> dg.MaterializeResult:
+            result = dg.AssetCheckResult(check_name="sound", passed=self.passes)
+            return dg.MaterializeResult(data_version=dg.DataVersion(self.content), check_results=[result])
+
+        @dg.asset(
+            name=SCORES,
+            deps=[POOL],
+            partitions_def=names.students,
+            code_version=self.code,
+            automation_condition=inputs_or_code_changed,
+        )
+        def scores() -> dg.MaterializeResult:
+            return dg.MaterializeResult(data_version=dg.DataVersion(self.code))
+
+        return dg.Definitions(assets=[pool, scores])
+
+    def make_pool(self, content: str, passes: bool = True) -> None:
+        self.content, self.passes = content, passes
+        job = self.defs().resolve_implicit_global_asset_job_def()
+        job.execute_in_process(instance=self.instance, asset_selection=[dg.AssetKey(POOL)], raise_on_error=False)
+
+    def add(self, *students: str) -> None:
+        self.instance.add_dynamic_partitions(names.students.name or "", list(students))
+
+    def tick(self) -> set[str]:
+        """The students requested now; their runs happen at once."""
+        found = dg.evaluate_automation_conditions(self.defs(), self.instance, cursor=self.cursor)
+        self.cursor = found.cursor
+        due = found.get_requested_partitions(dg.AssetKey(SCORES))
+        job = self.defs().resolve_implicit_global_asset_job_def()
+        for student in sorted(due):
+            job.execute_in_process(instance=self.instance, asset_selection=[dg.AssetKey(SCORES)], partition_key=student)
+        return due
+
+    def settled(self) -> None:
+        """Two students, all made, nothing left to ask for."""
+        assert self.tick() == set()
+        self.add("p0", "p1")
+        self.make_pool("one")
+        assert self.tick() == {"p0", "p1"}
+        assert self.tick() == set()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield World(instance)
+
+
+def test_a_student_that_was_there_before_its_input(world: World) -> None:
+    world.add("p0")
+    assert world.tick() == set()
+    world.make_pool("one")
+    assert world.tick() == {"p0"}
+    assert world.tick() == set()
+
+
+def test_a_new_student_is_requested_alone(world: World) -> None:
+    world.settled()
+    world.add("p2")
+    assert world.tick() == {"p2"}
+    assert world.tick() == set()
+
+
+def test_an_input_made_again_with_equal_content_requests_nobody(world: World) -> None:
+    world.settled()
+    world.make_pool("one")
+    assert world.tick() == set()
+
+
+def test_new_content_or_new_code_requests_everybody_once(world: World) -> None:
+    world.settled()
+    world.make_pool("two")
+    assert world.tick() == {"p0", "p1"}
+    assert world.tick() == set()
+    world.code = "2"
+    assert world.tick() == {"p0", "p1"}
+    assert world.tick() == set()
+
+
+def test_while_a_blocking_check_of_the_input_fails_nobody_is_requested(world: World) -> None:
+    world.settled()
+    world.make_pool("three", passes=False)
+    assert world.tick() == set() and world.tick() == set()
+    world.make_pool("three", passes=True)
+    assert world.tick() == {"p0", "p1"}
+
+
+def test_every_asset_of_the_student_side_has_the_condition() -> None:
+    from srt_assets.definitions import defs
+
+    for spec in defs.resolve_all_asset_specs():
+        expected = inputs_or_code_changed if spec.key.to_user_string() in names.STUDENT_SIDE else None
+        assert spec.automation_condition == expected, spec.key
