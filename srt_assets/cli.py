@@ -233,6 +233,18 @@ def why_call(
 
 
 @app.command()
+def prune(
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it they are only listed.")] = False,
+) -> None:
+    """List, and with --yes delete, finetuned checkpoints beyond training.keep_last; never one that is in use."""
+    from srt_assets.commands import show
+    from srt_assets.core.training import prune as pruning
+
+    settings, lake = _open()
+    show.waste(pruning.remove(settings, lake) if yes else pruning.find(settings, lake), deleted=yes)
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine and the settings; every finding comes with its remedy."""
     from srt_assets.commands import doctor as checks

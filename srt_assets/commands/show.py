@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,9 @@ from rich.text import Text
 from srt_assets.core.lake import Lake
 from srt_assets.core.status import standings
 from srt_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from srt_assets.core.training.prune import Waste
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 STYLES = {"fresh": "green", "changed": "yellow", "missing": "dim", "failed": "red"}
@@ -125,3 +129,15 @@ def estimate(settings: Settings, lake: Lake) -> None:
         console.print(Text(f"  {purpose}: {calls} calls"))
     for assumption in found.assumptions:
         console.print(Text(f"  assumes: {assumption}"), soft_wrap=True)
+
+
+def waste(found: "Sequence[Waste]", deleted: bool) -> None:
+    """What was, or would be, deleted: a line each, and the sum."""
+    console = Console(highlight=False)
+    for item in found:
+        console.print(Text(f"{item.path}  {item.size / 1e6:,.1f} MB, {item.why}"), soft_wrap=True)
+    total = f"{len(found)} directories, {sum(item.size for item in found) / 1e6:,.1f} MB"
+    if not found:
+        console.print("nothing to delete")
+    else:
+        console.print(f"deleted: {total}" if deleted else f"would delete {total}; srt prune --yes does")

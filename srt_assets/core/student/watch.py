@@ -44,10 +44,9 @@ def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
                 refused[directory.name] = f"has the same key as {Path(whole[slug].source).name}: {slug}"
             else:
                 whole[slug] = found
-    for name, source in _lines(folder / LIST, refused).items():
+    for name, value in _lines(folder / LIST, refused).items():
         try:
-            slug = slugify(name)
-            _from_the_hub(source)
+            slug, source = slugify(name), _from_the_hub(value)
         except UserError as error:
             refused[f"{LIST}: {name}"] = error.message
         else:
@@ -70,11 +69,12 @@ def _lines(file: Path, refused: dict[str, str]) -> dict[str, object]:
     return {}
 
 
-def _from_the_hub(source: object) -> None:
-    if not isinstance(source, str):
-        raise UserError(f"{source!r} is no hub id", 'write NAME = "org/model@revision"; a NAME with dots in quotes')
-    if sources.resolve(source).local:
-        raise UserError(f"{source} is a directory", "put it, or a link to it, into the watched folder")
+def _from_the_hub(value: object) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{value!r} is no hub id", 'write NAME = "org/model@revision"; a NAME with dots in quotes')
+    if sources.resolve(value).local:
+        raise UserError(f"{value} is a directory", "put it, or a link to it, into the watched folder")
+    return value
 
 
 def register(settings: Settings, lake: Lake, slug: str) -> None:

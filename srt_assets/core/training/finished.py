@@ -45,13 +45,8 @@ def find(lake: Lake, student: str, fingerprint: str) -> Finished | None:
 
 
 def thin_out(lake: Lake, student: str, keep_last: int, spare: Iterable[Path]) -> list[Path]:
-    """Delete all but the `keep_last` newest checkpoints of a student, and say which.
-
-    Never touches those in `spare` (the current ones) nor any that a registered student consists of.
-    """
-    spared = {p.resolve() for p in spare} | _used_by_students(lake)
-    old = all_of(lake, student)[:-keep_last]
-    gone = [f.path for f in old if f.path.resolve() not in spared]
+    """Delete the checkpoints of a student that `superseded` names, and say which."""
+    gone = superseded(lake, student, keep_last, spare)
     for path in gone:
         # The record first: a directory whose deletion was cut short is no finished training.
         (path / RECORD).unlink()
@@ -59,14 +54,30 @@ def thin_out(lake: Lake, student: str, keep_last: int, spare: Iterable[Path]) ->
     return gone
 
 
-def drop_old_states(lake: Lake, student: str) -> None:
-    """Delete the unfinished state of trainings that nobody has continued for a week: settings that did not come back.
+def superseded(lake: Lake, student: str, keep_last: int, spare: Iterable[Path]) -> list[Path]:
+    """All but the `keep_last` newest checkpoints of a student.
+
+    Never those in `spare` (the current ones) nor any that a registered student consists of.
+    """
+    spared = {p.resolve() for p in spare} | _used_by_students(lake)
+    return [f.path for f in all_of(lake, student)[:-keep_last] if f.path.resolve() not in spared]
+
+
+def drop_old_states(lake: Lake, student: str) -> list[Path]:
+    """Delete the states that `old_states` names, and say which."""
+    gone = old_states(lake, student)
+    for path in gone:
+        shutil.rmtree(path)
+    return gone
+
+
+def old_states(lake: Lake, student: str) -> list[Path]:
+    """Unfinished states of trainings that nobody has continued for a week: settings that did not come back.
 
     A state holds the weights four times over.
     """
-    for task in (lake.home / "training" / student).glob("*/job.json"):
-        if time.time() - task.stat().st_mtime > ABANDONED_S:
-            shutil.rmtree(task.parent)
+    tasks = (lake.home / "training" / student).glob("*/job.json")
+    return sorted(task.parent for task in tasks if time.time() - task.stat().st_mtime > ABANDONED_S)
 
 
 def _used_by_students(lake: Lake) -> set[Path]:

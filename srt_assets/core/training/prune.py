@@ -1,0 +1,68 @@
+"""Retention: what may go of the finetuned checkpoints and training states. Every training tidies up after itself;
+
+this is for the rest: `training.keep_last` was lowered, or a student is trained no more.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.training import finished
+from srt_assets.core.training.stage import TABLE
+from srt_assets.settings import Settings
+
+
+@dataclass(frozen=True)
+class Waste:
+    """A directory that nothing needs: `why` it may go, and how much it holds."""
+
+    path: Path
+    student: str
+    size: int
+    why: str
+
+
+def find(settings: Settings, lake: Lake) -> list[Waste]:
+    """What `remove` would delete now. Deletes nothing."""
+    return [waste for student in _trained(lake) for waste in _of(settings, lake, student)]
+
+
+def remove(settings: Settings, lake: Lake) -> list[Waste]:
+    """Delete it, looked up again while no training of the student runs, and say what was deleted."""
+    gone: list[Waste] = []
+    for student in _trained(lake):
+        with lake.lock(TABLE, f"student={student}"):
+            gone += _of(settings, lake, student)
+            finished.thin_out(lake, student, settings.training.keep_last, _current(lake, student))
+            finished.drop_old_states(lake, student)
+    return gone
+
+
+def _of(settings: Settings, lake: Lake, student: str) -> list[Waste]:
+    keep = settings.training.keep_last
+    old = finished.superseded(lake, student, keep, _current(lake, student))
+    states = finished.old_states(lake, student)
+    return [
+        *(Waste(path, student, _size(path), f"older than the newest {keep}") for path in old),
+        *(Waste(path, student, _size(path), "unfinished, untouched for a week") for path in states),
+    ]
+
+
+def _current(lake: Lake, student: str) -> list[Path]:
+    """The checkpoints that `training_runs` names: the present answer of the graph."""
+    con = lake.connect()
+    try:
+        return [
+            lake.home / path
+            for (path,) in con.execute("SELECT path FROM training_runs WHERE student = ?", [student]).fetchall()
+        ]
+    finally:
+        con.close()
+
+
+def _trained(lake: Lake) -> list[str]:
+    return sorted({p.name for place in ("checkpoints", "training") for p in (lake.home / place).glob("[!.]*")})
+
+
+def _size(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
