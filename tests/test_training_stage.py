@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from srt_assets.commands.show import students
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
 from srt_assets.core.training import finished, job, launch, stage
@@ -176,13 +177,22 @@ def test_only_the_newest_are_kept_and_never_one_that_is_a_student(bench: Bench) 
     assert Path(first) in left and len(left) == 2
 
 
-def test_the_next_round_starts_from_the_result(bench: Bench) -> None:
+def test_the_next_round_starts_from_the_result(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     run(bench)
     ((path,),) = query(bench, "SELECT path FROM training_runs")
     added = checkpoints.add(bench.settings, bench.lake, path, name="tiny-1")
     assert (added.parent, added.generation) == ("tiny", 1)
     assert added.fingerprint != checkpoints.get(bench.lake, "tiny").fingerprint
     AutoModelForCausalLM.from_pretrained(added.path)
+    (added.path / "model.safetensors").unlink()
+    capsys.readouterr()
+    students(bench.lake)
+    listed = capsys.readouterr().out
+    # Before any run, and one that has lost its weights beside one that is whole.
+    assert "tiny-1" in listed and "no weights" in " ".join(listed.split()) and "LlamaFor" in listed
 
 
 @pytest.mark.parametrize("n", [0, 1])

@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.status import standings
+from srt_assets.core.student import checkpoints
 from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,22 +78,22 @@ def _per_student(con, students: Sequence[str]) -> tuple[Table, list[str]]:
 
 def students(lake: Lake) -> None:
     """The registered students with what they are and where they come from."""
-    con = lake.connect()
-    try:
-        rows = con.execute(
-            "SELECT student, architecture, n_parameters, generation, left(student_fingerprint, 12), source "
-            "FROM students ORDER BY student"
-        ).fetchall()
-    finally:
-        con.close()
-    if not rows:
+    # Not the table of that name: a student has its row there only after its first run.
+    slugs = checkpoints.list_students(lake)
+    if not slugs:
         Console().print("no student is registered; srt students add smollm2 registers the packaged one")
         return
     table = Table()
-    for name in ("student", "architecture", "parameters", "generation", "fingerprint", "source"):
+    for name in ("student", "architecture", "parameters", "generation", "parent", "fingerprint", "source"):
         table.add_column(name, overflow="fold")
-    for slug, architecture, size, generation, mark, source in rows:
-        table.add_row(slug, architecture, f"{size:,}" if size else "", str(generation or 0), mark, Text(source))
+    for slug in slugs:
+        try:
+            s = checkpoints.get(lake, slug)
+        except UserError as error:
+            table.add_row(slug, *[""] * 5, Text(str(error)))
+        else:
+            size, mark = f"{s.n_parameters:,}", s.fingerprint[:12]
+            table.add_row(slug, s.architecture, size, str(s.generation), s.parent, mark, Text(s.source))
     Console().print(table)
 
 
