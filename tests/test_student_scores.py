@@ -19,6 +19,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoints, scores, workers
 from srt_assets.core.student.describe import describe, faults
 from srt_assets.core.tables import PASSES
+from srt_assets.settings import Selection
 
 torch.set_num_threads(1)
 
@@ -199,6 +200,34 @@ def test_bf16_far_from_a_decision_stays(home, monkeypatch):
     dtypes = {sample: row["dtype"] for (sample, _), row in scores_of(lake).items()}
     in_fp32 = sum(d == "float32" for d in dtypes.values())
     assert 2 <= in_fp32 == outcome.stats["rescored_in_fp32"] < len(RECORDS)
+
+
+@pytest.mark.parametrize("policy", ["selective", "perplexity", "ifd_only"])
+def test_bf16_decides_as_fp32_does_whatever_the_policy(home, monkeypatch, policy):
+    """Error taken larger than any margin: every decision is close, all are settled, and a new policy settles anew."""
+    from srt_assets.core.student import precision
+
+    monkeypatch.setattr(precision, "MEASURED_RECORDS", 3)
+    lake = make_lake(home)
+    first = scores.run(settings_for(dtype="bf16"), lake, "tiny")
+    assert scores.run(settings_for(dtype="bf16"), lake, "tiny").cached
+    left = len(RECORDS) - first.stats["rescored_in_fp32"]
+    assert left > 0
+    settings = settings_for(dtype="bf16").model_copy(update={"selection": Selection(policy=policy)})
+    second = scores.run(settings, lake, "tiny")
+    assert second.cached == (policy == "selective")
+    if policy != "selective":
+        assert second.stats["low_precision_records"] == left
+        assert second.stats["candidates_scored"] == 0
+        assert scores.run(settings, lake, "tiny").cached
+
+
+def test_a_policy_does_not_touch_scores_in_fp32(home):
+    lake = make_lake(home)
+    scores.run(settings_for(), lake, "tiny")
+    assert scores.run(
+        settings_for().model_copy(update={"selection": Selection(policy="perplexity")}), lake, "tiny"
+    ).cached
 
 
 def test_missing_candidates_and_unknown_students_say_what_to_do(home):

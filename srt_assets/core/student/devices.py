@@ -53,7 +53,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def default_token_budget(device: str) -> int:
     """Tokens per forward pass. A CPU wants its activations in cache; a GPU wants enough work to fill it."""
-    return 512 if device == "cpu" else 32768
+    return 384 if device == "cpu" else 32768
 
 
 def cores_per_worker(devices: list[str]) -> int:

@@ -5,7 +5,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from srt_assets.core.progress import Progress
-from srt_assets.core.student import checkpoints
+from srt_assets.core.selection.policies import policy_rows
+from srt_assets.core.student import checkpoints, precision
 from srt_assets.core.student.store import TABLE, Store
 from srt_assets.settings import Settings
 
@@ -33,8 +34,6 @@ class Job:
         self.known = store.counts()
         self.counts: Counter[str] = Counter()
         self.facts: dict[str, int | float | str] = {}
-        before = store.lake.manifest(TABLE, store.partition)
-        self.unchecked = before is not None and not before.complete
         self.parts = [store.write_reused()]
         self.samples: list[str] = []
         self.rows: list[dict] = []
@@ -63,25 +62,20 @@ class Job:
                         self._flush()
             finally:  # an error or Ctrl-C keeps what is done
                 self._flush()
-        if self.known["todo"] or self.unchecked:
-            self._check_precision()
+        self.facts |= precision.settle(self.store, self._policies(), self._rescore)
 
-    def _check_precision(self) -> None:
-        from srt_assets.core.student import precision
+    def _policies(self) -> list[dict]:
+        return policy_rows(self.settings.selection, self.settings.project.seed, self.store.student)
 
-        low = precision.low_precision_samples(self.store)
-        if low:
+    def _rescore(self, samples: list[str]) -> None:
+        """Scores of these samples in fp32, in place of what the store has."""
+        if samples:
             from srt_assets.core.student import workers
             from srt_assets.core.student.pace import Pace, chunks
 
             spec, names = self._spec("fp32")
-
-            def rescore(samples: list[str]) -> None:
-                work = chunks(self.store.texts_of(samples), Pace())
-                for scored in workers.score_chunks(spec, names, work, self._tick):
-                    self.store.remember(scored.rows)
-
-            self.facts |= precision.settle(self.store, low, rescore)
+            for scored in workers.score_chunks(spec, names, chunks(self.store.texts_of(samples), Pace()), self._tick):
+                self.store.remember(scored.rows)
 
     def _spec(self, dtype: str) -> tuple["Spec", list[str]]:
         """What the workers need, and the devices; `auto` is resolved here, so that all of them agree."""

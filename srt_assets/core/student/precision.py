@@ -1,102 +1,116 @@
 """What low precision could decide: measures its error on some records, settles every close call in fp32.
 
-A ratio computed in bf16 is off by about a hundredth; that matters only where a comparison of the default policy is
-closer than that. The comparisons here are that policy's, taken apart into margins; the rule itself is SQL elsewhere.
+A ratio computed in bf16 is off by about a hundredth; that matters only where a comparison or a limit of the active
+policy is closer than that. What is compared with what is asked of the rule itself, `decisions.sql`: its verdicts carry
+the margins. Only the cut of a top-k, where ranks decide and not a margin, is not settled.
 """
 
 from collections.abc import Callable
 
+import pyarrow as pa
+
+from srt_assets.core.sql import models
 from srt_assets.core.student.store import Store
+from srt_assets.core.tables import TABLES
 
 MEASURED_RECORDS = 64
-
-# Margins in log space: reflected instruction against original, then the branch's response against its rival, then the
-# winner's two ratios against 1. A missing score loses, like everywhere.
-_MARGINS = """
-WITH ratios AS (
-    SELECT sample_id, candidate, d.dtype,
-        sum_nll_response_given_prompt / n_tokens_response_given_prompt
-            - sum_nll_response / n_tokens_response AS ifd,
-        sum_nll_instruction_given_response / n_tokens_instruction_given_response
-            - sum_nll_instruction / n_tokens_instruction AS r_ifd
-    FROM wanted w LEFT JOIN {scores} d ON w.ok AND w.content_key = d.content_key
-), wide AS (
-    SELECT sample_id, bool_or(dtype <> 'float32') AS low, {columns}
-    FROM ratios GROUP BY sample_id
-), first AS (
-    SELECT *, coalesce(ifd_reflected_instruction - ifd_original, '-inf'::DOUBLE) AS m1 FROM wide
-), second AS (
-    SELECT *, coalesce(CASE WHEN m1 > 0 THEN r_ifd_reflected_both - r_ifd_reflected_instruction
-        ELSE r_ifd_reflected_response - r_ifd_original END, 'inf'::DOUBLE) AS m2 FROM first
-)
-SELECT sample_id, coalesce(low, false) AS low, m1, m2,
-    CASE WHEN m1 > 0 AND m2 < 0 THEN ifd_reflected_both WHEN m1 > 0 THEN ifd_reflected_instruction
-        WHEN m2 < 0 THEN ifd_reflected_response ELSE ifd_original END AS m3,
-    CASE WHEN m1 > 0 AND m2 < 0 THEN r_ifd_reflected_both WHEN m1 > 0 THEN r_ifd_reflected_instruction
-        WHEN m2 < 0 THEN r_ifd_reflected_response ELSE r_ifd_original END AS m4
-FROM second
-"""
-_CANDIDATES = ("original", "reflected_instruction", "reflected_response", "reflected_both")
-_COLUMNS = ", ".join(
-    f"max({ratio}) FILTER (candidate = '{candidate}') AS {ratio}_{candidate}"
-    for ratio in ("ifd", "r_ifd")
-    for candidate in _CANDIDATES
-)
-
-
-def margins(scores: str) -> str:
-    """SQL: one row a sample with the margins m1..m4 of its decision, from a relation of scores by content key."""
-    return _MARGINS.format(scores=scores, columns=_COLUMNS)
+# Comparisons whose margin the student's losses make; lengths and coins are exact in any precision.
+_OF_LOSSES = "('ifd', 'r_ifd', 'perplexity')"
 
 
 def low_precision_samples(store: Store) -> int:
     """Samples with a score that was not computed in fp32."""
-    row = store.con.execute(f"SELECT count(*) FROM ({margins('done')}) WHERE low").fetchone()
+    row = store.con.execute(f"SELECT count(*) FROM ({_low('done')})").fetchone()
     return row[0] if row else 0
 
 
-def settle(store: Store, low: int, rescore: Callable[[list[str]], None]) -> dict[str, int | float | str]:
+def settle(store: Store, policies: list[dict], rescore: Callable[[list[str]], None]) -> dict[str, int | float | str]:
     """Measure the error of low precision, re-score close calls in fp32, and count the decisions that turned.
 
-    `rescore(samples)` puts fp32 scores of these samples into the store. The error is the largest change of a margin
-    among the measured records; a decision is close if one of its margins is not larger.
+    `policies`: rows of the table of that name; the active one counts. `rescore(samples)` puts fp32 scores of these
+    samples into the store. The error is the largest change of a margin among the measured records; a decision is
+    close if one of its margins is not larger.
     """
+    low = low_precision_samples(store)
+    if not low:
+        return {}
     con = store.con
+    asked = pa.Table.from_pylist(policies, schema=TABLES["policies"].arrow_schema)
+    con.register("asked", asked)
+    con.execute("CREATE OR REPLACE TABLE policy AS SELECT * FROM asked WHERE active")
+    con.unregister("asked")
     con.execute("CREATE OR REPLACE TABLE before AS FROM done")
-    measured = [
-        key
-        for (key,) in con.execute(
-            f"SELECT sample_id FROM ({margins('done')}) WHERE low ORDER BY hash(sample_id) LIMIT {MEASURED_RECORDS}"
-        ).fetchall()
-    ]
+    measured = _samples(
+        store, f"SELECT sample_id FROM ({_low('done')}) ORDER BY hash(sample_id) LIMIT {MEASURED_RECORDS}"
+    )
     rescore(measured)
-    # Only where both took the same branch do the margins of the later comparisons compare like with like.
+    con.execute("CREATE OR REPLACE TABLE verdict_before AS " + _verdicts(store, "before"))
+    con.execute("CREATE OR REPLACE TABLE measured AS SELECT unnest(?::VARCHAR[]) AS sample_id", [measured])
+    # Margins compare like with like only where the comparison before came out the same.
     row = con.execute(
-        f"SELECT max(greatest(abs(a.m1 - b.m1), CASE WHEN (a.m1 > 0) = (b.m1 > 0) THEN abs(a.m2 - b.m2) END, "
-        f"CASE WHEN (a.m1 > 0) = (b.m1 > 0) AND (a.m2 < 0) = (b.m2 < 0) "
-        f"THEN greatest(abs(a.m3 - b.m3), abs(a.m4 - b.m4)) END)) "
-        f"FROM ({margins('before')}) a JOIN ({margins('done')}) b USING (sample_id) "
-        "WHERE a.low AND NOT b.low AND isfinite(a.m1) AND isfinite(b.m1) AND isfinite(a.m2) AND isfinite(b.m2)"
+        "SELECT max(greatest(abs(a.m1 - b.m1), CASE WHEN a.won_1 = b.won_1 THEN abs(a.m2 - b.m2) END, "
+        "CASE WHEN a.chosen = b.chosen THEN greatest(abs(a.m3 - b.m3), abs(a.m4 - b.m4)) END)) "
+        f"FROM verdict_before a JOIN ({_verdicts(store, 'done')}) b USING (sample_id) "
+        "SEMI JOIN measured USING (sample_id)"
     ).fetchone()
     error = row[0] if row and row[0] is not None else 0.0
-    close = [
-        key
-        for (key,) in con.execute(
-            f"SELECT sample_id FROM ({margins('done')}) WHERE low AND "
-            "(abs(m1) <= $e OR abs(m2) <= $e OR abs(m3) <= $e OR abs(m4) <= $e) ORDER BY 1",
-            {"e": error},
-        ).fetchall()
-    ]
+    near = " OR ".join(f"abs({m}) <= {error!r}" for m in ("m1", "m2", "m3", "m4"))
+    close = _samples(
+        store,
+        f"SELECT sample_id FROM ({_low('done')}) SEMI JOIN (SELECT sample_id FROM ({_verdicts(store, 'done')}) "
+        f"WHERE {near} UNION {_near_a_limit(store, error)}) USING (sample_id) ORDER BY 1",
+    )
     rescore(close)
-    outcome = "({0}.m1 > 0, {0}.m2 < 0, coalesce({0}.m3 < 0 AND {0}.m4 < 0, false))"
     row = con.execute(
-        f"SELECT count(*) FROM ({margins('before')}) a JOIN ({margins('done')}) b USING (sample_id) "
-        f"WHERE {outcome.format('a')} <> {outcome.format('b')}"
+        f"SELECT count(*) FROM verdict_before a JOIN ({_verdicts(store, 'done')}) b USING (sample_id) "
+        "WHERE (a.chosen, a.kept) <> (b.chosen, b.kept)"
     ).fetchone()
-    con.execute("DROP TABLE before")
     return {
         "low_precision_records": low,
         "low_precision_error": error,
         "rescored_in_fp32": len(set(measured) | set(close)),
         "decisions_flipped": row[0] if row else 0,
     }
+
+
+def _samples(store: Store, sql: str) -> list[str]:
+    return [key for (key,) in store.con.execute(sql).fetchall()]
+
+
+def _low(scores: str) -> str:
+    return (
+        f"SELECT sample_id FROM wanted w JOIN {scores} d ON w.ok AND w.content_key = d.content_key "
+        "GROUP BY sample_id HAVING bool_or(dtype <> 'float32')"
+    )
+
+
+def _verdicts(store: Store, scores: str) -> str:
+    """One row a sample: what the rule chose, and how close it was: m1, m2 of the comparisons, m3, m4 to the limits."""
+    return f"""
+    SELECT sample_id, chosen, kept, compared_1 IN ('wins', 'wins_over_filtered_out') AS won_1,
+        CASE WHEN compare_1 IN {_OF_LOSSES} AND compared_1 IN ('wins', 'not_better') THEN margin_1 END AS m1,
+        CASE WHEN compare_2 IN {_OF_LOSSES} AND compared_2 IN ('wins', 'not_better') THEN margin_2 END AS m2,
+        log_ifd - log_ifd_below AS m3, log_r_ifd - log_r_ifd_below AS m4
+    FROM ({_model(store, scores, models.RULE)}) JOIN policy USING (policy)
+    """
+
+
+def _near_a_limit(store: Store, error: float) -> str:
+    """Samples of which any candidate is close to a limit, for a policy that filters before it compares."""
+    return f"""
+    SELECT sample_id FROM ({_model(store, scores="done", name="candidate_scores")}), policy
+    WHERE filter_before_compare
+        AND (abs(log_ifd - log_ifd_below) <= {error!r} OR abs(log_r_ifd - log_r_ifd_below) <= {error!r})
+    """
+
+
+def _model(store: Store, scores: str, name: str) -> str:
+    """A SQL model over these scores instead of the lake's."""
+    project = models.load()
+
+    def name_of(kind: str, name: str) -> str:
+        if kind == "ref":
+            return f"({project.models[name].sql(name_of)}\n)"
+        return {"policies": "policy", "student_scores": f"({store.rows(scores)})"}.get(name, name)
+
+    return project.models[name].sql(name_of)

@@ -5,11 +5,14 @@ A row holds sums and counts for four passes; every published ratio is arithmetic
 (Li et al. 2024, Eq. 2, 3 and 8). Importing this module loads no torch: `srt status` asks it for fingerprints.
 """
 
+from collections.abc import Mapping
+
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Outcome
 from srt_assets.core.progress import Progress, silent
+from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.student import checkpoints
 from srt_assets.core.student.job import DTYPES, VERSION, Job, max_length
 from srt_assets.core.student.store import TABLE, Store, Way
@@ -20,6 +23,11 @@ CANDIDATE_SLICES = ("asset=reflected_instructions", "asset=reflected_responses")
 
 def wanted(settings: Settings, lake: Lake, student: str) -> str:
     """The fingerprint the scores should have now. Raises UserError if the candidates or the student are missing."""
+    before = lake.manifest(TABLE, f"student={student}")
+    return _fingerprint(settings, lake, student, before.stats if before else {})
+
+
+def _fingerprint(settings: Settings, lake: Lake, student: str, stats: Mapping) -> str:
     hashes = []
     for partition in CANDIDATE_SLICES:
         manifest = lake.manifest("candidates", partition)
@@ -27,6 +35,10 @@ def wanted(settings: Settings, lake: Lake, student: str) -> str:
             asset = partition.partition("=")[2]
             raise UserError(f"{asset} is missing or unfinished: there is nothing to score", f"srt run {asset}")
         hashes.append(manifest.content_hash)
+    # Scores in low precision are as exact as the policy needs them: another one has other close calls.
+    rows = policy_rows(settings.selection, settings.project.seed, student)
+    low = bool(stats.get("low_precision_records"))
+    settled = {"settled_for": next(row["policy_fingerprint"] for row in rows if row["active"])} if low else {}
     return fingerprint(
         candidates=hashes,
         student=checkpoints.get(lake, student).fingerprint,
@@ -35,6 +47,7 @@ def wanted(settings: Settings, lake: Lake, student: str) -> str:
         max_length=settings.student.max_length,
         dtype=settings.student.dtype,
         code=VERSION,
+        **settled,
     )
 
 
@@ -59,7 +72,7 @@ def run(settings: Settings, lake: Lake, student: str, progress: Progress = silen
             manifest = lake.commit(
                 TABLE,
                 [store.write_all()],
-                fingerprint=want,
+                fingerprint=_fingerprint(settings, lake, student, stats),
                 code_version=VERSION,
                 partition=partition,
                 stats=stats,

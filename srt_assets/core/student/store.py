@@ -135,13 +135,16 @@ class Store:
         """One part with every row, in order: what the many small parts become at the end."""
         return self._write("true", "ORDER BY sample_id, candidate")
 
-    def _write(self, condition: str, order: str = "") -> str:
+    def rows(self, scores: str = "done", condition: str = "true") -> str:
+        """SQL: the table's rows for these candidates, with `scores` (a table like `done`) by content key."""
         unscored = ", ".join(
             f"CASE WHEN ok THEN d.{c} ELSE {sql_literal(NOT_OK)} END AS {c}" if c.startswith("status_") else f"d.{c}"
             for c in _NUMBERS
         )
-        sql = (
+        return (
             f"SELECT {self._facts}, w.sample_id, w.candidate, w.content_key, {unscored} "
-            f"FROM wanted w LEFT JOIN done d ON w.ok AND d.content_key = w.content_key WHERE {condition} {order}"
+            f"FROM wanted w LEFT JOIN {scores} d ON w.ok AND d.content_key = w.content_key WHERE {condition}"
         )
-        return self.lake.sink_part(self.con, sql, TABLE, self.partition)
+
+    def _write(self, condition: str, order: str = "") -> str:
+        return self.lake.sink_part(self.con, f"{self.rows('done', condition)} {order}", TABLE, self.partition)
