@@ -27,6 +27,7 @@ class Cell:
     r_ifd: float | None
     status: str = "ok"
     copy: bool = False
+    text: str | None = None
 
 
 # Multiples of 1/4 make ties frequent and their differences exact.
@@ -67,7 +68,7 @@ def decide_all(table, selection: Selection = DEFAULT, datasets: int = 1) -> dict
     for i, four in enumerate(table):
         key = f"{i:016x}"
         for name, c in zip(CANDIDATES, four, strict=True):
-            text = f"{key}-{ORI if c.copy else name}" if c.status == "ok" else None
+            text = (c.text or f"{key}-{ORI if c.copy else name}") if c.status == "ok" else None
             common = {"sample_id": key, "candidate": name, "content_key": text}
             candidates.append({**common, "dataset": f"d{i % datasets}", "status": c.status})
             n = 4
@@ -170,6 +171,9 @@ def test_a_copy_of_the_original_and_a_failed_rewrite_lose_with_their_reason():
     assert (verdict["chosen"], verdict["compared_1"], verdict["compared_2"]) == (ORI, "copy_of_original", "refused")
     verdict = decide_all([(Cell(-1.0, -0.5), Cell(9, 9, "no_markers"), GOOD, GOOD)])["selective"][first]
     assert verdict["compared_1"] == "no_markers"
+    twins = (Cell(-0.25, -0.25, text="same"), GOOD, Cell(-0.5, -1.0, text="same"))
+    verdict = decide_all([(Cell(-1.0, -0.5), *twins)])["selective"][first]
+    assert (verdict["chosen"], verdict["compared_2"]) == (INS, "copy_of_the_other")
 
 
 def test_the_other_policies():

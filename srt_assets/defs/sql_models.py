@@ -8,6 +8,7 @@ from srt_assets.core.sql import models
 from srt_assets.core.tables import TABLES
 from srt_assets.defs import names
 from srt_assets.defs.resources import LakeResource
+from srt_assets.defs.run_stage import explained
 
 # Which asset fills a table of the lake.
 MAKERS = {
@@ -66,7 +67,9 @@ def assets() -> list[dg.AssetsDefinition]:
 
         store = lake.open()
         wanted = {key.to_user_string() for key in context.selected_asset_keys}
-        for seen in look(store, [m.name for m in models.load().views if m.name in wanted]):
+        with explained():
+            found = list(look(store, [m.name for m in models.load().views if m.name in wanted]))
+        for seen in found:
             columns = [dg.TableColumn(c.name, c.type, description=c.description) for c in seen.columns]
             yield dg.MaterializeResult(
                 asset_key=seen.name,
@@ -76,7 +79,7 @@ def assets() -> list[dg.AssetsDefinition]:
                     "dagster/table_name": seen.name,
                     "dagster/column_lineage": _lineage(seen.lineage),
                 },
-                data_version=dg.DataVersion(seen.content_hash),
+                data_version=dg.DataVersion(seen.version),
             )
 
     return [sql_models]
@@ -112,7 +115,8 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
         from srt_assets.core.sql.views import failing_rows
 
         student = context.partition_key if context.has_partition_key else None
-        bad, sample = failing_rows(lake.open(), test.name, student)
+        with explained():
+            bad, sample = failing_rows(lake.open(), test.name, student)
         severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
         return dg.AssetCheckResult(
             passed=bad == 0,
