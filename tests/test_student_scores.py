@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from tiny_student import make_tiny_student
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints, scores, workers
+from srt_assets.core.student import checkpoints, pace, scores, workers
 from srt_assets.core.student.describe import describe, faults
 from srt_assets.core.tables import PASSES
 from srt_assets.settings import Selection
@@ -136,6 +137,24 @@ def test_a_dead_worker_is_an_error_and_what_was_scored_is_kept(home, monkeypatch
     monkeypatch.setattr(workers, "score_chunks", whole)
     outcome = scores.run(settings_for(), lake, "tiny")
     assert outcome.stats["candidates_scored"] == 4 * len(RECORDS) - 12
+
+
+def test_a_worker_killed_from_outside_is_an_error_and_what_was_scored_is_kept(home, monkeypatch):
+    lake = make_lake(home)
+    monkeypatch.setattr(pace, "_FIRST_CHARACTERS", 1)
+    monkeypatch.setattr(pace.Pace, "learn", lambda *a: None)
+
+    def kill(done: int, total: int, unit: str = "rows", **facts: object) -> None:
+        for worker in multiprocessing.active_children() if done else ():
+            os.kill(worker.pid, signal.SIGKILL)
+
+    with pytest.raises(StageError, match=r"worker died \(exit code -9\).*\n?.*run again"):
+        scores.run(settings_for(devices="cpu,cpu"), lake, "tiny", kill)
+    unfinished = lake.manifest("student_scores", "student=tiny")
+    assert unfinished is not None and not unfinished.complete and 4 <= unfinished.rows < 4 * len(RECORDS)
+    outcome = scores.run(settings_for(), lake, "tiny")
+    assert outcome.stats["candidates_reused"] == unfinished.rows
+    assert outcome.stats["candidates_scored"] == 4 * len(RECORDS) - unfinished.rows
 
 
 KILLED = """
