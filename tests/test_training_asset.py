@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from srt_assets.core.training import finished, job, stage, trainer
+from srt_assets.core.training import finished, job, stage, states
 from srt_assets.defs.resources import LakeResource
 from srt_assets.defs.training import ENDS_WELL, LEARNED, checks, finetuned_checkpoint, loss_png
 from tests.training_data import Bench, in_process, make_bench
@@ -70,7 +70,7 @@ def test_terminate_saves_and_the_next_run_continues(tmp_path: Path, monkeypatch:
     assert step.exitcode is not None
     (work,) = (bench.lake.home / "training" / "tiny").iterdir()
     done = len((work / job.CURVE).read_text().splitlines())
-    state = trainer.last_state(work / "states")
+    state = states.last_state(work / "states")
     assert 0 < done < 150 and state is not None and state.name == f"checkpoint-{done}"
     stage.run(bench.settings, bench.lake, "tiny", launch=in_process)
     (made,) = finished.all_of(bench.lake, "tiny")

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.training import finished, job, launch, stage, trainer
+from srt_assets.core.training import finished, job, launch, stage, states
 from tests.training_data import Bench, in_process, make_bench
 
 
@@ -59,7 +59,7 @@ def test_sharded_processes_have_it_too_and_can_be_interrupted(bench: Bench, alon
         task = replace(job.Job.read(Path(command[-2])), save_every_s=0.0)
         task.write()
         process = subprocess.Popen(on_cpu(command), env={**os.environ, **env}, stderr=subprocess.DEVNULL)
-        while trainer.last_state(task.states) is None and process.poll() is None:
+        while states.last_state(task.states) is None and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         return process.wait()

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
-from srt_assets.core.training import data, job, launch, memory, model, rows, stage, trainer
+from srt_assets.core.training import data, job, launch, memory, model, rows, stage, states, trainer
 from srt_assets.core.training.plan import step_samples
 from srt_assets.core.training.train import Stopped, train
 from tests.training_data import Bench, make_bench
@@ -184,7 +184,7 @@ def test_a_state_saved_by_half_is_not_continued_from(bench: Bench, whole: job.Jo
     task = prepare(bench, tmp_path, save_every_s=0.0)
     with pytest.raises(Stopped):
         go(task, stop_after=4)
-    (task.states / "checkpoint-4" / trainer.WHOLE).unlink()
+    (task.states / "checkpoint-4" / states.WHOLE).unlink()
     (task.states / "checkpoint-4" / "model.safetensors").write_bytes(b"torn")
     with task.curve.open("a") as file:
         file.write('{"step": 5, "lo')  # died while writing this line
@@ -200,11 +200,11 @@ def test_kill_nine_and_again(bench: Bench, tmp_path: Path) -> None:
     command = launch.command(task.write(), 1)
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while trainer.last_state(task.states) is None and time.monotonic() < deadline:
+    while states.last_state(task.states) is None and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not task.final.exists() and trainer.last_state(task.states)
+    assert not task.final.exists() and states.last_state(task.states)
     assert launch.plain(command, {"OMP_NUM_THREADS": "1"}) == 0
     assert losses(task) == pytest.approx(losses(calm), rel=1e-5)
 
@@ -312,7 +312,7 @@ def test_one_bad_sample_is_named_and_what_was_good_is_continued(
         patch.setattr(trainer, "summed_loss", poisoned)
         with pytest.raises(StageError, match=rf"the loss became nan in step 3 \(samples {bad.sample_id}\)"):
             go(task)
-    state = trainer.last_state(task.states)
+    state = states.last_state(task.states)
     assert state is not None and state.name == "checkpoint-2" and not task.final.exists()
     assert all(torch.isfinite(w).all() for w in load_file(state / "model.safetensors").values())
     go(task)
@@ -335,7 +335,7 @@ def test_a_rate_that_is_far_too_high_stops(bench: Bench, tmp_path: Path) -> None
     task = prepare(bench, tmp_path, learning_rate=1e38)
     with pytest.raises(StageError, match=r"in step \d+ \(samples"):
         go(task)
-    assert not task.final.exists() and trainer.last_state(task.states)
+    assert not task.final.exists() and states.last_state(task.states)
 
 
 def test_too_little_memory_is_said_before_the_first_step(
@@ -385,8 +385,8 @@ def test_more_processes_than_gpus(whole: job.Job, monkeypatch: pytest.MonkeyPatc
 def test_states_saved_by_half_are_deleted_before_they_push_out_a_whole_one(tmp_path: Path) -> None:
     for name in ("checkpoint-2", "checkpoint-9"):
         (tmp_path / name).mkdir()
-    (tmp_path / "checkpoint-2" / trainer.WHOLE).touch()
-    trainer.drop_torn_states(tmp_path)
+    (tmp_path / "checkpoint-2" / states.WHOLE).touch()
+    states.drop_torn_states(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-2"]
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from srt_assets.commands.show import students
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
-from srt_assets.core.training import finished, job, launch, stage
+from srt_assets.core.training import finished, job, launch, results, stage
 from srt_assets.core.training import main as training_process
 from srt_assets.core.training.main import main
 from srt_assets.settings import Training
@@ -65,9 +65,9 @@ def test_a_training_is_committed_described_and_not_repeated(bench: Bench) -> Non
     assert made.record["policy"]["policy"] == "selective" and made.record["rows_by"]["dataset"] == {"d": n_train}
     assert (made.record["parent"], made.record["generation"], made.record["seed"]) == ("tiny", 1, 0)
     assert made.record["student_fingerprint"] == checkpoints.get(bench.lake, "tiny").fingerprint
-    numbers = stage.describe(bench.lake, "tiny").numbers
+    numbers = results.describe(bench.lake, "tiny").numbers
     assert numbers["eval_loss_after"] == after
-    assert len(stage.curve(bench.lake, "tiny")["selective"]) == 8
+    assert len(results.curve(bench.lake, "tiny")["selective"]) == 8
     assert run(bench, launch=never).cached
     assert outcome.manifest.fingerprint == stage.wanted(bench.settings, bench.lake, "tiny")
 
@@ -228,7 +228,7 @@ def test_interrupted_after_the_training_before_the_commit(bench: Bench, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_commit", interrupt)
+        patch.setattr(results, "commit", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(bench)
     assert not run(bench, launch=never).cached
@@ -243,7 +243,7 @@ def test_a_finished_training_that_was_not_moved_yet_is_moved(bench: Bench) -> No
     with pytest.raises(KeyboardInterrupt):
         run(bench, launch=die_after)
     run(bench, launch=lambda command, env: 0 if job.Job.read(Path(command[-2])).final.exists() else 1)
-    assert len(stage.curve(bench.lake, "tiny")["selective"]) == 8
+    assert len(results.curve(bench.lake, "tiny")["selective"]) == 8
 
 
 def test_arms_take_equal_steps_and_are_measured_on_the_same_records(bench: Bench) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError  # exported nowhere
 
-from srt_assets.core.training import stage
+from srt_assets.core.training import results, stage
 from srt_assets.core.training.launch import Launcher
 from srt_assets.defs import names
 from srt_assets.defs.conditions import inputs_or_code_changed
@@ -49,13 +49,13 @@ def finetuned_checkpoint(
     result = run_stage(
         context,
         lambda progress: stage.run(lake.settings(), store, student, through_pipes(context), progress),
-        lambda: stage.describe(store, student),
+        lambda: results.describe(store, student),
     )
-    curves = stage.curve(store, student)
+    curves = results.curve(store, student)
     return dg.MaterializeResult(
         metadata={**(result.metadata or {}), "loss_curve": dg.MetadataValue.md(f"![loss by step]({loss_png(curves)})")},
         data_version=result.data_version,
-        check_results=[*checks(stage.describe(store, student).numbers, curves)],
+        check_results=[*checks(results.describe(store, student).numbers, curves)],
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.training import finished
-from srt_assets.core.training.stage import TABLE
+from srt_assets.core.training.results import TABLE
 from srt_assets.settings import Settings
 
 

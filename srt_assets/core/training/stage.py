@@ -14,16 +14,15 @@ from typing import Any
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake, Manifest
-from srt_assets.core.outcome import Description, Outcome
+from srt_assets.core.outcome import Outcome
 from srt_assets.core.progress import Progress, silent
 from srt_assets.core.student import checkpoints
-from srt_assets.core.training import finished, job, launch, rows
+from srt_assets.core.training import finished, job, launch, results, rows
 from srt_assets.core.training.finished import Finished
 from srt_assets.core.training.plan import count_steps
+from srt_assets.core.training.results import STEPS, TABLE
 from srt_assets.settings import Settings
 
-TABLE = "training_runs"
-STEPS = "training_steps"
 VERSION = job.VERSION
 LOOK_EVERY_S = 0.5
 
@@ -76,7 +75,7 @@ def run(
         if (
             lake.is_current(TABLE, want, partition)
             and lake.is_current(STEPS, want, partition)
-            and _there(lake, student)
+            and results.are_there(lake, student)
         ):
             manifest = lake.manifest(TABLE, partition)
             assert manifest is not None
@@ -86,7 +85,7 @@ def run(
         except (UserError, StageError) as error:
             lake.record_failure(TABLE, partition, want, str(error))
             raise
-        manifest = _commit(lake, student, want, done)
+        manifest = results.commit(lake, student, want, done)
         gone = finished.thin_out(lake, student, settings.training.keep_last, [f.path for f in done])
         finished.drop_old_states(lake, student)
         main = done[0].record
@@ -217,79 +216,3 @@ def _explain(task: job.Job, code: int) -> UserError | StageError:
         f"the training process {how}{hint}; its last words are in the output above",
         "run again: it continues from the last saved step",
     )
-
-
-def _there(lake: Lake, student: str) -> bool:
-    con = lake.connect()
-    try:
-        paths = con.execute("SELECT path FROM training_runs WHERE student = ?", [student]).fetchall()
-    finally:
-        con.close()
-    return all(
-        (lake.home / path / "config.json").exists() or (lake.home / path / "adapter_config.json").exists()
-        for (path,) in paths
-    )
-
-
-def _commit(lake: Lake, student: str, want: str, done: list[Finished]) -> Manifest:
-    partition = f"student={student}"
-    steps = [{**line, "student": student, "run": f.path.name} for f in done for line in f.steps]
-    runs = [_row(lake, student, f, main=i == 0) for i, f in enumerate(done)]
-    facts: dict[str, Any] = {"fingerprint": want, "code_version": VERSION, "partition": partition}
-    lake.commit(STEPS, [lake.write_part(STEPS, steps, partition)], **facts)
-    return lake.commit(TABLE, [lake.write_part(TABLE, runs, partition)], **facts)
-
-
-def _row(lake: Lake, student: str, done: Finished, main: bool) -> dict[str, Any]:
-    from datetime import datetime
-
-    record = done.record
-    return {
-        **record,
-        "student": student,
-        # An interrupted stage may have moved it under another name than its process knew.
-        "run": done.path.name,
-        "is_active_policy": main,
-        "left_out": sum(record["left_out"].values()),
-        "path": str(done.path),
-        "finished_at": datetime.fromisoformat(record["finished_at"]),
-    }
-
-
-def describe(lake: Lake, student: str) -> Description:
-    """What people look at first: losses before and after, speed, memory, the counts of the split."""
-    con = lake.connect()
-    try:
-        found = con.execute(
-            "SELECT * EXCLUDE (student, finished_at) FROM training_runs WHERE student = ? "
-            "ORDER BY is_active_policy DESC, run",
-            [student],
-        )
-        names = [d[0] for d in found.description]
-        runs = [dict(zip(names, values, strict=True)) for values in found.fetchall()]
-        columns = ("step", "loss", "learning_rate", "grad_norm", "tokens")
-        last = con.execute(
-            f"SELECT {', '.join(columns)} FROM training_steps WHERE student = ? AND run = ? ORDER BY step DESC LIMIT 5",
-            [student, runs[0]["run"]],
-        ).fetchall()
-    finally:
-        con.close()
-    numbers = {k: v for k, v in runs[0].items() if v is not None and k != "is_active_policy"}
-    return Description(numbers, [dict(zip(columns, row, strict=True)) for row in reversed(last)])
-
-
-def curve(lake: Lake, student: str) -> dict[str, list[tuple[int, float]]]:
-    """Loss by step for every current run of a student, by arm: what the loss picture is drawn from."""
-    con = lake.connect()
-    try:
-        found = con.execute(
-            "SELECT r.arm, s.step, s.loss FROM training_steps s JOIN training_runs r USING (student, run) "
-            "WHERE student = ? ORDER BY r.is_active_policy DESC, r.arm, s.step",
-            [student],
-        ).fetchall()
-    finally:
-        con.close()
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for arm, step, loss in found:
-        curves.setdefault(arm, []).append((step, loss))
-    return curves

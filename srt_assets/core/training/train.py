@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,15 +11,18 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.training import card, data, memory, model
+from srt_assets.core.training.arguments import arguments
 from srt_assets.core.training.job import RECORD, Job
+from srt_assets.core.training.keeper import Keeper
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
 from srt_assets.core.training.plan import count_steps, pack, step_samples
-from srt_assets.core.training.trainer import Keeper, PackedTrainer, Steps, drop_torn_states, last_state, only, sync
+from srt_assets.core.training.states import drop_torn_states, last_state, sync
+from srt_assets.core.training.trainer import PackedTrainer, Steps, only
 
 # Tokens a forward pass. The block mask makes attention quadratic in it; on a CPU gains end near 1,000 tokens.
 CPU_BUDGET = 1024
@@ -45,7 +47,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     device = model.pick_device(job)
     model.check_processes(job, device)
     dtype = model.pick_dtype(job, device)
-    args = _arguments(job, device, dtype)
+    args = arguments(job, device, dtype)
     rank, processes = args.process_index, args.world_size
     set_seed(job.seed)
     tokenizer = model.load_tokenizer(job.student_path)
@@ -153,54 +155,6 @@ def _request(job: Job) -> dict[str, Any]:
         asked.pop(place)
     asked["steps_asked"] = asked.pop("steps")
     return {**asked.pop("facts"), **asked}
-
-
-def _arguments(job: Job, device: torch.device, dtype: str) -> TrainingArguments:
-    job.states.mkdir(parents=True, exist_ok=True)
-    args = TrainingArguments(
-        output_dir=str(job.states),
-        use_cpu=device.type == "cpu",
-        ddp_backend="gloo" if device.type == "cpu" and "WORLD_SIZE" in os.environ else None,
-        ddp_find_unused_parameters=False,
-        num_train_epochs=1,  # one pass over the plan, which holds the steps of all epochs
-        per_device_train_batch_size=1,
-        learning_rate=job.learning_rate,
-        lr_scheduler_type="cosine",
-        weight_decay=job.weight_decay,
-        max_grad_norm=1.0,
-        bf16=dtype == "bf16",
-        fp16=dtype == "fp16",
-        **_sharding(job, device),
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",  # Keeper decides
-        save_total_limit=2,
-        disable_tqdm=True,
-        report_to="none",
-        log_level="error",
-        seed=job.seed,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    # Several GPUs in sight of one process: the Trainer would split our rows over them (DataParallel).
-    args._n_gpu = min(args.n_gpu, 1)
-    return args
-
-
-def _sharding(job: Job, device: torch.device) -> dict[str, Any]:
-    """FSDP for weights, gradients and optimizer state that one device cannot hold; adapters are small enough as is."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or job.method == "lora" or job.sharding == "never":
-        if job.sharding == "always":
-            raise UserError(
-                'training.sharding = "always" needs several processes and training.method = "full"',
-                'set training.sharding = "auto", or training.processes to the number of GPUs',
-            )
-        return {}
-    if job.sharding == "auto":
-        state = memory.STATE_BYTES * job.n_parameters
-        if device.type == "cpu" or state < memory.FILL * memory.available(device):
-            return {}
-    return {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT"}}
 
 
 def _check_packing(student, samples: data.Data, dtype: str, budget: int, say: Callable[[str], None]) -> int:

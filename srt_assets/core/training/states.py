@@ -1,0 +1,31 @@
+"""Saved states of an unfinished training: which can be continued from, and how they get onto the disk whole."""
+
+import os
+import shutil
+from pathlib import Path
+
+# Written last into a saved state: a process killed while saving leaves a state without it.
+WHOLE = "whole"
+
+
+def sync(directory: Path) -> None:
+    """Have every file of a directory on the disk itself: power may fail after the next rename."""
+    for path in [*directory.rglob("*"), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def last_state(directory: Path) -> Path | None:
+    """The newest state that was saved whole."""
+    whole = [p.parent for p in directory.glob(f"checkpoint-*/{WHOLE}")]
+    return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def drop_torn_states(directory: Path) -> None:
+    """Delete states that were saved by half: the limit on their number would count them and delete a whole one."""
+    for state in directory.glob("checkpoint-*"):
+        if not (state / WHOLE).exists():
+            shutil.rmtree(state)
