@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
+from srt_assets.core.lake import file_lock
 from srt_assets.defs import names
 from srt_assets.settings import Settings
 
@@ -49,10 +50,18 @@ def prepare_instance(settings: Settings) -> Path:
     """Make sure that DAGSTER_HOME is set, exists and has a dagster.yaml. One that is set already wins."""
     home = Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster").absolute()
     home.mkdir(parents=True, exist_ok=True)
-    config = home / "dagster.yaml"
-    if not config.exists():
-        config.write_text(DAGSTER_YAML)
     os.environ["DAGSTER_HOME"] = str(home)
+    ready = home / ".srt_ready"
+    if not ready.exists():
+        # Dagster makes its databases on first use, and fails if two processes do so at once.
+        with file_lock(home / "srt_first_use.lock"):
+            config = home / "dagster.yaml"
+            if not config.exists():
+                config.write_text(DAGSTER_YAML)
+            with dg.DagsterInstance.get() as instance:
+                instance.get_runs_count()
+                instance.all_instigator_state()
+            ready.touch()
     return home
 
 

@@ -12,6 +12,7 @@ from srt_assets.core.status import remember_failure
 from srt_assets.core.tables import TABLES
 from srt_assets.defs.metadata import describe_table, plain
 from srt_assets.defs.orphans import end_with_run
+from srt_assets.defs.places import place
 
 # An observation costs the event log 17 ms and about 1 kB, a log line 8 ms.
 LOG_EVERY_S = 5.0
@@ -30,7 +31,8 @@ def run_stage(
     with explained():
         report = reporter(context)
         try:
-            outcome = stage(report)
+            with place(context):
+                outcome = stage(report)
         except Exception as error:
             remember(context, error)
             raise
