@@ -188,6 +188,15 @@ def test_no_pool_of_connections_queues_calls_whose_clock_runs():
     assert min(constants.AIOHTTP_CONNECTOR_LIMIT, constants.AIOHTTP_CONNECTOR_LIMIT_PER_HOST) == 100_000
 
 
+def test_no_queue_of_reports_nobody_reads_grows_behind_the_calls(tmp_path):
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
+    with FakeOpenAI() as fake:
+        settings, lake = home(tmp_path, 3, api_base=fake.base)
+        instructions.run(settings, lake)
+    assert GLOBAL_LOGGING_WORKER._queue is None
+
+
 def test_a_bad_request_is_not_tried_again_whatever_its_words(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("400" if "item 1." in str(body) else "")) as fake:
         settings, lake = home(tmp_path, 4, api_base=fake.base)

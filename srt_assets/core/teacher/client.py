@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +37,19 @@ def litellm() -> Any:
     import logging
 
     import litellm as module
+    from litellm.litellm_core_utils import logging_worker
 
     module.suppress_debug_info = True
     module.num_retries = 0
     module.drop_params = False
     logging.getLogger("LiteLLM").setLevel(logging.ERROR)
+    # Nobody listens to its callbacks, and the queue of reports for them falls behind: 7 kB a call stayed in memory.
+    setattr(logging_worker.GLOBAL_LOGGING_WORKER, "ensure_initialized_and_enqueue", _discard)  # noqa: B010 - a method
     return module
+
+
+def _discard(async_coroutine: Coroutine[Any, Any, Any]) -> None:
+    async_coroutine.close()
 
 
 class Client:

@@ -17,6 +17,9 @@ Job = Callable[[Engine], Awaitable[None]]
 Report = Callable[[], None]
 
 REPORT_EVERY_S = 0.5
+# Workers start one after another, about as fast as calls can be sent. Calls that are sent together are answered
+# together, wait for each other to be read and are sent together again, round after round.
+RAMP_S = 0.005
 # After a stop, calls in flight have this long to come home: they are paid for.
 GRACE_S = 3.0
 
@@ -86,7 +89,7 @@ class _Run:
             return
         self.engine = engine = self._make_engine()
         queue: asyncio.Queue[Job | None] = asyncio.Queue(maxsize=2 * self._workers)
-        tasks = [asyncio.create_task(self._work(engine, queue)) for _ in range(self._workers)]
+        tasks = [asyncio.create_task(self._work(engine, queue, i * RAMP_S)) for i in range(self._workers)]
         feeder = asyncio.create_task(self._feed(queue))
         stopped = asyncio.create_task(self._stopped.wait())
         try:
@@ -112,7 +115,8 @@ class _Run:
         for _ in range(self._workers):
             await queue.put(None)
 
-    async def _work(self, engine: Engine, queue: "asyncio.Queue[Job | None]") -> None:
+    async def _work(self, engine: Engine, queue: "asyncio.Queue[Job | None]", after_s: float) -> None:
+        await asyncio.sleep(after_s)
         while not engine.stopping and (job := await queue.get()) is not None:
             await job(engine)
 
