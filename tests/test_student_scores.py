@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -17,8 +18,9 @@ from tiny_student import make_tiny_student
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints, pace, scores, workers
+from srt_assets.core.student import checkpoints, job, pace, scores, workers
 from srt_assets.core.student.describe import describe, faults
+from srt_assets.core.student.encoding import Texts
 from srt_assets.core.tables import PASSES
 from srt_assets.settings import Selection
 
@@ -155,6 +157,24 @@ def test_a_worker_killed_from_outside_is_an_error_and_what_was_scored_is_kept(ho
     outcome = scores.run(settings_for(), lake, "tiny")
     assert outcome.stats["candidates_reused"] == unfinished.rows
     assert outcome.stats["candidates_scored"] == 4 * len(RECORDS) - unfinished.rows
+
+
+@pytest.mark.parametrize("characters_per_s", [200, 5_000, 1_000_000])
+def test_rows_are_put_down_within_half_a_minute_on_any_device(characters_per_s):
+    """The clock is simulated: chunks are cut, take their time and teach the pace, one being cut ahead."""
+    learned = pace.Pace()
+    texts = ((str(n), str(n), Texts("i" * 100, "", "r" * 700)) for n in range(100_000))
+    now = flushed = longest = 0.0
+    before = None
+    for chunk in itertools.islice(pace.chunks(texts, learned), 60):
+        if before:
+            seconds = before / characters_per_s
+            now += seconds
+            learned.learn(before, seconds)
+            if now - flushed >= job._FLUSH_S:
+                longest, flushed = max(longest, now - flushed), now
+        before = sum(len(text) for item in chunk for text in item.texts)
+    assert 0 < longest <= 30
 
 
 KILLED = """
