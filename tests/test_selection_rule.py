@@ -28,6 +28,8 @@ class Cell:
     status: str = "ok"
     copy: bool = False
     text: str | None = None
+    tokens: int = 4
+    row: bool = True
 
 
 # Multiples of 1/4 make ties frequent and their differences exact.
@@ -71,7 +73,7 @@ def decide_all(table, selection: Selection = DEFAULT, datasets: int = 1) -> dict
             text = (c.text or f"{key}-{ORI if c.copy else name}") if c.status == "ok" else None
             common = {"sample_id": key, "candidate": name, "content_key": text}
             candidates.append({**common, "dataset": f"d{i % datasets}", "status": c.status})
-            n = 4
+            n = c.tokens
             row = {"student": "s", **common}
             for of, base, value in (("response", 8.0, c.ifd), ("instruction", 8.0, c.r_ifd)):
                 given_name = "response_given_prompt" if of == "response" else "instruction_given_response"
@@ -82,7 +84,7 @@ def decide_all(table, selection: Selection = DEFAULT, datasets: int = 1) -> dict
                         f"n_tokens_{name_}": n if ok else None,
                         f"status_{name_}": "ok" if ok else "too_long" if c.status == "ok" else "candidate_not_ok",
                     }
-            scores.append(row)
+            scores += [row] if c.row else []
     con = duckdb.connect()
     try:
         rows = policy_rows(selection, 7, "s")
@@ -190,12 +192,68 @@ def test_the_other_policies():
     assert decide_all(table)["random"] == found["random"]
 
 
+def test_perplexity_prefers_the_lower_and_longest_the_longer():
+    first = f"{0:016x}"
+    # L(y|x) is 8 plus the first number.
+    low_then_lower = (Cell(1.0, 0.5), Cell(0.5, 0.5), Cell(0.0, 0.5), Cell(0.25, 0.5))
+    high_then_lower = (Cell(0.5, 0.5), Cell(1.0, 0.5), Cell(0.25, 0.5), Cell(0.0, 0.5))
+    ties = (Cell(0.5, 0.5), Cell(0.5, 0.5), Cell(0.5, 0.5), Cell(0.0, 0.5))
+    for four, chosen in ((low_then_lower, BOTH), (high_then_lower, RES), (ties, ORI)):
+        verdict = decide_all([four])["perplexity"][first]
+        assert (verdict["chosen"], verdict["kept"]) == (chosen, True)
+    for lengths, chosen in (((4, 5, 9, 6), BOTH), ((5, 4, 6, 9), RES), ((5, 6, 9, 6), INS), ((5, 5, 5, 9), ORI)):
+        four = tuple(Cell(0.5, 0.5, tokens=n) for n in lengths)
+        verdict = decide_all([four])["longest"][first]
+        assert (verdict["chosen"], verdict["kept"]) == (chosen, True)
+    unscored = (Cell(None, 0.5), Cell(0.5, 0.5), Cell(0.5, 0.5), Cell(0.5, 0.5))
+    assert decide_all([unscored])["perplexity"][first]["reason"] == "rejected_too_long"
+
+
 def test_filter_before_compare_falls_back_to_the_original_side():
     four = (GOOD, Cell(0.5, -0.5), Cell(-0.25, -0.5), Cell(-0.5, -1.0))  # the rewrite's IFD is above 1
     first = f"{0:016x}"
     assert decide_all([(GOOD, Cell(0.5, -0.5), Cell(-0.25, -0.5), GOOD)])["selective"][first]["chosen"] == INS
     filtered = decide_all([four], Selection(filter_before_compare=True))["selective"][first]
     assert (filtered["chosen"], filtered["kept"], filtered["compared_1"]) == (RES, True, "filtered_out")
+
+
+def test_filtered_out_on_either_side_of_either_comparison():
+    first = f"{0:016x}"
+
+    def verdict(*four):
+        found = decide_all([four], Selection(filter_before_compare=True))["selective"][first]
+        return found["compared_1"], found["compared_2"], found["chosen"]
+
+    assert verdict(Cell(0.5, -0.5), GOOD, GOOD, GOOD) == ("wins_over_filtered_out", "not_better", INS)
+    assert verdict(GOOD, GOOD, Cell(0.5, -1.0), GOOD) == ("not_better", "filtered_out", ORI)
+    assert verdict(Cell(-0.25, 0.5), Cell(0.5, 0), Cell(-0.5, -0.5), GOOD) == (
+        "filtered_out",
+        "wins_over_filtered_out",
+        RES,
+    )
+    # Both are out: the challenger does not win by default.
+    assert verdict(Cell(0.5, 0.5), Cell(0.5, 0.5), GOOD, GOOD)[0] == "filtered_out"
+
+
+def test_what_has_no_score_says_why_on_either_side():
+    first = f"{0:016x}"
+
+    def verdict(*four):
+        found = decide_all([four])["selective"][first]
+        return found["compared_1"], found["compared_2"], found["reason"]
+
+    assert verdict(GOOD, Cell(None, 0), GOOD, GOOD)[:2] == ("too_long", "not_better")
+    assert verdict(GOOD, GOOD, GOOD, GOOD)[:2] == ("not_better", "not_better")
+    assert verdict(Cell(-0.25, None), GOOD, GOOD, GOOD)[1:] == ("too_long", "rejected_too_long")
+    # A record that was never scored gets its verdict too.
+    missing = tuple(Cell(0, 0, row=False) for _ in CANDIDATES)
+    assert verdict(*missing) == ("not_scored", "not_scored", "rejected_not_scored")
+
+
+def test_equal_scores_are_ranked_by_id():
+    table = [(Cell(-2.0, -0.5), Cell(-5.0, 0), Cell(-1.0, -1.0), GOOD)] * 50
+    verdicts = decide_all(table[::-1], Selection(top_k=7))["selective"]
+    assert sorted(k for k, v in verdicts.items() if v["kept"]) == [f"{i:016x}" for i in range(7)]
 
 
 @pytest.mark.parametrize(
