@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test ui lint clean
+.PHONY: demo test live ui lint clean
 
 demo: $(READY)
 	$(BIN)/srt demo
@@ -11,6 +11,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Students arrive by themselves, with a real daemon and web server: minutes, so not part of `test`.
+live: $(READY)
+	$(BIN)/python -m pytest -s tests/live
 
 ui: $(READY)
 	$(BIN)/srt ui

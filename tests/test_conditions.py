@@ -15,7 +15,7 @@ class World:
     """An unpartitioned asset above one with a partition a student; the daemon's tick without a daemon."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
-        self.instance, self.cursor, self.code, self.passes = instance, None, "1", True
+        self.instance, self.cursor, self.code, self.passes, self.fails = instance, None, "1", True, False
 
     def defs(self) -> dg.Definitions:
         check = dg.AssetCheckSpec("sound", asset=POOL, blocking=True)
@@ -33,6 +33,8 @@ class World:
             automation_condition=inputs_or_code_changed,
         )
         def scores() -> dg.MaterializeResult:
+            if self.fails:
+                raise dg.Failure("no such architecture")
             return dg.MaterializeResult(data_version=dg.DataVersion(self.code))
 
         return dg.Definitions(assets=[pool, scores])
@@ -52,7 +54,12 @@ class World:
         due = found.get_requested_partitions(dg.AssetKey(SCORES))
         job = self.defs().resolve_implicit_global_asset_job_def()
         for student in sorted(due):
-            job.execute_in_process(instance=self.instance, asset_selection=[dg.AssetKey(SCORES)], partition_key=student)
+            job.execute_in_process(
+                instance=self.instance,
+                asset_selection=[dg.AssetKey(SCORES)],
+                partition_key=student,
+                raise_on_error=False,
+            )
         return due
 
     def settled(self) -> None:
@@ -107,6 +114,17 @@ def test_while_a_blocking_check_of_the_input_fails_nobody_is_requested(world: Wo
     assert world.tick() == set() and world.tick() == set()
     world.make_pool("three", passes=True)
     assert world.tick() == {"p0", "p1"}
+
+
+def test_a_student_that_failed_is_not_tried_at_every_tick(world: World) -> None:
+    world.settled()
+    world.fails = True
+    world.add("broken")
+    assert world.tick() == {"broken"}
+    world.make_pool("two")
+    world.fails = False
+    assert world.tick() == {"p0", "p1"}
+    assert world.tick() == set()
 
 
 def test_every_asset_of_the_student_side_has_the_condition() -> None:

@@ -13,5 +13,7 @@ inputs_or_code_changed: dg.AutomationCondition = (
     & ~AC.any_deps_missing()
     & ~AC.any_deps_in_progress()
     & ~AC.in_progress()
+    # What failed would fail again: a killed run is taken up again, the nightly run tries the rest once more.
+    & ~AC.execution_failed()
     & AC.all_deps_blocking_checks_passed()
 ).with_label("inputs_or_code_changed")

@@ -41,6 +41,7 @@ held_out = 0.3
 [automation]
 enabled = true
 watch = "arrivals"
+nightly = "0 0 29 2 *"
 """
 WORKSPACE = "load_from:\n  - python_file: {{relative_path: {file}, location_name: srt_assets}}\n"
 MARK = "SRT_LIVE_SITE"
@@ -100,8 +101,22 @@ class Site:
             found = instance.get_runs(dg.RunsFilter(tags=tags, statuses=UNFINISHED if unfinished else []))
         return found[::-1]
 
+    def arrivals_of(self, student: str) -> list[dg.DagsterRun]:
+        """Runs because the student's checkpoint arrived, and what was taken up again of them."""
+        return [r for r in self.runs(student) if r.tags.get("dagster/sensor_name") == "new_student_checkpoints"]
+
+    def computed(self, run: dg.DagsterRun) -> list[str]:
+        """The assets that a run made anew, not found made."""
+        with self.instance() as instance:
+            logs = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        made = [log.asset_materialization for log in logs if log.asset_materialization]
+        return [m.asset_key.to_user_string() for m in made if m.metadata["srt/cache"].value != "hit"]
+
     def fresh(self, *students: str) -> bool:
-        return all(s.state == "fresh" for s in standings(self.settings, self.lake, list(students)))
+        try:
+            return all(s.state == "fresh" for s in standings(self.settings, self.lake, list(students)))
+        except OSError:  # a student is being registered this moment
+            return False
 
     def scored(self) -> dict[str, int]:
         """Forward passes by student so far, as the scorer itself was asked for them."""
@@ -131,7 +146,7 @@ class Site:
             time.sleep(0.5)
 
     def settle(self) -> None:
-        """Wait until nothing runs, and the sensors have looked three times more without finding work."""
+        """Wait until nothing runs, and the sensors have looked twice more without finding work."""
         names = ("new_student_checkpoints", "changed_inputs")
 
         def quiet() -> bool:
@@ -139,12 +154,12 @@ class Site:
                 after.update({name: time.time() for name in names})
                 return False
             return all(
-                sum(tick.timestamp > after[name] and tick.is_completed for tick in self.ticks(name)) >= 3
+                sum(tick.timestamp > after[name] and tick.is_completed for tick in self.ticks(name)) > 1
                 for name in names
             )
 
         after = {name: time.time() for name in names}
-        self.wait("no run, three ticks without one", quiet)
+        self.wait("no run, two ticks without one", quiet)
 
     # -- processes
 
@@ -185,8 +200,8 @@ class Site:
         with self.instance() as instance:
             for record in instance.get_run_records():
                 run, start, end = record.dagster_run, record.start_time, record.end_time
-                by = run.tags.get("dagster/sensor_name") or run.tags.get("dagster/schedule_name")
-                by = by or ("retry" if run.parent_run_id else run.tags.get("srt/command", "?"))
+                by = "retry" if run.parent_run_id else run.tags.get("dagster/sensor_name")
+                by = by or run.tags.get("srt/command", "?")
                 spent = f"{end - start:.0f} s" if start and end else "never started"
                 student = run.tags.get("dagster/partition", "-")
                 steps = instance.get_run_stats(run.run_id)
