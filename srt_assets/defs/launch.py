@@ -66,8 +66,20 @@ def materialize(
                 error = error.cause
             if (error.cls_name or "").endswith("DagsterExecutionInterruptedError"):
                 raise KeyboardInterrupt
-            errors.append(f"{event.step_key}: {error.message.strip()}")
+            if (error.cls_name or "").endswith("DagsterAssetCheckFailedError"):
+                errors += _failed_checks(result, event.step_key or "")
+            else:
+                errors.append(f"{event.step_key}: {error.message.strip()}")
     return RunResult(result.run_id, 2 if codes and all(c == 2 for c in codes) else 1, tuple(errors))
+
+
+def _failed_checks(result: dg.ExecuteInProcessResult, step: str) -> list[str]:
+    """What the blocking checks of a failed step found; Dagster's own message has their names only."""
+    return [
+        f"{check.asset_key.to_user_string()}, check {check.check_name}: {check.description or 'failed'}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR and step.endswith(check.check_name)
+    ] or [f"{step}: a blocking check failed"]
 
 
 def is_recorded(instance: dg.DagsterInstance, asset: str, student: str | None) -> bool:

@@ -118,9 +118,11 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
         with explained():
             bad, sample = failing_rows(lake.open(), test.name, student)
         severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
+        told = f"{test.description}\n{bad:,} row(s) say otherwise, such as {sample[0]}" if bad else ""
         return dg.AssetCheckResult(
             passed=bad == 0,
             severity=severity,
+            description=f"{told}\n  -> {test.facts.get('remedy', 'see the rows')}" if bad else None,
             metadata={
                 "failing_rows": bad,
                 "example": dg.MetadataValue.json(sample),
