@@ -176,6 +176,10 @@ def test_materialized_through_dagster(tmp_path):
     assert set(made) == {view.name for view in models.load().views}
     facts = made["score_summary"].metadata
     assert facts["dagster/row_count"].value == 5
+    assert len(facts["sample"].value.records) == 5
+    assert (
+        "| `ifd` |" in facts["columns_made_of"].value and "`candidate_scores.ifd_ppl`" in facts["columns_made_of"].value
+    )
     lineage = facts["dagster/column_lineage"].value.deps_by_column
     assert ("candidate_scores", "ifd_ppl") in {(d.asset_key.to_user_string(), d.column_name) for d in lineage["ifd"]}
     flips = made["decision_flips"].metadata["dagster/column_lineage"].value.deps_by_column["reason_a"]

@@ -1,14 +1,19 @@
 """The models of `dbt_like_sql/` as assets, and its tests as asset checks. They only read; nothing waits for them."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from srt_assets.core.sql import models
 from srt_assets.core.tables import TABLES
 from srt_assets.defs import names
+from srt_assets.defs.metadata import sample_table
 from srt_assets.defs.resources import LakeResource
 from srt_assets.defs.run_stage import explained
+
+if TYPE_CHECKING:
+    from srt_assets.core.sql.views import Seen
 
 # Which asset fills a table of the lake.
 MAKERS = {
@@ -70,19 +75,35 @@ def assets() -> list[dg.AssetsDefinition]:
         with explained():
             found = list(look(store, [m.name for m in models.load().views if m.name in wanted]))
         for seen in found:
-            columns = [dg.TableColumn(c.name, c.type, description=c.description) for c in seen.columns]
             yield dg.MaterializeResult(
-                asset_key=seen.name,
-                metadata={
-                    "dagster/row_count": seen.rows,
-                    "dagster/column_schema": dg.TableSchema(columns=columns),
-                    "dagster/table_name": seen.name,
-                    "dagster/column_lineage": _lineage(seen.lineage),
-                },
-                data_version=dg.DataVersion(seen.version),
+                asset_key=seen.name, metadata=_metadata(seen), data_version=dg.DataVersion(seen.version)
             )
 
     return [sql_models]
+
+
+def _metadata(seen: "Seen") -> dict[str, Any]:
+    columns = [dg.TableColumn(c.name, c.type, description=c.description) for c in seen.columns]
+    lineage = _lineage(seen.lineage)
+    metadata: dict[str, Any] = {
+        "dagster/row_count": seen.rows,
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+        "dagster/table_name": seen.name,
+        "dagster/column_lineage": lineage,
+        # The open-source UI does not draw the lineage of columns.
+        "columns_made_of": dg.MetadataValue.md(_as_table(lineage)),
+    }
+    if seen.sample:
+        metadata["sample"] = sample_table(seen.sample)
+    return metadata
+
+
+def _as_table(lineage: dg.TableColumnLineage) -> str:
+    rows = [
+        f"| `{column}` | {', '.join(f'`{d.asset_key.to_user_string()}.{d.column_name}`' for d in deps) or 'rows'} |"
+        for column, deps in lineage.deps_by_column.items()
+    ]
+    return "\n".join(["| column | made of |", "|---|---|", *rows])
 
 
 def _lineage(columns: dict[str, list[tuple[str, str, str]]]) -> dg.TableColumnLineage:

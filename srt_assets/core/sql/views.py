@@ -17,19 +17,21 @@ from srt_assets.core.sql import models
 from srt_assets.core.tables import TABLES, Column, sql_literal
 
 SAMPLE_ROWS = 5
+SAMPLE_CHARACTERS = 120
 Lineage = dict[str, list[tuple[str, str, str]]]
 """Column to the (kind, table, column) it is made of, kind being ref or source."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A model as it is now."""
+    """A model as it is now. `sample`: its first rows, long texts cut."""
 
     name: str
     rows: int
     columns: list[Column]
     lineage: Lineage
     version: str
+    sample: list[dict[str, Any]]
 
 
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
@@ -59,9 +61,16 @@ def look(lake: Lake, names: list[str]) -> Iterator[Seen]:
             row = con.execute(f'SELECT count(*) FROM "{name}"').fetchone()
             assert row is not None
             columns = [Column(c, kind, _meaning(name, c, lineage_of)) for c, kind in schemas[name].items()]
-            yield Seen(name, row[0], columns, lineage_of(name), _version(lake, project, name))
+            sample = _sample(con, name, schemas[name])
+            yield Seen(name, row[0], columns, lineage_of(name), _version(lake, project, name), sample)
     finally:
         con.close()
+
+
+def _sample(con: duckdb.DuckDBPyConnection, name: str, schema: dict[str, str]) -> list[dict[str, Any]]:
+    shown = [f'left("{c}", {SAMPLE_CHARACTERS})' if kind == "VARCHAR" else f'"{c}"' for c, kind in schema.items()]
+    rows = con.execute(f'SELECT {", ".join(shown)} FROM "{name}" LIMIT {SAMPLE_ROWS}').fetchall()
+    return [dict(zip(schema, row, strict=True)) for row in rows]
 
 
 def _version(lake: Lake, project: models.Project, name: str) -> str:
