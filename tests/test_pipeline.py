@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -14,6 +15,7 @@ from srt_assets.core.status import standings
 from srt_assets.core.student import checkpoints, scorer
 from srt_assets.definitions import build_defs
 from srt_assets.defs import names
+from srt_assets.defs.automation import nightly
 from srt_assets.defs.launch import materialize
 from srt_assets.settings import Dataset, Project, Selection, Settings, Student, Teacher, Training
 
@@ -58,6 +60,14 @@ class Site:
             assert result.exit_code == 0, result.errors
         return len(self.fake.seen) - before
 
+    def nightly(self) -> tuple[list[str | None], str | None]:
+        """Tick the schedule: the students it requests a run for, and why it requests none."""
+        context = dg.build_schedule_context(self.instance, scheduled_execution_time=datetime(2030, 1, 1, 2, tzinfo=UTC))
+        ticked = nightly(self.settings)(context)
+        if isinstance(ticked, dg.SkipReason):
+            return [], ticked.skip_message
+        return [request.partition_key for request in ticked], None
+
     def rows(self, sql: str) -> list[tuple]:
         con = self.lake.connect()
         try:
@@ -69,7 +79,8 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("OPENAI_API_KEY", "key-of-nobody")
-    with FakeOpenAI(lambda body, nth: Plan()) as fake, dg.DagsterInstance.ephemeral() as instance:
+    # A tick of the schedule opens the instance again: it must be on disk.
+    with FakeOpenAI(lambda body, nth: Plan()) as fake, dg.instance_for_test() as instance:
         yield Site(tmp_path, fake, instance)
 
 
@@ -99,6 +110,9 @@ def test_from_raw_file_to_checkpoint_and_nothing_twice(site: Site, forward_passe
     assert {s.state for s in standings(site.settings, site.lake, ["tiny"])} == {"fresh"}
     assert (site.settings.home / "srt.duckdb").exists()
 
+    asked, why = site.nightly()
+    assert asked == [] and why and "up to date" in why
+
     assert sum(forward_passes) > 0
     forward_passes.clear()
     assert site.run("tiny") == 0
@@ -115,6 +129,7 @@ def test_a_changed_record_asks_for_itself_only_and_a_new_student_asks_nobody(sit
     assert len(set(now) & set(fingerprints)) == 7
 
     site.add("second", seed=1)
+    assert site.nightly() == (["second"], None), "only the student that has something missing"
     assert site.run("tiny", "second") == 0
     assert site.rows("SELECT student, count(*) FROM decisions GROUP BY 1 ORDER BY 1") == [("second", 8), ("tiny", 8)]
 

@@ -1,8 +1,9 @@
 """A session with the teacher: the local server if it is the teacher, client, budget, limits, and the flow of jobs."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import local
@@ -15,6 +16,21 @@ from srt_assets.core.teacher.limits import WINDOW_S, Gate, RateLimit
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import Budget, prices_of
 from srt_assets.settings import Teacher
+
+
+@contextmanager
+def short_collections() -> Iterator[None]:
+    """What is loaded by now is garbage to nobody: searching it again and again stops every call in flight.
+
+    With LiteLLM and what it imports out of the collector's sight, 5,120 calls of 2 s, 256 at a time,
+    took 42.2 s instead of 43.8 s; 40 s is the ideal.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def ask_all(
@@ -46,6 +62,7 @@ def ask_all(
             return engine
 
         # A few more workers than calls in flight: one that waits for the disk or parses must not cost a slot.
+        stack.enter_context(short_collections())
         started_at = time.monotonic()
         engine = drive(make_engine, jobs, concurrency + max(2, concurrency // 8), report)
         engine.tally.seconds = time.monotonic() - started_at
