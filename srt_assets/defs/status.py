@@ -1,4 +1,4 @@
-"""The asset `pipeline_status`: the table of `srt status` in the UI, after every run."""
+"""The asset `pipeline_status`: the table of `srt status` in the UI. `srt run` makes it; no job or sensor does yet."""
 
 import dagster as dg
 
