@@ -1,6 +1,7 @@
 """Pace on a clock of its own: windows, reservations, back-off, budget."""
 
 import asyncio
+import time
 
 from srt_assets.core.teacher.limits import Gate, RateLimit, backoff_s
 from srt_assets.core.teacher.money import Budget
@@ -112,6 +113,20 @@ def test_the_gate_closes_shrinks_and_grows():
             gate.throttled(None)
             pauses.append(round(gate.closed_for_s))
         assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+    asyncio.run(go())
+
+
+def test_the_gate_opens_for_all_when_the_loop_was_busy_past_its_time():
+    async def go():
+        gate = Gate(10)
+        gate.throttled(0.01)
+        first = asyncio.create_task(gate.enter())
+        await asyncio.sleep(0)
+        time.sleep(0.02)  # the time is over, and the timer that says so has not run
+        second = asyncio.create_task(gate.enter())
+        await asyncio.wait_for(asyncio.gather(first, second), 5)
+        assert gate.in_flight == 2
 
     asyncio.run(go())
 

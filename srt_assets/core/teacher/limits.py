@@ -136,7 +136,7 @@ class Gate:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(future)
-        self._set_alarm()
+        self._admit()
         try:
             await future
         except asyncio.CancelledError:
@@ -173,7 +173,10 @@ class Gate:
         return max(0.0, self._open_at - self._clock())
 
     def _free(self) -> bool:
-        return self.in_flight < max(1, int(self.allowed)) and self._clock() >= self._open_at
+        return self._places() and self._clock() >= self._open_at
+
+    def _places(self) -> bool:
+        return self.in_flight < max(1, int(self.allowed))
 
     def _admit(self) -> None:
         while self._queue and self._free():
@@ -181,14 +184,12 @@ class Gate:
             if not future.done():
                 self.in_flight += 1
                 future.set_result(None)
-        self._set_alarm()
-
-    def _set_alarm(self) -> None:
         if self._alarm:
             self._alarm.cancel()
             self._alarm = None
-        wait = self._open_at - self._clock()
-        if self._queue and wait > 0:
+        if self._queue and self._places():
+            # Only time is missing, and only this timer will tell: also when the time came a moment ago.
+            wait = max(0.0, self._open_at - self._clock())
             self._alarm = asyncio.get_running_loop().call_later(wait + 0.001, self._admit)
 
 
