@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Tests run in so many processes, with one thread of arithmetic each.
+JOBS ?= 2
 
 .PHONY: demo test live ui lint clean
 
@@ -10,7 +12,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # Students arrive by themselves, with a real daemon and web server: minutes, so not part of `test`.
 live: $(READY)

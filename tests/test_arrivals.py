@@ -126,10 +126,21 @@ def test_a_failed_student_is_named_with_the_way_to_resume(ticker: Ticker, folder
     assert "failed" in ticker.skip and "srt run --student a" in ticker.skip
 
 
+def test_a_student_added_by_command_runs_once_even_if_its_run_failed(
+    ticker: Ticker, folder: Path, tmp_path: Path
+) -> None:
+    make_tiny_student(tmp_path / "elsewhere")
+    checkpoints.add(ticker.settings, Lake(ticker.settings.home), str(tmp_path / "elsewhere"), "mine")
+    assert ticker.tick() == []
+    ticker.instance.add_dynamic_partitions(STUDENTS, ["mine", "of-another-home"])
+    assert ticker.tick(dg.DagsterRunStatus.FAILURE) == ["mine"]
+    assert ticker.tick() == [] and ticker.tick() == []
+
+
 def test_no_folder_set_is_said(instance: dg.DagsterInstance, home: Path) -> None:
     sensor = new_student_checkpoints(Settings(project=Project(home=home)), tick_s=1)
     result = sensor(dg.build_sensor_context(instance=instance))
-    assert "automation.watch is not set" in str(result.skip_message)
+    assert "automation.watch is not set" in str(result.skip_reason)
 
 
 # -- students from the hub, listed in a file

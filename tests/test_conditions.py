@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from srt_assets.defs import names
-from srt_assets.defs.conditions import inputs_or_code_changed
+from srt_assets.defs.conditions import code_changed, inputs_or_code_changed
 
 POOL, SCORES = "pool", "scores"
 
@@ -127,9 +127,39 @@ def test_a_student_that_failed_is_not_tried_at_every_tick(world: World) -> None:
     assert world.tick() == set()
 
 
+def test_a_student_whose_run_is_about_to_be_made_is_left_to_the_sensor_that_added_it() -> None:
+    def graph(code: str) -> dg.Definitions:
+        @dg.asset(partitions_def=names.students, code_version=code, automation_condition=code_changed)
+        def checkpoint() -> None: ...
+
+        @dg.asset(deps=[checkpoint], partitions_def=names.students, automation_condition=inputs_or_code_changed)
+        def scores() -> None: ...
+
+        return dg.Definitions(assets=[checkpoint, scores])
+
+    cursor, partitions = None, names.students.name or ""
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def tick(code: str) -> dict[str, set[str]]:
+            nonlocal cursor
+            found = dg.evaluate_automation_conditions(graph(code), instance, cursor=cursor)
+            cursor = found.cursor
+            due = {key: found.get_requested_partitions(dg.AssetKey(key)) for key in ("checkpoint", "scores")}
+            return {key: students for key, students in due.items() if students}
+
+        tick("1")
+        instance.add_dynamic_partitions(partitions, ["old"])
+        assert tick("1") == {} and tick("1") == {}
+        job = graph("1").resolve_implicit_global_asset_job_def()
+        job.execute_in_process(instance=instance, partition_key="old")
+        assert tick("1") == {}
+        # New code is for those who are there; it may find them in the same look.
+        assert tick("2") == {"checkpoint": {"old"}, "scores": {"old"}}
+
+
 def test_every_asset_of_the_student_side_has_the_condition() -> None:
     from srt_assets.definitions import defs
 
+    expected = dict.fromkeys(names.STUDENT_SIDE, inputs_or_code_changed) | {names.STUDENT_CHECKPOINT: code_changed}
     for spec in defs.resolve_all_asset_specs():
-        expected = inputs_or_code_changed if spec.key.to_user_string() in names.STUDENT_SIDE else None
-        assert spec.automation_condition == expected, spec.key
+        assert spec.automation_condition == expected.get(spec.key.to_user_string()), spec.key

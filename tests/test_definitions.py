@@ -72,7 +72,10 @@ def graph(defs: dg.Definitions) -> dict:
         }
         for spec in defs.resolve_all_asset_specs()
     }
-    jobs = sorted(job.name for job in defs.jobs or [])
+    jobs = {
+        job.name: sorted(key.to_user_string() for key in defs.resolve_job_def(job.name).asset_layer.selected_asset_keys)
+        for job in defs.jobs or []
+    }
     sensors = sorted(sensor.name for sensor in defs.sensors or [])
     return {"assets": dict(sorted(assets.items())), "checks": checks, "jobs": jobs, "sensors": sensors}
 

@@ -8,6 +8,7 @@ import dagster as dg
 from srt_assets.defs import names
 from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
 from srt_assets.defs.instance import fail_dead_runs
+from srt_assets.defs.status import status_after_runs
 from srt_assets.settings import Settings
 
 TICK_S = 30
@@ -24,7 +25,13 @@ def sensors(settings: Settings, tick_s: int = TICK_S) -> list[dg.SensorDefinitio
         minimum_interval_seconds=tick_s,
         description="Requests the student-side assets whose inputs or code have changed, by data version.",
     )
-    return [dead_runs(tick_s), new_student_checkpoints(settings, tick_s), changed, failed_runs(settings, on, tick_s)]
+    return [
+        dead_runs(tick_s),
+        new_student_checkpoints(settings, tick_s),
+        changed,
+        failed_runs(settings, on, tick_s),
+        status_after_runs(on, tick_s),
+    ]
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:

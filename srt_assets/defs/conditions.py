@@ -3,6 +3,12 @@
 import dagster as dg
 
 AC = dg.AutomationCondition
+# What holds for every request. What failed would fail again: a killed run is taken up again, the nightly run tries the
+# rest once more.
+_at_rest = (
+    ~AC.any_deps_missing() & ~AC.any_deps_in_progress() & ~AC.in_progress() & ~AC.execution_failed()
+) & AC.all_deps_blocking_checks_passed()
+
 # Not eager(): that re-runs every student when an input was made again with equal content, and ignores new code.
 inputs_or_code_changed: dg.AutomationCondition = (
     (
@@ -10,10 +16,11 @@ inputs_or_code_changed: dg.AutomationCondition = (
         | AC.code_version_changed()
         | AC.any_deps_match(AC.data_version_changed() | AC.will_be_requested())
     ).since_last_handled()  # type: ignore[misc]
-    & ~AC.any_deps_missing()
-    & ~AC.any_deps_in_progress()
-    & ~AC.in_progress()
-    # What failed would fail again: a killed run is taken up again, the nightly run tries the rest once more.
-    & ~AC.execution_failed()
-    & AC.all_deps_blocking_checks_passed()
+    & _at_rest
 ).with_label("inputs_or_code_changed")
+
+# For the checkpoints themselves. A new one is asked for by the sensor `new_student_checkpoints`, which adds the student
+# a moment before its run is there: whoever looked in between and took it for forgotten would ask for it a second time.
+code_changed: dg.AutomationCondition = (
+    AC.code_version_changed().since_last_handled() & _at_rest  # type: ignore[misc]
+).with_label("code_changed")

@@ -4,7 +4,7 @@ import dagster as dg
 
 from srt_assets.core.student import checkpoints, watch
 from srt_assets.defs import names
-from srt_assets.defs.conditions import inputs_or_code_changed
+from srt_assets.defs.conditions import code_changed
 from srt_assets.defs.resources import LakeResource
 from srt_assets.defs.run_stage import run_stage
 
@@ -15,7 +15,7 @@ from srt_assets.defs.run_stage import run_stage
     kinds={"huggingface"},
     partitions_def=names.students,
     code_version=checkpoints.VERSION,
-    automation_condition=inputs_or_code_changed,
+    automation_condition=code_changed,
 )
 def student_checkpoint(context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:
     """The student model that scores, selects and is finetuned: config, tokenizer and weights, checked and hashed."""

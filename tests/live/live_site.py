@@ -105,6 +105,10 @@ class Site:
         """Runs because the student's checkpoint arrived, and what was taken up again of them."""
         return [r for r in self.runs(student) if r.tags.get("dagster/sensor_name") == "new_student_checkpoints"]
 
+    def statuses(self) -> list[dg.DagsterRun]:
+        """Runs that renewed the table of `srt status` after others, oldest first."""
+        return [r for r in self.runs() if r.tags.get("dagster/sensor_name") == "status_after_runs"]
+
     def computed(self, run: dg.DagsterRun) -> list[str]:
         """The assets that a run made anew, not found made."""
         with self.instance() as instance:

@@ -1,11 +1,10 @@
 """The promise, live: a checkpoint lands, and its scores, selection and successor come to be by themselves.
 
 A real daemon and web server in an instance of their own, ticks of seconds, tiny students, a fake teacher that counts.
-Not part of `make test`: `make live`.
+Not part of `make test`: `make live`. The site stays in pytest's temporary folder, for a web server to show it.
 """
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -19,6 +18,8 @@ import pytest
 from fake_openai import FakeOpenAI
 from live_site import RECORDS, Site
 from tiny_student import make_tiny_student
+
+from srt_assets.core.status import standings
 
 
 @pytest.fixture
@@ -148,13 +149,15 @@ def test_students_arrive_by_themselves(site: Site, fake: FakeOpenAI) -> None:
     }
     # `changed_inputs` may look while a run ends and ask once more for what that run has just made: it finds it made.
     arrived = {run.run_id for slug in "abcd" for run in site.arrivals_of(slug)}
-    others = [run for run in site.runs() if run.run_id not in arrived and "srt/command" not in run.tags]
+    known = arrived | {run.run_id for run in site.statuses()}
+    others = [run for run in site.runs() if run.run_id not in known and "srt/command" not in run.tags]
     assert [made for run in others if (made := site.computed(run))] == []
     assert fake.calls == paid, "an arriving student asked the teacher"
     scored = site.scored()
     # What the killed run had scored before its last rows were put down may be scored twice, nothing else is.
     assert scored["b"] == scored["c"] == whole and 2 * whole <= scored["a"] <= 3 * whole
     check_the_lake(site)
+    check_the_status(site)
     why = skip_reason(site)
     assert "a: run" not in why and "d: run" in why and "srt run --student d" in why and "e: " in why
     notes = {path.stem: path.read_text() for path in (site.settings.home / "failures").glob("*.md")}
@@ -165,8 +168,6 @@ def test_students_arrive_by_themselves(site: Site, fake: FakeOpenAI) -> None:
         assert info.active_slot_count == 0 and info.pending_step_count == 0
     seen = graphql(port, "{ runsOrError { ... on Runs { results { status } } } }")["runsOrError"]["results"]
     assert len(seen) == len(site.runs()), "the web server sees the same runs"
-    if "SRT_LIVE_HOLD" in os.environ:
-        input(f"held at http://127.0.0.1:{port}; Enter ends it")
 
 
 def alive(site: Site, run: dg.DagsterRun) -> bool:
@@ -177,6 +178,19 @@ def alive(site: Site, run: dg.DagsterRun) -> bool:
 
 def skip_reason(site: Site) -> str:
     return next((tick.skip_reason or "" for tick in site.ticks("new_student_checkpoints") if tick.is_completed), "")
+
+
+def check_the_status(site: Site) -> None:
+    """The table in the UI says what the lake says, also of the student whose run never came to its end."""
+    assert site.statuses() and all(run.is_success for run in site.statuses())
+    with site.instance() as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("pipeline_status"))
+    assert event and event.asset_materialization
+    facts = {key: value.value for key, value in event.asset_materialization.metadata.items()}
+    found = standings(site.settings, site.lake, list("abcd"))
+    for state in ("fresh", "changed", "missing", "failed"):
+        assert facts[state] == sum(s.state == state for s in found), state
+    assert facts["failed"] == 1 and "| student_scores | d | failed |" in str(facts["status"])
 
 
 def check_the_lake(site: Site) -> None:
