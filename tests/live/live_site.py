@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -60,6 +61,10 @@ class Site:
         (root / "srt.toml").write_text(SETTINGS.format(teacher=teacher))
         location = Path(__file__).with_name("location.py")
         (root / "workspace.yaml").write_text(WORKSPACE.format(file=json.dumps(str(location))))
+        if other := os.environ.get("LIVE_DAGSTER_YAML"):
+            # Another storage than SQLite, for instance the Postgres of docs/operations.md.
+            (root / "home" / "dagster").mkdir(parents=True)
+            shutil.copy(other, root / "home" / "dagster" / "dagster.yaml")
         self.mark = uuid.uuid4().hex
         self.settings: Settings = load_settings(root / "srt.toml")
         self.lake = Lake(self.settings.home)
