@@ -192,7 +192,7 @@ def test_the_next_round_starts_from_the_result(
     students(bench.lake)
     listed = capsys.readouterr().out
     # Before any run, and one that has lost its weights beside one that is whole.
-    assert "tiny-1" in listed and "no weights" in " ".join(listed.split()) and "LlamaFor" in listed
+    assert "tiny-1" in listed and "no weights" in " ".join(listed.split()) and "Llama, " in listed
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -200,7 +200,6 @@ def test_too_few_rows(bench: Bench, n: int) -> None:
     bench.select(n)
     with pytest.raises(UserError, match=rf"has {n} row\(s\); training needs at least 2"):
         run(bench, launch=never)
-    assert bench.lake.failure("training_runs", "student=tiny")
 
 
 def test_no_selection_yet(tmp_path: Path) -> None:

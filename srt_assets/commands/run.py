@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from srt_assets.commands import show
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.lake import Lake
 from srt_assets.core.progress import Fact, on_terminal, throttled
 from srt_assets.core.progress import Progress as Listener
@@ -86,11 +86,7 @@ def _plan(defs: dg.Definitions, assets: Sequence[str]) -> Plan:
     known = {key.to_user_string(): key for key in graph.get_all_asset_keys()}
     for name in assets:
         if name not in known:
-            import difflib
-
-            close = difflib.get_close_matches(name, list(known), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"assets: {', '.join(sorted(known))}"
-            raise UserError(f"unknown asset {name!r}", hint)
+            raise UserError(f"unknown asset {name!r}", nearest(name, known))
     wanted = dg.AssetSelection.assets(*assets).upstream() if assets else dg.AssetSelection.all()
     keys = wanted.resolve(graph)
     ordered = [key for level in graph.toposorted_asset_keys_by_level for key in sorted(level) if key in keys]

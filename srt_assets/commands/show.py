@@ -84,16 +84,17 @@ def students(lake: Lake) -> None:
         Console().print("no student is registered; srt students add smollm2 registers the packaged one")
         return
     table = Table()
-    for name in ("student", "architecture", "parameters", "generation", "parent", "fingerprint", "source"):
+    for name in ("student", "what", "generation", "fingerprint", "source"):
         table.add_column(name, overflow="fold")
     for slug in slugs:
         try:
             s = checkpoints.get(lake, slug)
         except UserError as error:
-            table.add_row(slug, *[""] * 5, Text(str(error)))
+            table.add_row(slug, *[""] * 3, Text(str(error)))
         else:
-            size, mark = f"{s.n_parameters:,}", s.fingerprint[:12]
-            table.add_row(slug, s.architecture, size, str(s.generation), s.parent, mark, Text(s.source))
+            what = f"{s.architecture.removesuffix('ForCausalLM')}, {s.n_parameters / 1e6:,.1f} M"
+            generation = f"{s.generation}, of {s.parent}" if s.parent else str(s.generation)
+            table.add_row(slug, what, generation, s.fingerprint[:8], Text(s.source))
     Console().print(table)
 
 

@@ -1,6 +1,7 @@
 """The two ways a stage may end badly, each with the remedy a person needs. Nothing else belongs here."""
 
 import errno
+from collections.abc import Iterable
 
 
 class _Explained(Exception):
@@ -23,6 +24,15 @@ class UserError(_Explained):
 
 class StageError(_Explained):
     """The input was right but the job failed (teacher down, disk full, killed worker): exit code 1."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The remedy for a name that does not exist: the nearest one, or all of them."""
+    import difflib
+
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
 
 
 def disk_full(error: BaseException) -> StageError | None:

@@ -5,7 +5,6 @@ Jinja is `{{ ref('model') }}` and `{{ source('lake', 'table') }}`. Leading `--` 
 `-- @key: value` lines carry facts (`@column NAME: text` describes a column). Whatever else is an error with file:line.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 import srt_assets
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.hashing import fingerprint
 from srt_assets.core.tables import TABLES
 
@@ -215,13 +214,6 @@ def _check_references(model: Model, models: Mapping[str, Model]) -> None:
                     f"{model.path}:{_line_of(model.path, kind, name)}: {kind} to {name}, which does not exist",
                     nearest(name, known),
                 )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Advice for a name that does not exist: the nearest one, or all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
 
 
 def _line_of(path: Path, kind: str, name: str) -> int:

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql.catalog import ensure_published
-from srt_assets.core.sql.models import nearest
 from srt_assets.core.tables import sql_literal
 from srt_assets.settings import load_settings
 

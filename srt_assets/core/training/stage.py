@@ -80,11 +80,7 @@ def run(
             manifest = lake.manifest(TABLE, partition)
             assert manifest is not None
             return Outcome(manifest, cached=True)
-        try:
-            done = _trainings(settings, lake, student, launch, progress)
-        except (UserError, StageError) as error:
-            lake.record_failure(TABLE, partition, want, str(error))
-            raise
+        done = _trainings(settings, lake, student, launch, progress)
         manifest = results.commit(lake, student, want, done)
         gone = finished.thin_out(lake, student, settings.training.keep_last, [f.path for f in done])
         finished.drop_old_states(lake, student)
