@@ -2,7 +2,12 @@
 
 import errno
 import multiprocessing
+import os
+import socket
+import subprocess
+import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -13,6 +18,7 @@ from srt_assets.core import lake as lake_module
 from srt_assets.core.errors import disk_full
 from srt_assets.core.hashing import fingerprint
 from srt_assets.core.lake import Lake
+from srt_assets.core.sql.catalog import publish
 
 
 def row(n: int, **more: object) -> dict:
@@ -143,6 +149,49 @@ def test_readers_beside_a_writer_see_whole_contents_only(home: Path) -> None:
     stop.set()
     writer.join()
     assert len(seen) == 4
+
+
+SPILL = """
+import sys
+from pathlib import Path
+from srt_assets.core.lake import Lake
+cons = [Lake(Path(sys.argv[1])).connect("40MB") for _ in range(2)]
+for i, con in enumerate(cons):
+    con.execute("SET threads = 1")
+    con.execute(f"CREATE TABLE mine AS SELECT range AS k, md5(range::VARCHAR || '{i}') AS v FROM range(1500000)")
+assert list(Path(sys.argv[1], "tmp").iterdir()), "nothing was spilled"
+for i, con in enumerate(cons):
+    assert con.execute(f"SELECT count(*) FROM mine WHERE v = md5(k::VARCHAR || '{i}')").fetchall() == [(1500000,)]
+    con.close()
+assert not list(Path(sys.argv[1], "tmp").iterdir())
+"""
+
+
+def test_two_that_spill_at_once_do_not_meet(home: Path) -> None:
+    # A process of its own, for in one folder they crash.
+    subprocess.run([sys.executable, "-c", SPILL, str(home)], check=True, timeout=120)
+
+
+def test_what_killed_processes_left_is_removed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    machine = socket.gethostname()
+    left, used = (home / "tmp" / f"{machine}@{pid}@a" for pid in (gone.pid, os.getpid()))
+    for folder in (left, used):
+        folder.mkdir(parents=True)
+        (folder / "duckdb_temp_storage_DEFAULT-0.tmp").write_bytes(b"x")
+    lake = Lake(home, after_commit=publish)
+    commit(lake, [row(1)])
+    half, catalog = lake.directory("raw_records") / ".part-1.parquet.writing", home / ".srt.duckdb.1"
+    for file in (half, catalog):
+        file.write_bytes(b"x")
+    commit(lake, [row(2)])
+    assert half.exists(), "it may still be written"
+    assert not catalog.exists()
+    monkeypatch.setattr(lake_module, "ORPHAN_AGE", timedelta(0))
+    commit(lake, [row(3)])
+    lake.connect().close()
+    assert not half.exists() and not left.exists() and used.exists()
 
 
 def test_a_full_disk_is_told_from_other_errors_in_python_and_in_duckdb() -> None:

@@ -13,7 +13,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.scratch import spill_into
 from srt_assets.core.tables import TABLES, Table, sql_literal
 
 SCHEMA_VERSION = 1
@@ -112,18 +113,14 @@ class Lake:
 
     def connect(self, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
         """In-memory DuckDB with a view per table over its present content, spilling under the home. Close it."""
-        self._scratch().mkdir(parents=True, exist_ok=True)
         con = duckdb.connect()
         con.execute("SET enable_progress_bar = false")
-        con.execute(f"SET temp_directory = {sql_literal(str(self._scratch()))}")
+        spill_into(con, self.home)
         if memory_limit:
             con.execute(f"SET memory_limit = {sql_literal(memory_limit)}")
         for name, table in TABLES.items():
             con.execute(f'CREATE VIEW "{name}" AS {table.select_sql(self.parts(name))}')
         return con
-
-    def _scratch(self) -> Path:
-        return self.home / "tmp"
 
     # -- writing
 
@@ -219,6 +216,10 @@ class Lake:
                 expired = now - datetime.fromtimestamp(path.stat().st_mtime, UTC) > ORPHAN_AGE
             if expired:
                 path.unlink(missing_ok=True)
+        for path in directory.glob(".part-*.writing"):  # by a process that was killed while it wrote
+            with suppress(FileNotFoundError):  # it may get its name this moment
+                if now - datetime.fromtimestamp(path.stat().st_mtime, UTC) > ORPHAN_AGE:
+                    path.unlink()
 
     # -- failures, so that `srt status` can tell "failed" from "never made"
 

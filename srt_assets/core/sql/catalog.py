@@ -47,6 +47,8 @@ def ensure_published(lake: Lake) -> Path:
 
 def _build(lake: Lake) -> Path:
     target = path_of(lake)
+    for left in lake.home.glob(".srt.duckdb.*"):  # by a process that was killed: under the lock nobody else builds one
+        left.unlink(missing_ok=True)
     temporary = lake.home / f".srt.duckdb.{uuid.uuid4().hex}"
     parts = _parts(lake)
     con = duckdb.connect()

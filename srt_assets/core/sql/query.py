@@ -18,6 +18,7 @@ import duckdb
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
+from srt_assets.core.scratch import spill_into
 from srt_assets.core.sql.catalog import ensure_published
 from srt_assets.core.tables import sql_literal
 from srt_assets.core.terminal import printable
@@ -60,14 +61,12 @@ def rows_of(lake: Lake, query: str) -> Iterator[tuple[list[str], Iterator[tuple[
 def connect_locked(lake: Lake) -> duckdb.DuckDBPyConnection:
     """In-memory DuckDB that sees the published catalog (as `srt`, in use) and may do nothing but read it. Close it."""
     path = ensure_published(lake)
-    scratch = lake.home / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
     con = duckdb.connect()
     for setting in ("enable_progress_bar", "python_enable_replacements", "allow_persistent_secrets"):
         con.execute(f"SET {setting} = false")
     con.execute("SET autoinstall_known_extensions = false")
     con.execute("SET autoload_known_extensions = false")
-    con.execute(f"SET temp_directory = {sql_literal(str(scratch))}")
+    spill_into(con, lake.home)
     con.execute(f"ATTACH {sql_literal(str(path))} AS srt (TYPE duckdb, READ_ONLY)")
     con.execute("USE srt")
     con.execute(f"SET allowed_directories = [{sql_literal(str(lake.root))}]")

@@ -7,6 +7,7 @@ import duckdb
 
 from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.lake import Lake
+from srt_assets.core.scratch import spill_into
 from srt_assets.core.sql.catalog import ensure_published
 from srt_assets.core.tables import sql_literal
 from srt_assets.settings import load_settings
@@ -24,6 +25,7 @@ def read(name: str, student: str | None = None, home: Path | str | None = None) 
     con = duckdb.connect()
     try:
         con.execute("SET enable_progress_bar = false")
+        spill_into(con, lake.home)
         con.execute(f"ATTACH {sql_literal(str(ensure_published(lake)))} AS srt (TYPE duckdb, READ_ONLY)")
         rows = con.execute(
             "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'srt'"
