@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints, sources
+from srt_assets.core.student import checkpoint_files, checkpoints, sources
 from srt_assets.core.student.checkpoint_files import INDEX, slugify
 
 
@@ -143,6 +144,77 @@ def test_an_incomplete_checkpoint_is_refused_by_name(lake, source, broken):
     assert named in str(caught.value)
     assert checkpoints.list_students(lake) == []
     assert not list((lake.home / "students").glob(".aside*"))
+
+
+NONSENSE = [
+    ("model.safetensors", [1]),
+    ("model.safetensors", {"a": 5}),
+    ("model.safetensors", {"a": {"dtype": "F32"}}),
+    ("model.safetensors", {"a": {"data_offsets": ["0", "4"], "shape": [1]}}),
+    (INDEX, {"weight_map": [1, 2]}),
+    (INDEX, {"weight_map": {"a": 1}}),
+    (INDEX, {"weight_map": None}),
+    ("config.json", {"vocab_size": "many"}),
+    ("config.json", {"architectures": 5}),
+    ("config.json", {"text_config": [1]}),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), NONSENSE)
+def test_files_of_nonsense_are_one_clear_error_too(lake, source, name, content):
+    data = json.dumps(content).encode()
+    (source / name).write_bytes(len(data).to_bytes(8, "little") + data if name == "model.safetensors" else data)
+    with pytest.raises(UserError, match=name):
+        add(lake, source)
+
+
+def test_a_configuration_without_end_is_one_clear_error(lake, source):
+    (source / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not valid JSON"):
+        add(lake, source)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_file_that_may_not_be_read_is_one_clear_error(lake, source, monkeypatch, name):
+    slug = add(lake, source).slug
+    (source / name).touch()
+    opened = Path.open
+
+    def refuse(path, *args, **more):
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *args, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for look in (lambda: checkpoints.get(lake, slug), lambda: add(lake, source, "other")):
+        with pytest.raises(UserError, match=f"{name} cannot be read: Permission denied"):
+            look()
+
+
+def test_the_weights_are_read_once_however_often_the_student_is_registered(lake, source, monkeypatch):
+    slug = add(lake, source).slug
+    there = (lake.home / "students" / slug).stat().st_ino
+    monkeypatch.setattr(checkpoint_files, "file_sha256", lambda path: pytest.fail(f"{path} is read again"))
+    assert add(lake, source).slug == slug
+    assert (lake.home / "students" / slug).stat().st_ino == there, "what a run may be reading was taken away"
+
+
+def test_a_link_that_leads_elsewhere_now_is_the_same_student_with_new_content(lake, source, tmp_path):
+    link = tmp_path / "latest"
+    link.symlink_to(source)
+    first = add(lake, link, "latest")
+    link.unlink()
+    link.symlink_to(make_tiny_student(tmp_path / "next", seed=1))
+    again = add(lake, link, "latest")
+    assert again.slug == first.slug
+    assert again.fingerprint != first.fingerprint and again.source == str(tmp_path / "next")
+
+
+def test_the_key_of_a_source_that_is_gone_is_free(lake, source, tmp_path):
+    first = add(lake, source, "one")
+    source.rename(tmp_path / "moved")
+    again = add(lake, tmp_path / "moved", "one")
+    assert again.fingerprint == first.fingerprint and again.source == str(tmp_path / "moved")
 
 
 def test_a_student_that_vanished_says_so(lake, source):

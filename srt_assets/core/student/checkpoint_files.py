@@ -7,7 +7,10 @@ by the files' size and time.
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from srt_assets.core.errors import UserError
@@ -32,6 +35,8 @@ TOKENIZER_FILES = (
 _A_TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tekken.json")
 # What the same checkpoint says differently on another machine or after another save.
 _NOT_IDENTITY = ("_name_or_path", "transformers_version")
+# The limit of the safetensors library itself.
+_LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,23 @@ class Files:
         return fingerprint(**{name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()})
 
 
+@contextmanager
+def readable(directory: Path) -> Iterator[None]:
+    """What the system refuses of a checkpoint's files (rights, a dead mount) is one clear error like any other."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or directory
+        raise UserError(f"{name} cannot be read: {error.strerror}", "make it readable for this user") from None
+
+
 def inspect(directory: Path) -> Files:
-    """Check a checkpoint directory. Raises UserError naming the file that is missing, torn or unsafe."""
+    """Check a checkpoint directory. Raises UserError naming the file that is missing, torn, unsafe or unreadable."""
+    with readable(directory):
+        return _inspect(directory)
+
+
+def _inspect(directory: Path) -> Files:
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory", "give the folder of a saved Hugging Face checkpoint")
     config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
@@ -76,13 +96,16 @@ def inspect(directory: Path) -> Files:
             "save it there: AutoTokenizer.from_pretrained(base).save_pretrained(directory)",
         )
     others = tuple(directory / n for n in (INDEX, "generation_config.json") if (directory / n).is_file())
-    return Files(directory, weights, tokenizer, others, config, sum(map(_count_parameters, weights)))
+    return Files(directory, weights, tokenizer, others, config, sum(map(_parameters_of, weights)))
 
 
 def _weights(directory: Path) -> tuple[Path, ...]:
     index, single = directory / INDEX, directory / SINGLE
     if index.is_file():
-        names = sorted(set(_read_json(index, "it says which shard holds which tensor").get("weight_map", {}).values()))
+        shards = _read_json(index, "it says which shard holds which tensor").get("weight_map", {})
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise UserError(f"{index} does not say which shard holds which tensor", "save the checkpoint again")
+        names = sorted(set(shards.values()))
         for name in names:
             # A shard's name is data from outside: it must not lead out of the directory.
             if Path(name).name != name:
@@ -104,20 +127,29 @@ def _weights(directory: Path) -> tuple[Path, ...]:
     raise UserError(f"{directory} has no weights ({SINGLE} or {INDEX})", "wait until it is complete, or save it again")
 
 
-def _count_parameters(path: Path) -> int:
+def _parameters_of(path: Path) -> int:
+    facts = path.stat()
+    return _count_parameters(path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+# Many students are looked at every few seconds, and few have changed.
+@lru_cache(maxsize=100_000)
+def _count_parameters(path: Path, size: int, *_changes_with_the_file: int) -> int:
     """Numbers in a safetensors file, from its header; the header also tells whether the file was cut short."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(length)) if 8 + length <= size else None
-        except ValueError:
-            header = None
-    tensors = [t for name, t in (header or {}).items() if name != "__metadata__"]
-    end = max((t["data_offsets"][1] for t in tensors), default=0)
-    if header is None or size != 8 + length + end:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if 8 + length > size or length > _LONGEST_HEADER:
+                raise ValueError(length)
+            header = json.loads(file.read(length))
+        tensors = [t for name, t in header.items() if name != "__metadata__"]
+        count = sum(math.prod(t["shape"]) for t in tensors)
+        whole = size == 8 + length + max((t["data_offsets"][1] for t in tensors), default=0)
+    except (ValueError, RecursionError, AttributeError, TypeError, LookupError):  # no header, or one of nonsense
+        whole = False
+    if not whole:
         raise UserError(f"{path} is cut short or damaged", "copy the file again")
-    return sum(math.prod(t["shape"]) for t in tensors)
+    return count
 
 
 def _read_json(path: Path, why: str) -> dict:
@@ -125,7 +157,7 @@ def _read_json(path: Path, why: str) -> dict:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path.parent} has no {path.name}", why) from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}", "save the checkpoint again") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} does not hold a JSON object", "save the checkpoint again")

@@ -18,7 +18,7 @@ from srt_assets.core.lake import Lake, file_lock
 from srt_assets.core.outcome import Description, Outcome
 from srt_assets.core.progress import Progress, silent
 from srt_assets.core.student import sources
-from srt_assets.core.student.checkpoint_files import Files, inspect, slugify
+from srt_assets.core.student.checkpoint_files import Files, inspect, readable, slugify
 from srt_assets.settings import Settings
 
 TABLE = "students"
@@ -50,26 +50,36 @@ class StudentInfo:
 def add(settings: Settings, lake: Lake, source: str, name: str | None = None, replace: bool = False) -> StudentInfo:
     """Register a student: a checkpoint directory, a hub id (`org/name@revision`), or `smollm2`, the packaged one.
 
-    Doing it again for the same source refreshes its links. Raises UserError if the source cannot be had, is not a
-    whole safetensors checkpoint with a tokenizer, or if the key is taken by another source (unless `replace`).
+    Doing it again for the same source refreshes its links; a link that leads elsewhere now is the same source. Raises
+    UserError if the source cannot be had, is not a whole safetensors checkpoint with a tokenizer, or if the key is
+    taken by another source that is still there (unless `replace`).
     """
     origin = sources.resolve(source)
+    given = str(Path(source).expanduser().absolute()) if origin.local else origin.source
     slug = slugify(name or origin.default_name)
     root = lake.home / "students"
     with file_lock(lake.home / "locks" / f"students.{slug}.lock"):
         known = _record(root / slug)
-        if known and known["source"] != origin.source and not replace:
+        same = known and (known["source"] == origin.source or known.get("given") == given)
+        if known and not same and not replace and not _gone(known["source"]):
             raise UserError(f"the student key {slug!r} is taken by {known['source']}", "choose another with --name")
         if known and known["source"] == origin.source and origin.built_once and not _broken(root / slug):
             return get(lake, slug)
-        aside = root / f".aside-{uuid.uuid4().hex}"
+        aside, old = (root / f".{kind}-{uuid.uuid4().hex}" for kind in ("aside", "old"))
         try:
             files, revision = _collect(origin, aside)
             parent, generation = _ancestry(lake, files)
-            facts = {"source": origin.source, "revision": revision, "parent": parent, "generation": generation}
+            facts: dict[str, str | int] = {"source": origin.source, "given": given, "revision": revision}
+            facts |= {"parent": parent, "generation": generation}
+            if known and facts.items() <= known.items() and _links(root / slug) == _links(aside):
+                return get(lake, slug)  # a run may be reading it this moment
+            # `get` compares the signature: the same files are not read again for their fingerprint.
+            facts |= {key: known[key] for key in ("signature", "fingerprint") if known and key in known}
             (aside / RECORD).write_text(json.dumps(facts))
-            shutil.rmtree(root / slug, ignore_errors=True)
+            if (root / slug).exists():
+                (root / slug).replace(old)
             aside.replace(root / slug)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return get(lake, slug)
@@ -88,27 +98,44 @@ def get(lake: Lake, slug: str) -> StudentInfo:
         known = ", ".join(list_students(lake)) or "none yet"
         raise UserError(f"no student {slug!r} (registered: {known})", "register it: srt students add PATH|MODEL_ID")
     files = inspect(path)
-    signature = files.signature()
-    if record.get("signature") != signature:
-        record |= {"signature": signature, "fingerprint": files.fingerprint()}
+    with readable(path):
+        signature = files.signature()
+        changed = record.get("signature") != signature
+        if changed:
+            record |= {"signature": signature, "fingerprint": files.fingerprint()}
+    if changed:
         temporary = path / f".{RECORD}.{uuid.uuid4().hex}"
         temporary.write_text(json.dumps(record, indent=1))
         temporary.replace(path / RECORD)
-    text = files.config.get("text_config") or files.config
+    architecture, vocab_size, max_positions = _described(files)
     return StudentInfo(
         slug=slug,
         source=record["source"],
         revision=record["revision"],
         path=path,
         fingerprint=record["fingerprint"],
-        architecture=(files.config.get("architectures") or ["unknown"])[0],
+        architecture=architecture,
         n_parameters=files.n_parameters,
-        vocab_size=int(text.get("vocab_size") or 0),
+        vocab_size=vocab_size,
         weights_bytes=sum(p.stat().st_size for p in files.weights),
-        max_positions=int(next((text[k] for k in _POSITIONS if text.get(k)), 0)),
+        max_positions=max_positions,
         parent=record["parent"],
         generation=record["generation"],
     )
+
+
+def _described(files: Files) -> tuple[str, int, int]:
+    """Architecture, vocabulary and positions, as the configuration says."""
+    text = files.config.get("text_config") or files.config
+    try:
+        return (
+            str((files.config.get("architectures") or ["unknown"])[0]),
+            int(text.get("vocab_size") or 0),
+            int(next((text[k] for k in _POSITIONS if text.get(k)), 0)),
+        )
+    except (AttributeError, TypeError, ValueError, LookupError) as error:
+        config = files.directory / "config.json"
+        raise UserError(f"{config} holds a value of the wrong kind: {error}", "save the checkpoint again") from None
 
 
 def _collect(origin: sources.Origin, aside: Path) -> tuple[Files, str]:
@@ -129,6 +156,14 @@ def _record(path: Path) -> dict | None:
         return json.loads((path / RECORD).read_text())
     except FileNotFoundError:
         return None
+
+
+def _gone(source: str) -> bool:
+    return Path(source).is_absolute() and not Path(source).exists()
+
+
+def _links(path: Path) -> dict[str, Path]:
+    return {p.name: p.readlink() for p in path.iterdir() if p.is_symlink()}
 
 
 def _broken(path: Path) -> bool:
