@@ -103,6 +103,46 @@ def test_a_full_disk_ends_the_call_not_the_ledger(tmp_path, monkeypatch):
     assert "a" in [r["call_key"] for path in ledger.segments(lake) for r in ledger.read_segment(path)]
 
 
+def test_a_reply_after_the_end_does_not_open_the_segment_anew(tmp_path):
+    lake = Lake(tmp_path)
+
+    async def go():
+        book = ledger.Ledger(lake)
+        await book.append(row("a"))
+        book.close()  # as after a second Ctrl-C, which does not wait for the calls in flight
+        with pytest.raises(RuntimeError, match="closed"):
+            await asyncio.wait_for(book.append(row("late")), 3)
+
+    asyncio.run(go())
+    assert ["a"] == [r["call_key"] for path in ledger.segments(lake) for r in ledger.read_segment(path)]
+
+
+def test_a_segment_that_cannot_be_made_is_an_error_not_a_hang(tmp_path):
+    lake = Lake(tmp_path)
+    lake.root.mkdir()
+    lake.directory(ledger.TABLE).write_text("in the way")
+
+    async def go():
+        with ledger.Ledger(lake) as book:
+            for key in "ab":
+                with pytest.raises(FileExistsError):
+                    await asyncio.wait_for(book.append(row(key)), 3)
+
+    asyncio.run(go())
+
+
+def test_half_a_character_in_an_error_does_not_poison_the_ledger(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k-test")
+    cut = {"message": "cannot take 'caf\ud83d", "type": "t", "code": None}
+    with FakeOpenAI(lambda body, nth: Plan("400", error=cut)) as fake:
+        settings, lake = home(tmp_path, 1, api_base=fake.base)
+        instructions.run(settings, lake)
+    ((error,),) = table(lake, "SELECT error FROM teacher_calls")
+    assert "caf?" in error
+    path = write(lake, row("a", finish_reason="\ud83d"))
+    assert ledger.seal(lake) == 1 and not path.exists()
+
+
 TEXT = st.text(max_size=8)
 REQUEST = st.fixed_dictionaries(
     {

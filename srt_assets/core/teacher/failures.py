@@ -151,7 +151,8 @@ _KEY_LIKE = re.compile(r"\b(?:sk|gsk|key|xai|pk)-[\w\-*]{6,}", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """The text without anything that looks like, or is, a key from the environment."""
+    """The text without anything that looks like, or is, a key from the environment, or half a character."""
+    text = text.encode("utf-8", "replace").decode()
     for name, value in os.environ.items():
         if len(value) >= 8 and re.search(r"KEY|TOKEN|SECRET|PASSWORD", name):
             text = text.replace(value, "***")

@@ -29,6 +29,8 @@ GATHER_S = 0.01
 _SEAL_ROWS = 20_000
 _COMPACT_ABOVE = 24
 
+_Line = tuple[bytes, asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ class Ledger:
         self.directory = lake.directory(TABLE)
         self.name = f"segment-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}-{uuid.uuid4().hex[:12]}.jsonl"
         self._wake = threading.Condition()
-        self._pending: list[tuple[bytes, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._pending: list[_Line] = []
         self._closing = False
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
@@ -51,13 +53,16 @@ class Ledger:
         self.close()
 
     async def append(self, row: dict[str, Any]) -> None:
-        """Return when the row is on disk. OSError if it cannot be (a full disk)."""
+        """Return when the row is on disk. OSError if it cannot be (a full disk), RuntimeError after `close`."""
         line = encode({**row, "segment": self.name})
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         with self._wake:
             if self._error:
                 raise self._error
+            if self._closing:
+                # A second Ctrl-C does not wait for calls in flight. Their replies must not open the segment anew.
+                raise RuntimeError("the ledger is closed")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
                 self._thread.start()
@@ -76,6 +81,15 @@ class Ledger:
             self._thread = None
 
     def _write(self) -> None:
+        try:
+            self._write_segment()
+        except OSError as error:  # the segment cannot be made; who waits for it would wait for ever
+            with self._wake:
+                self._error = error
+                batch, self._pending = self._pending, []
+            _release(batch, error)
+
+    def _write_segment(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         hidden = self.directory / f".{self.name}"
         with hidden.open("wb") as file:
@@ -95,7 +109,7 @@ class Ledger:
                     batch, self._pending = self._pending, []
                 self._put(file, batch)
 
-    def _put(self, file: BinaryIO, batch: list[tuple[bytes, asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
+    def _put(self, file: BinaryIO, batch: list[_Line]) -> None:
         error = self._error
         try:
             if error is None:
@@ -104,12 +118,16 @@ class Ledger:
                 os.fsync(file.fileno())
         except OSError as cause:
             error = self._error = cause
-        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for _, loop, future in batch:
-            loops.setdefault(loop, []).append(future)
-        for loop, futures in loops.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_settle, futures, error)
+        _release(batch, error)
+
+
+def _release(batch: list[_Line], error: OSError | None) -> None:
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for _, loop, future in batch:
+        loops.setdefault(loop, []).append(future)
+    for loop, futures in loops.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, futures, error)
 
 
 def _settle(futures: list["asyncio.Future[None]"], error: OSError | None) -> None:
@@ -122,8 +140,9 @@ def _settle(futures: list["asyncio.Future[None]"], error: OSError | None) -> Non
 
 
 def encode(row: dict[str, Any]) -> bytes:
-    """A row as one line: CRC-32 (8 hex digits), a space, ASCII JSON, a newline."""
-    body = json.dumps(row, separators=(",", ":"), default=_plain).encode("ascii")
+    """A row as one line: CRC-32 (8 hex digits), a space, JSON, a newline. What no Parquet file can hold is repaired."""
+    # A server that cuts its message in the middle of an emoji sends half a character: sealing would fail for ever.
+    body = json.dumps(row, separators=(",", ":"), default=_plain, ensure_ascii=False).encode("utf-8", "replace")
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
