@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.events import EngineEventData  # exported nowhere
 
 from srt_assets.defs.instance import fail_dead_runs, prepare_instance
 from srt_assets.defs.launch import materialize
@@ -95,6 +96,56 @@ def test_a_pid_taken_by_another_process_does_not_pass_for_the_run(dagster_home: 
         job = dg.Definitions(assets=[nothing]).resolve_implicit_global_asset_job_def()
         run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
         assert fail_dead_runs(instance) == [run.run_id]
+
+
+def a_run(instance: dg.DagsterInstance, status: dg.DagsterRunStatus, **tags: str) -> dg.DagsterRun:
+    job = dg.Definitions(assets=[nothing]).resolve_implicit_global_asset_job_def()
+    return instance.create_run_for_job(job, tags=tags, status=status)
+
+
+DEAD = {"srt/host": socket.gethostname(), "srt/pid": str(os.getpid()), "srt/pid_started": "1.0"}
+
+
+def test_a_run_that_was_being_stopped_is_canceled_not_failed(dagster_home: Path) -> None:
+    with dg.DagsterInstance.get() as instance:
+        run = a_run(instance, dg.DagsterRunStatus.CANCELING, **DEAD)
+        assert fail_dead_runs(instance) == [run.run_id]
+        ended = instance.get_run_by_id(run.run_id)
+        assert ended and ended.status == dg.DagsterRunStatus.CANCELED, "failed, it would be taken up again"
+
+
+def test_a_run_that_ends_while_we_look_keeps_its_end(dagster_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dg.DagsterInstance.get() as instance:
+        run = a_run(instance, dg.DagsterRunStatus.STARTED, **DEAD)
+
+        def ends_now(pid: int, started: float) -> bool:
+            instance.report_dagster_event(dg.DagsterEvent("PIPELINE_SUCCESS", run.job_name), run_id=run.run_id)
+            return False
+
+        monkeypatch.setattr("srt_assets.defs.instance._alive", ends_now)
+        assert fail_dead_runs(instance) == []
+        ended = instance.get_run_by_id(run.run_id)
+        assert ended and ended.is_success
+
+
+def test_process_numbers_of_another_machine_mean_nobody_here(
+    dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon works elsewhere on the same instance: its run lives, and its step's number is a stranger's here."""
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        with dg.DagsterInstance.get() as instance:
+            with monkeypatch.context() as there:
+                there.setattr(socket, "gethostname", lambda: "where-the-daemon-is")
+                assert fail_dead_runs(instance, in_daemon=True) == []
+            run = a_run(instance, dg.DagsterRunStatus.STARTED)
+            for pid in (2**22 + 1, stranger.pid):
+                instance.report_engine_event("Started process", run, EngineEventData.in_process(pid))
+            assert fail_dead_runs(instance) == [] and stranger.poll() is None
+            assert fail_dead_runs(instance, in_daemon=True) == [run.run_id], "the daemon has moved here"
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_runs_of_other_machines_are_left_alone(dagster_home: Path) -> None:

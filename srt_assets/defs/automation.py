@@ -48,8 +48,8 @@ def dead_runs(tick_s: int) -> dg.SensorDefinition:
         description="Fails runs whose process is gone and frees the pool slots they held.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        failed = fail_dead_runs(context.instance)
-        return dg.SkipReason(f"marked as failed: {', '.join(failed)}" if failed else "no dead run")
+        failed = fail_dead_runs(context.instance, in_daemon=True)
+        return dg.SkipReason(f"marked as ended: {', '.join(failed)}" if failed else "no dead run")
 
     return sensor
 

@@ -14,6 +14,7 @@ from srt_assets.settings import Settings
 
 PID_TAG = "srt/pid"
 PID_STARTED_TAG = "srt/pid_started"
+HOST_OF_RUNS = "srt/host_of_runs"
 UNFINISHED = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -78,22 +79,38 @@ def process_tags() -> dict[str, str]:
     return {names.TAG_HOST: socket.gethostname(), PID_TAG: str(me.pid), PID_STARTED_TAG: str(me.create_time())}
 
 
-def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+def fail_dead_runs(instance: dg.DagsterInstance, in_daemon: bool = False) -> list[str]:
     """Fail every run of this machine whose process is gone, free its pool slots, end its orphaned steps.
 
-    A killed process cannot do it itself, and a slot it held would block the next run for ever.
+    A killed process cannot do it itself, and a slot it held would block the next run for ever. `in_daemon` says that
+    runs are launched on this machine: elsewhere (another machine or container with the same instance) their process
+    numbers are those of strangers.
     """
+    host, cursors = socket.gethostname(), instance.daemon_cursor_storage
+    known = cursors.get_cursor_values({HOST_OF_RUNS}).get(HOST_OF_RUNS)
+    if in_daemon and known != host:
+        cursors.set_cursor_values({HOST_OF_RUNS: host})
+        known = host
+    launched_here = known in (None, host) and isinstance(instance.run_launcher, dg.DefaultRunLauncher)
     failed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        processes = _processes(instance, run)
+        processes = _processes(instance, run, launched_here)
         if processes is None or (processes and _alive(*processes[0])):
+            continue
+        # Only now that it can write no more: it may have come to its end since we read its status.
+        now = instance.get_run_by_id(run.run_id)
+        if now is None or now.is_finished:
             continue
         for pid, started in processes[1:]:
             _end(pid, started)
-        instance.report_run_failed(run, "the process of this run is gone (killed, or the machine was restarted)")
+        why = "the process of this run is gone (killed, or the machine was restarted)"
+        if now.status == dg.DagsterRunStatus.CANCELING:  # who stopped it does not want it taken up again
+            instance.report_run_canceled(now, why)
+        else:
+            instance.report_run_failed(now, why)
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         failed.append(run.run_id)
-        log.warning("run %s was left unfinished by a process that is gone; marked as failed", run.run_id[:8])
+        log.warning("run %s was left unfinished by a process that is gone; marked as ended", run.run_id[:8])
     # A slot may outlive its run: killed between the run's end and the release.
     storage = instance.event_log_storage
     for key in storage.get_concurrency_keys() if storage.supports_global_concurrency_limits else ():
@@ -104,12 +121,14 @@ def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     return failed
 
 
-def _processes(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[tuple[int, float]] | None:
+def _processes(instance: dg.DagsterInstance, run: dg.DagsterRun, launched_here: bool) -> list[tuple[int, float]] | None:
     """(pid, latest possible start) of the run's process, then of its steps; None if it is not this machine's."""
     if names.TAG_HOST in run.tags:
         if run.tags[names.TAG_HOST] != socket.gethostname():
             return None
         return [(int(run.tags[PID_TAG]), float(run.tags[PID_STARTED_TAG]))]
+    if not launched_here:
+        return None
     found: list[tuple[int, float]] = []
     for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
         event = entry.dagster_event
