@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from student_lake import settings_for
 from tiny_student import make_tiny_student
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,6 +18,7 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoint_files, checkpoints, sources
 from srt_assets.core.student.checkpoint_files import INDEX, slugify
+from srt_assets.core.student.model import load_model
 
 
 @pytest.fixture
@@ -264,3 +267,20 @@ def test_a_checkpoint_made_here_knows_its_parent(lake, source):
     made = shutil.copytree(source, lake.home / "checkpoints" / "base" / "run-1")
     info = add(lake, made, "next")
     assert (info.parent, info.generation) == ("base", 1)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda weights: {f"_orig_mod.{name}": w for name, w in weights.items()}, "lacks weights.*such as _orig_mod"),
+        (lambda weights: {k: w for k, w in weights.items() if "layers.1.mlp" not in k}, "lacks weights.*layers.1.mlp"),
+        (lambda weights: {k: w[:-1].clone() if "norm" in k else w for k, w in weights.items()}, "of another shape"),
+    ],
+    ids=["saved through torch.compile", "a layer is gone", "another model's config"],
+)
+def test_a_student_with_other_weights_than_its_config_says_is_not_loaded(source, harm, said):
+    """transformers would put random numbers there and warn: scores and trainings of noise, which look like any."""
+    weights = load_file(source / "model.safetensors")
+    save_file(harm(weights), source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=said):
+        load_model(source, torch.float32, "cpu")

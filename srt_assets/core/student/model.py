@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.student.loading import load_whole
 
 _CHUNK_BYTES = 1 << 30
 # On a CPU a block of the output layer and its logits should stay in the cache while they are used.
@@ -113,19 +114,7 @@ def load_tokenizer(path: Path):
 def load_model(path: Path, dtype: torch.dtype, device: str) -> Forward:
     """Load a checkpoint for scoring. `device` "auto" spreads it over all GPUs (`device_map`)."""
     hf_logging.disable_progress_bar()  # a bar of its own would tear the run's
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            device_map=device if device != "cpu" else None,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(
-            f"the model in {path} cannot be loaded: {error}", "check that it is a causal language model, saved whole"
-        ) from error
+    model = load_whole(path, dtype=dtype, device_map=device if device != "cpu" else None)
     model.eval().requires_grad_(False)
     return Forward(model)
 

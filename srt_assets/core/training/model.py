@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.student.loading import load_whole
 from srt_assets.core.training.job import Job
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,9 +49,7 @@ def load_tokenizer(path: str):
 
 def load_model(job: Job) -> PreTrainedModel:
     """The student with fp32 weights. Half-precision weights would lose updates of a learning rate of 2e-5."""
-    model = AutoModelForCausalLM.from_pretrained(
-        job.student_path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-    )
+    model = load_whole(job.student_path, dtype=torch.float32)
     model.config.use_cache = False
     _repair_generation_config(model)
     return model

@@ -1,0 +1,50 @@
+"""A checkpoint into memory with every weight it needs, or not at all. Scoring and training both load from here."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from srt_assets.core.errors import UserError
+
+
+def load_whole(path: Path | str, **options: Any) -> PreTrainedModel:
+    """The causal language model in `path`; no code of its own is run, no pickle read, no network asked.
+
+    transformers fills weights that a checkpoint lacks with random numbers and only warns: here that is a UserError,
+    as are weights of another shape and a file that cannot be read.
+    """
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # to be named below
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise UserError(
+            f"the model in {path} cannot be loaded: {error}", "check that it is a causal language model, saved whole"
+        ) from error
+    model, found = loaded
+    wrong = sorted(str(key[0]) for key in found["mismatched_keys"])
+    if wrong:
+        raise UserError(
+            f"the model in {path} has weights of another shape than its config.json says: {_some(wrong)}",
+            "put the config.json there that the weights were saved with",
+        )
+    missing, others = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    if missing:
+        raise UserError(
+            f"the model in {path} lacks weights: {_some(missing)}"
+            + (f"; it has others, such as {others[0]}" if others else ""),
+            "save the model itself, not a wrapper around it (torch.compile, DDP): model.save_pretrained(directory)",
+        )
+    return model
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
