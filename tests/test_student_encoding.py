@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from student_tokenizers import TOKENIZERS, tokenizer_named
+from tiny_student import make_tiny_tokenizer
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.student import templates
@@ -132,8 +131,8 @@ def test_text_no_tokenizer_takes_has_a_status(tokenizer, protocol):
     assert all(isinstance(beside[name], Pass) for name in PASSES)
 
 
-def test_a_chat_template_that_asks_for_the_date_gets_the_same_one_every_day(tokenizer):
-    dated = copy.deepcopy(tokenizer)
+def test_a_chat_template_that_asks_for_the_date_gets_the_same_one_every_day():
+    dated = make_tiny_tokenizer()
     dated.chat_template = (
         "{% if strftime_now is defined %}{{ strftime_now( '%d %B %Y' ) }}{% endif %}: {{ messages[0].content }}"
     )
