@@ -114,7 +114,7 @@ def test_a_reply_after_the_end_does_not_open_the_segment_anew(tmp_path):
             await asyncio.wait_for(book.append(row("late")), 3)
 
     asyncio.run(go())
-    assert ["a"] == [r["call_key"] for path in ledger.segments(lake) for r in ledger.read_segment(path)]
+    assert [r["call_key"] for path in ledger.segments(lake) for r in ledger.read_segment(path)] == ["a"]
 
 
 def test_a_segment_that_cannot_be_made_is_an_error_not_a_hang(tmp_path):

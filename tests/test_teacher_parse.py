@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -183,6 +185,20 @@ _PIECES = st.sampled_from(
      "\"", "your instruction", "I1.", "I2.", "A1.", "A2.", "[System]", "⟦End⟧", "N/A", "I'm sorry, I cannot",
      "\ud800", "\x00"]
 )  # fmt: skip
+
+
+LONG_RUNS = """
+from srt_assets.core.teacher.parse import parse
+for unit in (" ", "*", "_", "`", "# "):
+    for kind in ("instruction", "response"):
+        text = f"[New Instruction] a [End]\\n[New Answer] [Better Answer] b\\n{unit * 200_000}x [End]"
+        assert parse(kind, "markers", text, "stop").status == "ok"
+"""
+
+
+def test_a_long_run_of_blanks_or_stars_does_not_stop_every_call():
+    # In a process of its own: the square of 200,000 steps would take minutes, and nothing can interrupt a match.
+    subprocess.run([sys.executable, "-c", LONG_RUNS], check=True, timeout=60)
 
 
 @settings(max_examples=400, deadline=None)
