@@ -1,6 +1,7 @@
 """The sensor on the watched folder: whole checkpoints only, each content once, failures named."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from tiny_student import make_tiny_student
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints, watch
+from srt_assets.core.student import checkpoints, scores, watch
 from srt_assets.defs import names
 from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
 from srt_assets.settings import Automation, Project, Settings
@@ -46,6 +47,8 @@ class Ticker:
         for request in result.run_requests or []:
             tags = {"dagster/run_key": request.run_key, "dagster/partition": request.partition_key}
             self.instance.create_run_for_job(job(), tags=tags, status=status)
+            if status == dg.DagsterRunStatus.SUCCESS:
+                watch.register(self.settings, Lake(self.settings.home), request.partition_key)
         return [request.partition_key for request in result.run_requests or []]
 
 
@@ -56,8 +59,14 @@ def job() -> dg.JobDefinition:
     return dg.Definitions(assets=[anything]).resolve_implicit_global_asset_job_def()
 
 
+def teacher_side(home: Path, complete: bool = True) -> None:
+    for partition in scores.CANDIDATE_SLICES:
+        Lake(home).commit("candidates", [], fingerprint="f", code_version="1", partition=partition, complete=complete)
+
+
 @pytest.fixture
 def ticker(instance: dg.DagsterInstance, folder: Path, home: Path) -> Ticker:
+    teacher_side(home)
     return Ticker(instance, folder, home)
 
 
@@ -126,15 +135,77 @@ def test_a_failed_student_is_named_with_the_way_to_resume(ticker: Ticker, folder
     assert "failed" in ticker.skip and "srt run --student a" in ticker.skip
 
 
+def test_a_student_whose_failed_run_was_made_good_is_named_no_more(ticker: Ticker, folder: Path) -> None:
+    make_tiny_student(folder / "a")
+    ticker.tick()
+    ticker.tick(status=dg.DagsterRunStatus.FAILURE)
+    watch.register(ticker.settings, Lake(ticker.settings.home), "a")
+    by_hand = {"dagster/partition": "a", "srt/command": "srt run"}
+    ticker.instance.create_run_for_job(job(), tags=by_hand, status=dg.DagsterRunStatus.SUCCESS)
+    assert ticker.tick() == [] and "failed" not in ticker.skip
+
+
+def test_while_the_teacher_side_is_unfinished_a_student_waits_for_it(ticker: Ticker, folder: Path, home: Path) -> None:
+    teacher_side(home, complete=False)
+    make_tiny_student(folder / "a")
+    ticker.tick()
+    assert ticker.tick() == [] and "a: waiting for the teacher side" in ticker.skip
+    assert ticker.instance.get_dynamic_partitions(STUDENTS) == ["a"], "the nightly run makes both"
+    teacher_side(home)
+    assert ticker.tick() == ["a"]
+    assert ticker.tick() == []
+
+
+def test_a_new_instance_over_an_old_home_finds_its_students(ticker: Ticker, tmp_path: Path) -> None:
+    make_tiny_student(tmp_path / "elsewhere")
+    checkpoints.add(ticker.settings, Lake(ticker.settings.home), str(tmp_path / "elsewhere"), "mine")
+    assert ticker.tick() == ["mine"] and ticker.instance.get_dynamic_partitions(STUDENTS) == ["mine"]
+    assert ticker.tick() == []
+
+
+def test_a_new_home_under_an_old_instance_runs_its_students_once_more(ticker: Ticker, folder: Path, home: Path) -> None:
+    make_tiny_student(folder / "a")
+    ticker.tick()
+    assert ticker.tick() == ["a"]
+    assert ticker.tick() == []
+    shutil.rmtree(home)
+    teacher_side(home)
+    assert ticker.tick(dg.DagsterRunStatus.STARTED) == ["a"]
+    assert ticker.tick() == []
+    watch.register(ticker.settings, Lake(home), "a")
+    assert ticker.tick() == []
+
+
+def test_names_that_no_storage_takes_are_written_so_that_it_does(ticker: Ticker, folder: Path) -> None:
+    for name in (b"half \xff", b"\xff\xfe"):
+        make_tiny_student(folder / "aside").rename(folder / os.fsdecode(name))
+    make_tiny_student(folder / "nul")
+    (folder / "nul" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x\0y"}}))
+    assert ticker.tick() == [] and ticker.tick() == []
+    ticker.skip.encode()
+    assert "\\udcff" in ticker.skip and "not UTF-8" in ticker.skip and "\0" not in ticker.skip
+
+
+def test_a_folder_of_hundreds_is_summed_up(ticker: Ticker, folder: Path) -> None:
+    for number in range(300):
+        (folder / f"log-{number}").mkdir()
+    assert ticker.tick() == [] and "and 280 more" in ticker.skip and len(ticker.skip) < 10_000
+
+
+def test_a_folder_that_is_not_there_is_said(ticker: Ticker, folder: Path) -> None:
+    folder.rmdir()
+    assert ticker.tick() == [] and "there is no folder" in ticker.skip
+
+
 def test_a_student_added_by_command_runs_once_even_if_its_run_failed(
     ticker: Ticker, folder: Path, tmp_path: Path
 ) -> None:
     make_tiny_student(tmp_path / "elsewhere")
     checkpoints.add(ticker.settings, Lake(ticker.settings.home), str(tmp_path / "elsewhere"), "mine")
-    assert ticker.tick() == []
     ticker.instance.add_dynamic_partitions(STUDENTS, ["mine", "of-another-home"])
     assert ticker.tick(dg.DagsterRunStatus.FAILURE) == ["mine"]
     assert ticker.tick() == [] and ticker.tick() == []
+    assert "mine: run" in ticker.skip and "srt run --student mine" in ticker.skip
 
 
 def test_no_folder_set_is_said(instance: dg.DagsterInstance, home: Path) -> None:

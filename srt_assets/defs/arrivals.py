@@ -12,6 +12,10 @@ from srt_assets.defs import names
 from srt_assets.settings import Settings
 
 STUDENTS = names.students.name or ""
+RUN_KEY, PARTITION = "dagster/run_key", "dagster/partition"
+# Every tick's reason is kept for days: a folder of hundreds must not fill the disk.
+MOST_REASONS = 20
+ENDED_BADLY = {dg.DagsterRunStatus.FAILURE: "failed", dg.DagsterRunStatus.CANCELED: "was stopped"}
 
 
 def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinition:
@@ -26,62 +30,73 @@ def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinit
         description="Registers every whole checkpoint in automation.watch, and requests a run for each new student.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        from srt_assets.core.student import watch
+        from srt_assets.core.lake import Lake
+        from srt_assets.core.student import checkpoints, scores, watch
 
-        instance = context.instance
+        instance, lake = context.instance, Lake(settings.home)
         seen = json.loads(context.cursor or "{}")
         whole, refused = watch.scan(Path(settings.automation.watch)) if settings.automation.watch else ({}, {})
         known = set(instance.get_dynamic_partitions(STUDENTS))
+        registered = set(checkpoints.list_students(lake))
         cursor = json.dumps({slug: found.signature for slug, found in whole.items()}, sort_keys=True)
         # Taken only when two ticks saw the same files: a trainer may still be writing.
         settled = {slug: found for slug, found in whole.items() if seen.get(slug) == found.signature}
+        tags = dict(instance.get_run_tags([RUN_KEY, PARTITION]))
         # The files' signature in the key: the same files never run twice, changed files run again.
         run_keys = {slug: f"{slug}:{found.signature}" for slug, found in settled.items()}
-        asked = {key for key in run_keys.values() if _run_of(instance, key)}
+        asked = tags.get(RUN_KEY, set())
+        for slug, key in run_keys.items():
+            # Run well, and yet not here: what this instance remembers was for another home, now gone.
+            if key in asked and slug not in registered and (run := _newest_run(instance, slug)) and run.is_success:
+                run_keys[slug] += f":{run.run_id}"
         due = {slug: key for slug, key in run_keys.items() if key not in asked}
-        due |= {slug: f"{slug}:added" for slug in _added(settings, instance, known - set(whole))}
-        if not due:
-            why = _explain(instance, settings.automation.watch, whole, run_keys, refused)
-            return dg.SensorResult(skip_reason=why, cursor=cursor)
-        return dg.SensorResult(
-            run_requests=[
+        # Whoever is not of the watched folder was registered by command.
+        added = registered - set(whole) - tags.get(PARTITION, set())
+        added -= set(instance.get_materialized_partitions(dg.AssetKey(names.STUDENT_CHECKPOINT)))
+        due |= {slug: f"{slug}:added" for slug in added}
+        adds = [names.students.build_add_request(sorted(set(due) - known))]
+        if due and scores.can_be_made(lake):
+            requests = [
                 dg.RunRequest(run_key=key, partition_key=slug, tags={names.TAG_STUDENT: slug})
                 for slug, key in sorted(due.items())
-            ],
-            dynamic_partitions_requests=[names.students.build_add_request(sorted(set(due) - known))],
-            cursor=cursor,
-        )
+            ]
+            return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=adds, cursor=cursor)
+        reasons = [*_failed(instance, {*settled, *registered}), *(f"{name}: {why}" for name, why in refused.items())]
+        reasons += [f"{slug}: waiting for a second look at the same files" for slug in whole if slug not in settled]
+        # Run now they would fail, and nobody would ask for them again before the night.
+        reasons += [f"{slug}: waiting for the teacher side; `srt run reflected_responses` makes it" for slug in due]
+        why = _in_short(reasons) or _nothing(settings.automation.watch, len(whole))
+        return dg.SensorResult(skip_reason=why, dynamic_partitions_requests=adds, cursor=cursor)
 
     return sensor
 
 
-def _run_of(instance: dg.DagsterInstance, run_key: str) -> dg.DagsterRun | None:
-    runs = instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": run_key}), limit=1)
-    return runs[0] if runs else None
+def _newest_run(instance: dg.DagsterInstance, student: str) -> dg.DagsterRun | None:
+    return next(iter(instance.get_runs(dg.RunsFilter(tags={PARTITION: student}), limit=1)), None)
 
 
-def _added(settings: Settings, instance: dg.DagsterInstance, slugs: set[str]) -> list[str]:
-    """Those of the students that were registered by command and that no run has had yet."""
-    from srt_assets.core.lake import Lake
-    from srt_assets.core.student import checkpoints
+def _failed(instance: dg.DagsterInstance, students: set[str]) -> list[str]:
+    """Whose newest run failed, and how to resume."""
+    bad = instance.get_runs(dg.RunsFilter(statuses=[*ENDED_BADLY]), limit=200)
+    suspects = students & {run.tags.get(PARTITION, "") for run in bad}
+    newest = {slug: run for slug in sorted(suspects) if (run := _newest_run(instance, slug))}
+    return [
+        f"{slug}: run {run.run_id[:8]} {ENDED_BADLY[run.status]}; re-execute it here, or `srt run --student {slug}`"
+        for slug, run in newest.items()
+        if run.status in ENDED_BADLY
+    ]
 
-    slugs &= set(checkpoints.list_students(Lake(settings.home)))
-    slugs -= set(instance.get_materialized_partitions(dg.AssetKey(names.STUDENT_CHECKPOINT)))
-    return [slug for slug in slugs if not instance.get_runs(dg.RunsFilter(tags={"dagster/partition": slug}), limit=1)]
+
+def _in_short(reasons: list[str]) -> str:
+    """One text that every storage takes: names of files may hold anything."""
+    more = [f"and {len(reasons) - MOST_REASONS} more"] if len(reasons) > MOST_REASONS else []
+    text = "; ".join(reasons[:MOST_REASONS] + more)
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
-def _explain(
-    instance: dg.DagsterInstance, folder: str, whole: dict, run_keys: dict[str, str], refused: dict[str, str]
-) -> str:
-    """Why nothing is requested: what is still arriving, what is no checkpoint, whose run failed and how to resume."""
-    parts = [f"{slug}: waiting for a second look at the same files" for slug in whole if slug not in run_keys]
-    for slug, key in run_keys.items():
-        run = _run_of(instance, key)
-        if run and run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
-            parts.append(f"{slug}: run {run.run_id[:8]} failed; re-execute it here, or `srt run --student {slug}`")
-    parts += [f"{name}: {why}" for name, why in refused.items()]
-    if parts:
-        return "; ".join(parts)
+def _nothing(folder: str, whole: int) -> str:
     if not folder:
         return "automation.watch is not set: no folder to look at; no student was added"
-    return f"{len(whole)} checkpoints, none new" if whole else f"no checkpoint in {folder}"
+    if not Path(folder).is_dir():
+        return f"there is no folder {folder}: correct automation.watch, or make it"
+    return f"{whole} checkpoints, none new" if whole else f"no checkpoint in {folder}"

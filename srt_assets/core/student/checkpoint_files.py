@@ -6,6 +6,7 @@ by the files' size and time.
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,9 @@ def inspect(directory: Path) -> Files:
 def _inspect(directory: Path) -> Files:
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory", "give the folder of a saved Hugging Face checkpoint")
+    shown = os.fsencode(directory).decode(errors="backslashreplace")
+    if shown != str(directory):  # no table and no log takes it
+        raise UserError(f"the name {shown} is not UTF-8", "rename it")
     config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
     weights = _weights(directory)
     tokenizer = tuple(directory / n for n in TOKENIZER_FILES if (directory / n).is_file())

@@ -27,6 +27,12 @@ def wanted(settings: Settings, lake: Lake, student: str) -> str:
     return _fingerprint(settings, lake, student, before.stats if before else {})
 
 
+def can_be_made(lake: Lake) -> bool:
+    """True if the teacher side is there and finished, so that a student has something to score."""
+    found = [lake.manifest("candidates", partition) for partition in CANDIDATE_SLICES]
+    return all(manifest is not None and manifest.complete for manifest in found)
+
+
 def _fingerprint(settings: Settings, lake: Lake, student: str, stats: Mapping) -> str:
     hashes = []
     for partition in CANDIDATE_SLICES:
