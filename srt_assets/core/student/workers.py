@@ -3,9 +3,13 @@
 import contextlib
 import multiprocessing as mp
 import queue
+import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext
+from typing import cast
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student.chunks import ChunkScorer, Item, Scored, Spec
@@ -43,66 +47,81 @@ def pipeline(scorer: ChunkScorer, chunks: Iterable[Chunk], tick: Tick) -> Iterat
 def _spread(spec: Spec, devices: list[str], chunks: Iterator[Chunk], tick: Tick) -> Iterator[Scored]:
     # Spawned, not forked: a CUDA context or a thread pool does not survive a fork.
     context = mp.get_context("spawn")
-    results: mp.Queue = context.Queue()
-    inboxes = [context.Queue() for _ in devices]
-    workers = [
-        context.Process(target=_work, args=(spec, device, number, inboxes[number], results), daemon=True)
-        for number, device in enumerate(devices)
-    ]
-    for worker in workers:
-        worker.start()
+    workers = [_Worker(context, spec, device) for device in devices]
     try:
-        open_chunks = 0
-        for inbox in inboxes * _AHEAD:
-            open_chunks += _feed(inbox, chunks)
-        while open_chunks:
-            kind, number, value = _next(results, workers)
-            if kind == "tick":
-                tick(value)
-            elif kind == "scored":
-                open_chunks += _feed(inboxes[number], chunks) - 1
-                yield value
-            else:
-                raise value
-        for worker in workers:
-            worker.join()
+        for worker in workers * _AHEAD:
+            worker.feed(chunks)
+        while busy := {worker.results: worker for worker in workers if worker.open_chunks}:
+            for ready in wait(list(busy)):
+                worker = busy[cast(Connection, ready)]
+                kind, value = worker.receive()
+                if kind == "tick":
+                    tick(value)
+                elif kind == "scored":
+                    worker.open_chunks -= 1
+                    worker.feed(chunks)
+                    yield value
+                else:
+                    raise value
     finally:
         for worker in workers:
-            worker.terminate()
-            worker.join()
+            worker.stop()
 
 
-def _feed(inbox: mp.Queue, chunks: Iterator[Chunk]) -> int:
-    """Send the next chunk, or the end; gives how many chunks were sent."""
-    chunk = next(chunks, None)
-    inbox.put(chunk)
-    return 0 if chunk is None else 1
+class _Worker:
+    """A process on one device. What it answers comes through a pipe of its own, of which nobody else holds an end: if
+    it is killed, in the middle of an answer even, we see the pipe's end, and if we are, it does.
+    """
+
+    def __init__(self, context: SpawnContext, spec: Spec, device: str) -> None:
+        self.open_chunks = 0
+        self.inbox: mp.Queue = context.Queue()
+        # What a dead worker did not fetch must not keep this process from ending.
+        self.inbox.cancel_join_thread()
+        self.results, answers = context.Pipe(duplex=False)
+        self.process = context.Process(target=_work, args=(spec, device, self.inbox, answers), daemon=True)
+        self.process.start()
+        answers.close()
+
+    def feed(self, chunks: Iterator[Chunk]) -> None:
+        """Send the next chunk, or the end."""
+        chunk = next(chunks, None)
+        self.inbox.put(chunk)
+        self.open_chunks += chunk is not None
+
+    def receive(self) -> tuple:
+        try:
+            return self.results.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise StageError(
+                f"a scoring worker died (exit code {self.process.exitcode}); killed for memory, perhaps",
+                "run again: scored rows are kept. Fewer devices or a smaller student.token_budget need less",
+            ) from None
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
+        self.results.close()
+        self.inbox.close()
 
 
-def _next(results: mp.Queue, workers: list) -> tuple:
-    while True:
-        with contextlib.suppress(queue.Empty):
-            return results.get(timeout=1)
-        for worker in workers:
-            if worker.exitcode not in (None, 0):
-                raise StageError(
-                    f"a scoring worker died (exit code {worker.exitcode}); killed for memory, perhaps",
-                    "run again: scored rows are kept. Fewer devices or a smaller student.token_budget need less",
-                )
-
-
-def _work(spec: Spec, device: str, number: int, inbox: mp.Queue, results: mp.Queue) -> None:
-    try:
-        scorer = ChunkScorer(spec, device)
-        for scored in pipeline(scorer, _received(inbox), lambda tokens: results.put(("tick", number, tokens))):
-            results.put(("scored", number, scored))
-    except (UserError, StageError) as error:
-        results.put(("error", number, error))
-    except Exception as error:  # noqa: BLE001 - handed on whole to the process that waits for an answer
-        text = "".join(traceback.format_exception(error))
-        results.put(
-            ("error", number, StageError(f"a scoring worker failed:\n{text}", "run again: scored rows are kept"))
-        )
+def _work(spec: Spec, device: str, inbox: mp.Queue, answers: Connection) -> None:
+    # Ctrl-C reaches every process of a terminal: who started this one ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Nobody is left to answer to: nothing to say either.
+    with contextlib.suppress(BrokenPipeError):
+        try:
+            scorer = ChunkScorer(spec, device)
+            for scored in pipeline(scorer, _received(inbox), lambda tokens: answers.send(("tick", tokens))):
+                answers.send(("scored", scored))
+        except BrokenPipeError:
+            raise
+        except (UserError, StageError) as error:
+            answers.send(("error", error))
+        except Exception as error:  # noqa: BLE001 - handed on whole to the process that waits for an answer
+            text = "".join(traceback.format_exception(error))
+            answers.send(("error", StageError(f"a scoring worker failed:\n{text}", "run again: scored rows are kept")))
 
 
 def _received(inbox: mp.Queue) -> Iterator[Chunk]:
