@@ -63,5 +63,20 @@ def test_states_nobody_continues_go_too(lake: Lake, settings: Settings) -> None:
     assert [p.name for p in (lake.home / "training" / "gone").iterdir()] == ["new"]
 
 
+def test_a_training_of_more_than_a_week_keeps_the_state_it_has_just_saved(lake: Lake, settings: Settings) -> None:
+    work = lake.home / "training" / "tiny" / "long"
+    (work / "states" / "checkpoint-900").mkdir(parents=True)
+    (work / "job.json").write_text("{}")
+    os.utime(work / "job.json", (time.time() - 9 * 86400,) * 2)
+    assert not [w for w in prune.find(settings, lake) if w.path == work]
+
+
+def test_what_is_current_stays_when_the_home_has_moved(lake: Lake, settings: Settings, tmp_path) -> None:
+    moved = Lake(lake.home.rename(tmp_path / "elsewhere"))
+    # run-1 is current, run-2 a student, 4 and 5 are the newest.
+    assert [w.path.name for w in prune.find(settings, moved)] == ["run-0", "run-3"]
+    assert checkpoints.get(moved, "second").fingerprint
+
+
 def test_a_home_without_trainings_has_nothing(lake: Lake) -> None:
     assert prune.find(Settings(project=Project(home=lake.home)), lake) == []

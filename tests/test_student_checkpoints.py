@@ -262,7 +262,12 @@ def test_a_name_without_letters_is_refused():
         slugify("…")
 
 
-def test_a_checkpoint_made_here_knows_its_parent(lake, source):
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_a_checkpoint_made_here_knows_its_parent(lake, source, tmp_path, through_a_link):
+    if through_a_link:
+        lake.home.mkdir(exist_ok=True)
+        (tmp_path / "link").symlink_to(lake.home)
+        lake = Lake(tmp_path / "link")
     add(lake, source, "base")
     made = shutil.copytree(source, lake.home / "checkpoints" / "base" / "run-1")
     info = add(lake, made, "next")

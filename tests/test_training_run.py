@@ -101,7 +101,7 @@ def test_the_first_loss_is_the_students_own(bench: Bench, whole: job.Job) -> Non
     """The first step's loss is that of the unchanged student, one sample at a time, with stock labels."""
     student = AutoModelForCausalLM.from_pretrained(whole.student_path)
     tokenizer = AutoTokenizer.from_pretrained(whole.student_path)
-    samples = data.load(whole, tokenizer, 256).train
+    samples = data.load(whole, tokenizer, 256, 320).train
     total = n = 0.0
     for i in step_samples(len(samples), 4, 1, 0)[0]:
         ids = torch.from_numpy(samples[i].ids.astype(np.int64))[None]
@@ -286,6 +286,22 @@ def test_a_student_without_eos_token_is_refused(bench: Bench, tmp_path: Path) ->
         go(prepare(bench, tmp_path / "work", student_path=str(student)))
 
 
+def test_tokens_the_student_has_no_embedding_for(bench: Bench, tmp_path: Path) -> None:
+    """A chat format was added to the tokenizer, and the model was not resized."""
+    student = edit_tokenizer(bench, tmp_path / "eos", eos_token="<|im_end|>")
+    with pytest.raises(UserError, match=r"EOS token '<\|im_end\|>' has id 320, but .* 320 tokens only"):
+        go(prepare(bench, tmp_path / "refused", student_path=str(student)))
+    student = edit_tokenizer(bench, tmp_path / "word")
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    tokenizer.add_tokens(["bread"])
+    tokenizer.save_pretrained(student)
+    task = prepare(bench, tmp_path / "work", student_path=str(student))
+    go(task)
+    record = json.loads((task.final / job.RECORD).read_text())
+    assert record["left_out"]["out_of_vocabulary"] > 0
+    assert record["n_train"] + record["n_held_out"] + sum(record["left_out"].values()) == 16
+
+
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(bench: Bench, tmp_path: Path) -> None:
     student = edit_tokenizer(bench, tmp_path / "student")
     weights = load_file(student / "model.safetensors")
@@ -300,7 +316,7 @@ def test_one_bad_sample_is_named_and_what_was_good_is_continued(
     bench: Bench, whole: job.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = prepare(bench, tmp_path, token_budget=1)
-    samples = data.load(task, AutoTokenizer.from_pretrained(task.student_path), 256).train
+    samples = data.load(task, AutoTokenizer.from_pretrained(task.student_path), 256, 320).train
     bad = samples[step_samples(len(samples), 4, 3, 0)[2][1]]
     true_loss = trainer.summed_loss
 

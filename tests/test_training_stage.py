@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -294,6 +295,17 @@ def test_on_its_own_in_a_real_process(
     assert main(["--student", "tiny", "--settings", str(file)]) == 0
     assert "8/8 steps" in capfd.readouterr().out
     assert main(["--student", "nobody", "--settings", str(file)]) == 2
+
+
+def test_a_job_by_hand_says_what_is_wrong(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nothing.json")]) == 2
+    assert "there is no job file" in capsys.readouterr().err
+    rows = stage.active_arm(bench.settings, bench.lake, "tiny").rows
+    info = checkpoints.get(bench.lake, "tiny")
+    task = job.make(bench.settings, info, tmp_path, run="r", arm="selective", data_hash="h", steps=0)
+    rows.write(task.rows_file)
+    assert main([str(replace(task, device="cuda").write())]) == 2
+    assert "student.devices names a GPU" in capsys.readouterr().err
 
 
 def test_one_request_to_stop_may_arrive_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ Registering is cheap and idempotent; a source whose files have changed gets a ne
 """
 
 import json
+import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
@@ -147,8 +148,14 @@ def _collect(origin: sources.Origin, aside: Path) -> tuple[Files, str]:
     files = inspect(directory)
     for path in files.all:
         # Not resolved to the end: the hub cache's own links may move, and a relinked source is a changed source.
-        (aside / path.name).symlink_to(path.absolute())
+        (aside / path.name).symlink_to(_target(path.absolute(), aside))
     return files, revision
+
+
+def _target(file: Path, aside: Path) -> Path | str:
+    """Relative for files of the home, so that a student that was finetuned here moves with it."""
+    home, real = aside.parent.parent.resolve(), file.parent.resolve() / file.name
+    return os.path.relpath(real, home / "students" / aside.name) if real.is_relative_to(home) else file
 
 
 def _record(path: Path) -> dict | None:
@@ -176,7 +183,7 @@ def _broken(path: Path) -> bool:
 
 def _ancestry(lake: Lake, files: Files) -> tuple[str, int]:
     """Parent and generation of a checkpoint this project finetuned: it lies in `checkpoints/<parent>/<run>`."""
-    made = lake.home / "checkpoints"
+    made = (lake.home / "checkpoints").resolve()
     if not files.directory.is_relative_to(made):
         return "", 0
     parent = files.directory.relative_to(made).parts[0]

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from srt_assets.core.student import devices
-from srt_assets.core.student.encoding import Encoded, Encoder, Pass, Texts
+from srt_assets.core.student.encoding import OUT_OF_VOCABULARY, Encoded, Encoder, Pass, Texts
 from srt_assets.core.student.model import load_model, load_tokenizer
 from srt_assets.core.student.scorer import OUT_OF_MEMORY, Scorer, Tick
 from srt_assets.core.tables import PASSES
 
-OUT_OF_VOCABULARY = "out_of_vocabulary"
 # A shorter beginning saves less than handing its keys and values around costs.
 _WORTH_SHARING = 8
 

@@ -25,6 +25,7 @@ EMPTY_TARGET = "empty_target"
 NO_SCORED_TOKENS = "no_scored_tokens"
 PROMPT_TOO_LONG = "prompt_too_long"
 NOT_ENCODABLE = "not_encodable"
+OUT_OF_VOCABULARY = "out_of_vocabulary"
 
 
 class Texts(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student.encoding import Encoder, Pass, Texts
+from srt_assets.core.student.encoding import OUT_OF_VOCABULARY, Encoder, Pass, Texts
 from srt_assets.core.training import rows as splits
 from srt_assets.core.training.job import Job
 from srt_assets.core.training.packed import Example
@@ -23,10 +23,17 @@ class Data:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def load(job: Job, tokenizer, window: int) -> Data:
+def load(job: Job, tokenizer, window: int, vocabulary: int) -> Data:
     """Tokenize the job's rows. A sample longer than `window` tokens is left out and counted, never cut: a model that
-    learns from cut responses learns not to stop. UserError if nothing is left to train on.
+    learns from cut responses learns not to stop. So is one with a token that the student, of `vocabulary` rows, has no
+    embedding for. UserError if nothing is left to train on.
     """
+    if (tokenizer.eos_token_id or 0) >= vocabulary:
+        raise UserError(
+            f"the tokenizer's EOS token {tokenizer.eos_token!r} has id {tokenizer.eos_token_id}, but the student has "
+            f"embeddings for {vocabulary} tokens only",
+            "set eos_token in its tokenizer_config.json to one it has, or resize its embeddings",
+        )
     table = pq.read_table(Path(job.rows_file)).to_pylist()
     encoder = Encoder(tokenizer, job.template, job.protocol, window)
     # Prompt and response as scored; EOS is part of what is learned.
@@ -35,7 +42,7 @@ def load(job: Job, tokenizer, window: int) -> Data:
     left_out: Counter[str] = Counter()
     longest = 0
     for row, one in zip(table, encoded, strict=True):
-        reason = one if isinstance(one, str) else _unfit(one, tokenizer.eos_token_id)
+        reason = one if isinstance(one, str) else _unfit(one, tokenizer.eos_token_id, vocabulary)
         if isinstance(one, Pass) and not reason:
             found[row["split"]].append(Example(row["sample_id"], one.ids, one.start))
         elif row["split"] != splits.HELD_OUT_ORIGINAL:
@@ -50,5 +57,7 @@ def load(job: Job, tokenizer, window: int) -> Data:
     return Data(found[splits.TRAIN], found[splits.HELD_OUT], found[splits.HELD_OUT_ORIGINAL], dict(left_out))
 
 
-def _unfit(one: Pass, eos: int) -> str:
+def _unfit(one: Pass, eos: int, vocabulary: int) -> str:
+    if int(one.ids.max()) >= vocabulary:
+        return OUT_OF_VOCABULARY
     return "too_long" if one.truncated or one.ids[-1] != eos else ""

@@ -77,7 +77,12 @@ def old_states(lake: Lake, student: str) -> list[Path]:
     A state holds the weights four times over.
     """
     tasks = (lake.home / "training" / student).glob("*/job.json")
-    return sorted(task.parent for task in tasks if time.time() - task.stat().st_mtime > ABANDONED_S)
+    return sorted(task.parent for task in tasks if time.time() - _last_touched(task) > ABANDONED_S)
+
+
+def _last_touched(task: Path) -> float:
+    """When the training was last started, or has last saved a state: it may run for longer than a week."""
+    return max(path.stat().st_mtime for path in (task, *task.parent.glob("states/*")))
 
 
 def _used_by_students(lake: Lake) -> set[Path]:

@@ -33,7 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--settings", type=Path, help="settings file (default: the srt.toml found upwards)")
     parser.add_argument("--quiet", action="store_true", help="no line per step: whoever started this reads live.json")
     asked = parser.parse_args(argv)
-    return run_job(Job.read(asked.job), asked.quiet) if asked.job else run_stage(asked.student, asked.settings)
+    if asked.student:
+        return run_stage(asked.student, asked.settings)
+    if not asked.job.is_file():
+        print(f"there is no job file {asked.job}; --student SLUG makes one", file=sys.stderr)
+        return UserError.exit_code
+    return run_job(Job.read(asked.job), asked.quiet)
 
 
 def run_stage(student: str, settings_file: Path | None) -> int:
@@ -69,7 +74,8 @@ def run_job(job: Job, quiet: bool = False) -> int:
         try:
             from srt_assets.core.training import train
         except ImportError as error:
-            return _fail(job, StageError(f"cannot import the training libraries: {error}", "install the package again"))
+            missing = StageError(f"cannot import the training libraries: {error}", "install the package again")
+            return _fail(job, missing, quiet)
         listener = _listener(job, (lambda text: None) if quiet else say, rank)
         try:
             train.train(job, listener, say, stop.asked)
@@ -77,11 +83,11 @@ def run_job(job: Job, quiet: bool = False) -> int:
             say("stopped on request; the next run continues from here")
             return INTERRUPTED
         except (UserError, StageError) as error:
-            return _fail(job, error)
+            return _fail(job, error, quiet)
         except Exception as error:
             if (explained := train.exhausted(error)) is None:
                 raise
-            return _fail(job, explained)
+            return _fail(job, explained, quiet)
     return 0
 
 
@@ -161,7 +167,9 @@ def _listener(job: Job, say: Callable[[str], None], rank: int):
     return hear
 
 
-def _fail(job: Job, error: UserError | StageError) -> int:
+def _fail(job: Job, error: UserError | StageError, quiet: bool) -> int:
+    if not quiet:
+        print(error, file=sys.stderr)
     job.failure.write_text(json.dumps({"kind": type(error).__name__, "message": error.message, "remedy": error.remedy}))
     return error.exit_code
 

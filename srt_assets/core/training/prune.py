@@ -52,9 +52,10 @@ def _current(lake: Lake, student: str) -> list[Path]:
     """The checkpoints that `training_runs` names: the present answer of the graph."""
     con = lake.connect()
     try:
+        # By name, for the column `path` is of where the home was when they were trained.
         return [
-            lake.home / path
-            for (path,) in con.execute("SELECT path FROM training_runs WHERE student = ?", [student]).fetchall()
+            finished.directory(lake, student) / run
+            for (run,) in con.execute("SELECT run FROM training_runs WHERE student = ?", [student]).fetchall()
         ]
     finally:
         con.close()

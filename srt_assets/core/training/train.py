@@ -53,7 +53,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     tokenizer = model.load_tokenizer(job.student_path)
     student: Any = model.load_model(job)
     window = min(job.max_length, getattr(student.config, "max_position_embeddings", None) or job.max_length)
-    samples = data.load(job, tokenizer, window)
+    samples = data.load(job, tokenizer, window, len(student.get_input_embeddings().weight))
     steps = count_steps(len(samples.train), job.batch_size, job.epochs, job.steps)
     if job.method == "lora":
         student = model.add_adapters(student, job)
