@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srt_assets.core.errors import StageError, UserError, disk_full
-from srt_assets.settings import Settings, load_settings
+from srt_assets.core.errors import StageError, UserError, disk_full, not_accessible
+from srt_assets.settings import Settings, find_settings_file, load_settings
 
 if TYPE_CHECKING:
     from srt_assets.core.lake import Lake
@@ -47,11 +47,11 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
-        full = disk_full(error)
-        if full is None:
+        known = disk_full(error) or not_accessible(error)
+        if known is None:
             raise
-        typer.secho(f"error: {full}", fg="red", err=True)
-        sys.exit(full.exit_code)
+        typer.secho(f"error: {known}", fg="red", err=True)
+        sys.exit(known.exit_code)
 
 
 def _open() -> "tuple[Settings, Lake]":
@@ -59,6 +59,12 @@ def _open() -> "tuple[Settings, Lake]":
     from srt_assets.core.sql.catalog import publish
 
     settings = load_settings()
+    if find_settings_file() is None and not os.environ.get("SRT_HOME") and not settings.home.exists():
+        # In the wrong folder everything would look empty, and an empty home would be left there.
+        raise UserError(
+            f"there is no srt.toml in {Path.cwd()} or above it, and no {settings.home.name}",
+            "go to the project's folder, or name its file with SRT_SETTINGS or its home with SRT_HOME",
+        )
     return settings, Lake(settings.home, after_commit=publish)
 
 

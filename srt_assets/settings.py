@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from srt_assets.core.errors import UserError
 
@@ -37,10 +37,27 @@ _LISTS = {("training", "arms"), ("training", "lora_targets")}
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_plain_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("it is neither true nor false")
+        if isinstance(value, int | float) and not abs(value) < 2**63:
+            raise ValueError(f"{value} is out of range")
+        return value
+
 
 class Project(_Section):
     home: Path = Path(".srt")
-    seed: Count = 0
+    # What the random generators take.
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @field_validator("home", mode="before")
+    @classmethod
+    def _a_folder(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("it is empty; write '.' for the folder of the settings file")
+        return value
 
 
 class Dataset(_Section):
@@ -195,7 +212,7 @@ def load_settings(path: Path | str | None = None) -> Settings:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}", "name a readable settings file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

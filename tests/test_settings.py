@@ -68,6 +68,14 @@ def test_variables_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ('[student]\nprotocol = "official"\ntemplate = "chat"', ["student", "official"]),
         ('[[datasets]]\nname = "a"', ["datasets.0", "either path or hf"]),
         ("a = = 1", ["TOML"]),
+        # Numbers that no table, loop or random generator takes.
+        ("[selection]\ntop_k = inf", ["selection.top_k", "inf is out of range"]),
+        ("[selection]\ntop_k = true", ["selection.top_k", "neither true nor false"]),
+        (f"[selection]\ntop_k = {10**20}", ["selection.top_k", "out of range"]),
+        (f"[project]\nseed = {2**32}", ["project.seed", "less than"]),
+        ("[training]\nepochs = inf", ["training.epochs", "inf is out of range"]),
+        ("[training]\nlearning_rate = inf", ["training.learning_rate", "inf is out of range"]),
+        ('[project]\nhome = ""', ["project.home", "empty"]),
     ],
 )
 def test_errors_name_file_key_and_remedy(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -88,6 +96,11 @@ def test_a_named_file_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SRT_SETTINGS", str(tmp_path / "none.toml"))
     with pytest.raises(UserError, match=r"none\.toml"):
         load_settings()
+
+
+def test_a_file_saved_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "srt.toml").write_bytes(b"\xef\xbb\xbf[teacher]\nrpm = 3\n")
+    assert load_settings(tmp_path / "srt.toml").teacher.rpm == 3
 
 
 def test_an_unknown_key_never_shows_its_value(tmp_path: Path) -> None:

@@ -173,6 +173,39 @@ def test_selects_of_all_kinds_are_taken(tmp_path, sql):
     assert isinstance(ask(Lake(tmp_path), sql), list)
 
 
+LONG = """
+import os, signal, sys, threading
+from pathlib import Path
+from srt_assets.core.lake import Lake
+from srt_assets.core.sql import query
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    query.run(Lake(Path(sys.argv[1])), sys.argv[2])
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT count(*) FROM range(3000000000) a, range(100) b WHERE hash(a.range + b.range) = 1",
+        "SELECT range FROM range(3000000000000) WHERE hash(range) = 1",
+    ],
+)
+def test_a_long_query_is_stopped_by_ctrl_c(tmp_path, sql):
+    catalog.publish(Lake(tmp_path))
+    assert subprocess.run([sys.executable, "-c", LONG, str(tmp_path), sql], timeout=60, check=False).returncode == 7
+
+
+def test_a_pivot_needs_its_values(tmp_path):
+    lake = Lake(tmp_path)
+    with pytest.raises(UserError, match="ON outcome IN"):
+        ask(lake, "PIVOT decisions ON outcome USING count(*)")
+    assert ask(lake, "PIVOT decisions ON outcome IN ('kept') USING count(*) GROUP BY student") == []
+
+
 def test_json_round_trips(tmp_path):
     sql = """SELECT 0.1::DOUBLE + 0.2::DOUBLE AS f, 'nan'::DOUBLE AS n, 'inf'::DOUBLE AS i, 
         170141183460469231731687303715884105727::HUGEINT AS h,

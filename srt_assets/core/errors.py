@@ -3,6 +3,8 @@
 import errno
 from collections.abc import Iterable
 
+_NOT_ACCESSIBLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
 
 class _Explained(Exception):
     exit_code = 1
@@ -41,3 +43,13 @@ def disk_full(error: BaseException) -> StageError | None:
         return None
     file = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
     return StageError(f"no space left on the disk{file}", "free some and run again; everything written so far is kept")
+
+
+def not_accessible(error: BaseException) -> UserError | None:
+    """The explanation if a file or folder may not be used, or is not of the kind it must be."""
+    if not isinstance(error, OSError) or error.errno not in _NOT_ACCESSIBLE or not error.filename:
+        return None
+    return UserError(
+        f"cannot use {error.filename}: {error.strerror}",
+        "correct the path (project.home, SRT_HOME, --out) or its permissions",
+    )

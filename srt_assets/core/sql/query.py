@@ -8,11 +8,12 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import duckdb
 
@@ -29,6 +30,7 @@ TABLE_ROWS = 200
 # So few rows stand side by side, a column a line, where a line each would be wider than the terminal.
 UPRIGHT_ROWS = 6
 _CHUNK = 10_000
+_T = TypeVar("_T")
 
 
 def run(lake: Lake, query: str, format: str = "table", out: TextIO | None = None) -> None:
@@ -50,7 +52,7 @@ def rows_of(lake: Lake, query: str) -> Iterator[tuple[list[str], Iterator[tuple[
     try:
         _check_one_select(con, query)
         with _explained():
-            cursor = con.execute(query)
+            cursor = _interruptible(con, con.execute, query)
             columns = [d[0] for d in cursor.description or []]
         with _explained():
             yield _distinct(columns), _stream(cursor)
@@ -79,6 +81,9 @@ def _check_one_select(con: duckdb.DuckDBPyConnection, query: str) -> None:
     remedy = "give exactly one SELECT; changes are made by `srt run`, never by a query"
     with _explained():
         statements = con.extract_statements(query)
+    if len(statements) > 1 and query.lstrip()[:5].upper() == "PIVOT":
+        # DuckDB asks for the values first, in a statement of its own.
+        raise UserError("a PIVOT must say which values become columns", "write PIVOT … ON outcome IN ('kept', …) …")
     if len(statements) != 1:
         raise UserError(f"{len(statements)} statements, but srt sql takes one", remedy)
     kind = statements[0].type
@@ -104,8 +109,19 @@ def _explained() -> Iterator[None]:
 
 
 def _stream(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
-    while chunk := cursor.fetchmany(_CHUNK):
+    while chunk := _interruptible(cursor, cursor.fetchmany, _CHUNK):
         yield from chunk
+
+
+def _interruptible(con: duckdb.DuckDBPyConnection, call: Callable[..., _T], *arguments: Any) -> _T:
+    """The result of a call into DuckDB, which Ctrl-C stops: on the main thread DuckDB looks at signals too seldom."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        result = thread.submit(call, *arguments)
+        try:
+            return result.result()
+        except KeyboardInterrupt:
+            con.interrupt()
+            raise
 
 
 def _distinct(columns: list[str]) -> list[str]:

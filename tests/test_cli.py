@@ -1,0 +1,45 @@
+"""What a careless user gets from the commands: one message with a remedy, exit code 2, and nothing left behind."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from srt_assets.cli import main
+from srt_assets.core.errors import not_accessible
+
+
+def srt(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["srt", *words])
+        main()
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+def test_the_wrong_folder_is_no_empty_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["sql", "SELECT count(*) FROM decisions"], ["status"], ["students", "list"]):
+        code, told = srt(capsys, *words)
+        assert code == 2 and str(tmp_path) in told and "SRT_SETTINGS" in told
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("SRT_HOME", str(tmp_path / "home"))
+    assert srt(capsys, "sql", "SELECT count(*) FROM decisions")[0] == 0
+
+
+def test_a_home_that_is_no_folder_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("SRT_HOME", str(tmp_path / "home"))
+    for words in (["sql", "SELECT 1"], ["status"], ["explain", "abc"]):
+        code, told = srt(capsys, *words)
+        assert code == 2 and str(tmp_path / "home") in told and "->" in told
+
+
+def test_only_what_the_user_can_change_is_his_error() -> None:
+    denied = not_accessible(PermissionError(13, "Permission denied", "out.json"))
+    assert denied and "out.json" in str(denied) and denied.exit_code == 2
+    assert not_accessible(FileNotFoundError(2, "No such file or directory", "x")) is None
+    assert not_accessible(ValueError("x")) is None
