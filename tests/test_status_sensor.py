@@ -1,12 +1,15 @@
 """The sensor that renews `pipeline_status`: after runs that did not make it themselves, never during one."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from srt_assets.defs import names
-from srt_assets.defs.status import status_after_runs
+from srt_assets.defs.resources import LakeResource
+from srt_assets.defs.status import pipeline_status, status_after_runs
+from srt_assets.settings import Project, Settings
 
 NAME = "status_after_runs"
 
@@ -66,3 +69,27 @@ def test_while_a_run_is_going_on_it_waits(instance: dg.DagsterInstance) -> None:
     assert tick(instance) is None
     instance.report_run_failed(going_on)
     assert tick(instance) == going_on.run_id
+
+
+def test_a_run_that_ends_while_the_table_is_being_read_is_in_the_next_one(
+    instance: dg.DagsterInstance, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[str] = []
+
+    def another_ends(*_: object) -> list:
+        late.append(run(instance, "other").run_id)
+        return []
+
+    monkeypatch.setattr("srt_assets.core.status.standings", another_ends)
+    upstream = [dg.AssetSpec(names.REFLECTED_RESPONSES), dg.AssetSpec(names.FINETUNED_CHECKPOINT)]
+    lake = LakeResource(Settings(project=Project(home=home)))
+    dg.materialize([*upstream, pipeline_status], instance=instance, resources={"lake": lake})
+    assert late and tick(instance) == late[0]
+
+
+def test_a_run_whose_tags_change_after_its_end_is_no_news(instance: dg.DagsterInstance) -> None:
+    first, second = run(instance, "other").run_id, run(instance, "other").run_id
+    assert tick(instance) == second
+    run(instance, names.PIPELINE_STATUS, **{"dagster/sensor_name": NAME})
+    instance.add_run_tags(first, {"dagster/did_retry": "true"})
+    assert tick(instance) is None

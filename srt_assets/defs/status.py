@@ -1,6 +1,6 @@
 """The asset `pipeline_status`, the table of `srt status` in the UI, and the sensor that renews it after other runs."""
 
-from datetime import UTC, datetime
+import time
 
 import dagster as dg
 
@@ -9,6 +9,8 @@ from srt_assets.defs import names
 from srt_assets.defs.resources import LakeResource
 
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+LOOKED_AT = "looked_at"
+RECENT = 100
 UNFINISHED = [s for s in dg.DagsterRunStatus if s not in FINISHED and s.value != "MANAGED"]
 
 
@@ -24,7 +26,7 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     from srt_assets.core.status import standings
     from srt_assets.core.student.checkpoints import list_students
 
-    store = lake.open()
+    store, looked_at = lake.open(), time.time()
     found = standings(lake.settings(), store, list_students(store))
     rows = ["| asset | student | state | why |", "|---|---|---|---|"]
     # Reasons may quote names of files and models: nothing in them is markup.
@@ -34,7 +36,12 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     counts = {state: sum(s.state == state for s in found) for state in ("fresh", "changed", "missing", "failed")}
     version = fingerprint(standings=[[s.asset, s.student, s.state, s.why] for s in found])
     return dg.MaterializeResult(
-        metadata={"status": dg.MetadataValue.md("\n".join(rows)), **counts}, data_version=dg.DataVersion(version)
+        metadata={
+            "status": dg.MetadataValue.md("\n".join(rows)),
+            LOOKED_AT: dg.MetadataValue.timestamp(looked_at),
+            **counts,
+        },
+        data_version=dg.DataVersion(version),
     )
 
 
@@ -53,12 +60,25 @@ def status_after_runs(status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorD
         if instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=1):
             return dg.SkipReason("a run is going on")
         made = instance.get_latest_materialization_event(dg.AssetKey(names.PIPELINE_STATUS))
-        since = datetime.fromtimestamp(made.timestamp, UTC) if made else None
-        ended = instance.get_runs(dg.RunsFilter(statuses=FINISHED, updated_after=since))
+        since = _looked_at(made) if made else 0.0
+        # By when a run ended, in seconds: the storage's own times have no zone, and change with a run's tags.
+        recent = instance.get_run_records(dg.RunsFilter(statuses=FINISHED), limit=RECENT, order_by="update_timestamp")
         ours = {"dagster/sensor_name": "status_after_runs"}.items()
-        news = [r for r in ended if not (made and r.run_id == made.run_id) and not ours <= r.tags.items()]
+        news = [
+            (record.end_time or 0.0, record.dagster_run.run_id)
+            for record in recent
+            if (record.end_time or 0.0) >= since
+            and not (made and record.dagster_run.run_id == made.run_id)
+            and not ours <= record.dagster_run.tags.items()
+        ]
         if not news:
             return dg.SkipReason("no run has ended since it was made")
-        return dg.RunRequest(run_key=news[0].run_id)
+        return dg.RunRequest(run_key=max(news)[1])
 
     return sensor
+
+
+def _looked_at(made: dg.EventLogEntry) -> float:
+    """When the table was read off the lake: a run that ended after that is not in it, though it was written later."""
+    entry = made.asset_materialization and made.asset_materialization.metadata.get(LOOKED_AT)
+    return float(str(entry.value)) if entry else made.timestamp
