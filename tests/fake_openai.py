@@ -21,8 +21,8 @@ REASONS = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Intern
 
 @dataclass
 class Plan:
-    """What to do with one request. `fault`: '', a status, close, half, hang, garbage, empty, no_choices, usage;
-    in a batch also expired, cancelled."""
+    """What to do with one request. `fault`: '', a status, close, half, hang, trickle, garbage, empty, no_choices,
+    refusal, usage; in a batch also expired, cancelled."""
 
     fault: str = ""
     text: str | None = None
@@ -141,6 +141,12 @@ class FakeOpenAI:
                 await asyncio.sleep(plan.latency_s)
             if plan.fault == "hang":
                 await asyncio.sleep(3600)
+            if plan.fault == "trickle":
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+                while True:
+                    writer.write(b"1\r\n \r\n")
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
             if plan.fault == "close":
                 return False
             if plan.fault == "half":
@@ -180,6 +186,8 @@ class FakeOpenAI:
             ],
             "usage": usage if plan.usage == "right" else plan.usage,
         }
+        if plan.fault == "refusal":
+            reply["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": "I cannot do that."}
         if plan.fault == "no_choices":
             reply["choices"] = []
         return 200, json.dumps(reply).encode()

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from srt_assets.core.errors import StageError
+from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.teacher import engine, flow, instructions
 from srt_assets.core.teacher.failures import retry_after
 from srt_assets.core.teacher.limits import Gate
@@ -158,3 +158,45 @@ def test_the_message_says_why_a_teacher_cannot_be_reached(tmp_path, monkeypatch)
     settings = with_teacher(settings, api_base="http://no-such-host.invalid/v1")
     with pytest.raises(StageError, match=r"cannot be reached: .*(name|resolution|Name)"):
         instructions.run(settings, lake)
+
+
+def test_a_server_that_sends_a_blank_now_and_then_times_out(tmp_path):
+    fake = FakeOpenAI(lambda body, nth: Plan("trickle" if nth == 0 else ""))
+    with fake:
+        settings, lake = home(tmp_path, 2, api_base=fake.base, timeout_s=0.5)
+        stats = instructions.run(settings, lake).stats
+    assert stats["ok"] == 2 and stats["failed_timeout"] == 2
+    assert "teacher.timeout_s" in table(lake, "SELECT error FROM teacher_calls WHERE status = 'timeout'")[0][0]
+
+
+def test_a_refusal_in_its_own_field_is_one_and_no_correction_is_paid(tmp_path):
+    for batch in (False, True):
+        with FakeOpenAI(lambda body, nth: Plan("refusal")) as fake:
+            options = {"api_base": fake.base, "reply_format": "json_schema", "batch": batch}
+            settings, lake = home(tmp_path / str(batch), 2, **options)
+            assert instructions.run(settings, lake).stats["refused"] == 2 and fake.calls == 2
+
+
+def test_a_call_that_fails_while_the_run_ends_is_not_sent_again(tmp_path):
+    with FakeOpenAI(lambda body, nth: Plan("500", latency_s=1.0)) as fake:
+        settings, lake = home(tmp_path, 8, api_base=fake.base)
+
+        def report(*_, **__):
+            if fake.calls >= 8:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            instructions.run(settings, lake, report)
+        assert fake.calls == 8
+
+
+def test_a_server_that_is_set_up_wrong_ends_the_run_and_no_record_is_given_up(tmp_path):
+    error = {"message": "default chat template is no longer allowed", "type": "BadRequestError", "code": 400}
+    wrong = [True]
+    with FakeOpenAI(lambda body, nth: Plan("400", error=error) if wrong else Plan()) as fake:
+        settings, lake = home(tmp_path, 100, api_base=fake.base)
+        with pytest.raises(UserError, match=r"refuses every call.*chat template"):
+            instructions.run(settings, lake)
+        assert fake.calls < 50
+        wrong.clear()
+        assert instructions.run(settings, lake).stats["ok"] == 100

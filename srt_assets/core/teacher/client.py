@@ -1,5 +1,6 @@
 """One call to the teacher through LiteLLM, and what LiteLLM knows about models. The only place that imports it."""
 
+import asyncio
 import os
 import time
 from collections.abc import Coroutine
@@ -83,16 +84,22 @@ class Client:
             options["api_base"] = self.api_base
         if self._key:
             options["api_key"] = self._key
+        limit = max(self.teacher.timeout_s, _LOCAL_TIMEOUT_S) if self.local else self.teacher.timeout_s
         started = time.monotonic()
-        response = await self._module.acompletion(
-            model=self._model,
-            messages=call.messages,
-            temperature=self.teacher.temperature,
-            max_tokens=max_tokens,
-            timeout=max(self.teacher.timeout_s, _LOCAL_TIMEOUT_S) if self.local else self.teacher.timeout_s,
-            max_retries=0,
-            **options,
-        )
+        try:
+            # The clients' own timeout is for each read: one that sends a blank now and then would never run into it.
+            async with asyncio.timeout(limit):
+                response = await self._module.acompletion(
+                    model=self._model,
+                    messages=call.messages,
+                    temperature=self.teacher.temperature,
+                    max_tokens=max_tokens,
+                    timeout=limit,
+                    max_retries=0,
+                    **options,
+                )
+        except TimeoutError:
+            raise TimeoutError(f"no whole reply within {limit:g} s (teacher.timeout_s)") from None
         return read_answer(response, time.monotonic() - started)
 
     def body(self, call: Call, max_tokens: int) -> dict[str, Any]:
@@ -170,8 +177,11 @@ def check_model(teacher: Teacher) -> None:
 def read_answer(response: Any, latency_s: float) -> Answer:
     """The parts of a LiteLLM response that the ledger keeps. Texts no file can hold are repaired, not refused."""
     choices = response.choices or []
-    text = choices[0].message.content if choices else None
+    message = choices[0].message if choices else None
+    text = message.content if message else None
     finish = choices[0].finish_reason if choices else None
+    if text is None and (getattr(message, "provider_specific_fields", None) or {}).get("refusal"):
+        finish = "content_filter"
     usage = getattr(response, "usage", None)
     prompt, completion = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
     return _answer(text, finish, prompt, completion, latency_s)
@@ -181,10 +191,11 @@ def read_batch_body(body: dict[str, Any]) -> Answer:
     """The same from the JSON body of a batch's output line."""
     choices = body.get("choices") or [{}]
     usage = body.get("usage") or {}
-    text = (choices[0].get("message") or {}).get("content")
-    return _answer(
-        text, choices[0].get("finish_reason"), usage.get("prompt_tokens"), usage.get("completion_tokens"), 0.0
-    )
+    message = choices[0].get("message") or {}
+    text, finish = message.get("content"), choices[0].get("finish_reason")
+    if text is None and message.get("refusal"):
+        finish = "content_filter"
+    return _answer(text, finish, usage.get("prompt_tokens"), usage.get("completion_tokens"), 0.0)
 
 
 def _answer(text: Any, finish: Any, prompt: Any, completion: Any, latency_s: float) -> Answer:

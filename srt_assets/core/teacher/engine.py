@@ -28,6 +28,8 @@ PERHAPS_BILLED = ("timeout", "connection", "bad_reply")
 PATIENCE_S = 900.0
 UNREACHABLE_AT_START_S = 4.0
 UNREACHABLE_S = 60.0
+# So many 400s and no reply yet: the settings or the server are wrong, not that many records.
+REFUSED_AT_START = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Engine:
         self._replied_at: float | None = None
         self._trouble_since: float | None = None
         self._failed_in_a_row = 0
+        self._refused = 0
 
     async def ask(self, call: Call, known: Reply | None, tried: dict[tuple[str, int], Attempts]) -> Reply | Verdict:
         """The reply to a call, on disk, or why there is none. `known` is a cut reply that may have to do.
@@ -100,6 +103,8 @@ class Engine:
         if before and (before.hopeless or attempts >= self.teacher.max_attempts):
             return verdict_of(before.kind, before.message)
         while True:
+            if self.stopping:  # a call that failed while the run ends is not sent again: nobody would keep its reply
+                return Verdict("call_failed", "the run was stopped")
             reserved = self._most(call, allowed)
             if not await self._reserve_money(reserved):
                 return Verdict("over_budget", f"teacher.budget_usd = {self.teacher.budget_usd} is used up")
@@ -180,6 +185,9 @@ class Engine:
         if failure.action == "stop":
             raise halt(failure, self.teacher)
         if failure.action == "record":
+            self._refused += failure.kind == "bad_request"
+            if self._replied_at is None and self._refused >= REFUSED_AT_START:
+                raise halt(failure, self.teacher)
             return
         if (asked := failure.retry_after_s or 0.0) > PATIENCE_S:
             raise StageError(
@@ -302,6 +310,6 @@ def halt(failure: Failure, teacher: Teacher) -> Exception:
         "authentication": "check the provider's API key in the environment",
         "permission": "check what the API key may do",
         "not_found": "check teacher.model and teacher.api_base",
-        "bad_request": "check the teacher settings (reply_format, temperature, model)",
+        "bad_request": "check the teacher settings (reply_format, temperature, model) and the server",
     }
     return UserError(f"{where} refuses every call: {failure.message}", remedies[failure.kind])

@@ -79,12 +79,16 @@ class Lookup:
         return {key: Reply(text, finish, allowed or 0) for key, text, finish, allowed in rows}
 
     def attempts(self, keys: Iterable[str], api_base: str) -> dict[tuple[str, int], Attempts]:
-        """Failed tries per (key, max_tokens) at this endpoint. Another endpoint or allowance is another chance."""
+        """Failed tries per (key, max_tokens) at this endpoint. Another endpoint or allowance is another chance.
+
+        A 400 is hopeless only if its run had a reply to another call: else the server may have been set up wrong.
+        """
         cursor = self._with_keys(keys)
         try:
             rows = cursor.execute(
                 "SELECT call_key, max_tokens, count(*), arg_max(status, created_at), arg_max(error, created_at), "
-                "bool_or(list_contains(?, status)) FROM calls JOIN keys USING (call_key) "
+                "bool_or(list_contains(?, status) AND (status <> 'bad_request' OR segment IN "
+                "(SELECT segment FROM calls WHERE status = 'ok'))) FROM calls JOIN keys USING (call_key) "
                 "WHERE status <> 'ok' AND api_base = ? GROUP BY ALL",
                 [list(HOPELESS), api_base],
             ).fetchall()
