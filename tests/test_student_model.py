@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -101,6 +103,7 @@ class Forgetful:
     def __init__(self, forward: Forward, tokens: int) -> None:
         self.inner, self.tokens, self.tried = forward, tokens, []
         self.device, self.shares_prefixes, self.concurrent = forward.device, False, forward.concurrent
+        self.long_from = 0
 
     def nll(self, ids, *rest):
         self.tried.append(ids.numel())
@@ -129,6 +132,43 @@ def test_one_sequence_too_large_has_a_status_and_the_others_a_score(passes):
     sums = Scorer(Forgetful(Forward(MODELS["llama"]().eval()), 50), 10_000).score(passes)
     for one, total in zip(passes, sums, strict=True):
         assert (total == "out_of_memory") == (len(one.ids) - 1 > 50)  # the last token is not computed
+
+
+def test_what_fits_alone_has_a_score_though_it_did_not_fit_beside_another_lane(passes):
+    """Memory for one sequence of the longest kind: both lanes ask for it at the same time."""
+
+    class Shared(Forgetful):
+        def __init__(self, inner, tokens):
+            super().__init__(inner, tokens)
+            self.concurrent, self.free, self.lock = True, tokens, threading.Lock()
+
+        def nll(self, ids, *rest):
+            with self.lock:
+                if ids.numel() > self.free:
+                    raise torch.OutOfMemoryError("no more")
+                self.free -= ids.numel()
+            try:
+                time.sleep(0.01)
+                return self.inner.nll(ids, *rest)
+            finally:
+                with self.lock:
+                    self.free += ids.numel()
+
+    forward = Forward(MODELS["llama"]().eval())
+    device = Shared(forward, max(len(one.ids) for one in passes))
+    assert Scorer(device, 64, cores=2).score(passes) == pytest.approx(Scorer(forward, 64).score(passes), rel=1e-5)
+
+
+def test_a_long_neighbour_does_not_change_how_a_short_sequence_is_read():
+    """longrope: one sequence over the limit and the model takes other frequencies for the whole batch."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4, "rope_theta": 1e4}
+    rope["original_max_position_embeddings"] = 64
+    torch.manual_seed(0)
+    config = hf.Phi3Config(**BASE, max_position_embeddings=512, rope_parameters=rope)
+    scorer = Scorer(Forward(hf.Phi3ForCausalLM(config).eval()), 4096)
+    numbers = np.random.default_rng(0)
+    short, long = (Pass(numbers.integers(5, 400, n).astype(np.int32), 1) for n in (40, 200))
+    assert scorer.score([short, long]) == pytest.approx([*scorer.score([short]), *scorer.score([long])], rel=1e-5)
 
 
 def test_other_errors_are_not_taken_for_memory(passes):

@@ -230,6 +230,29 @@ def test_bf16_settles_close_decisions_in_fp32(home):
         assert row["sum_nll_response"] == pytest.approx(expected[key]["sum_nll_response"], rel=1e-5)
 
 
+def test_bf16_says_how_far_settling_is_and_keeps_what_is_settled(home, monkeypatch):
+    monkeypatch.setattr(pace, "_FIRST_CHARACTERS", 1)
+    monkeypatch.setattr(pace.Pace, "learn", lambda *a: None)
+    lake = make_lake(home)
+    seen: list[tuple[int, int]] = []
+
+    def interrupt(done: int, total: int, unit: str = "rows", **facts: object) -> None:
+        seen.append((done, total))
+        if facts.get("dtype") == "float32" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scores.run(settings_for(dtype="bf16"), lake, "tiny", interrupt)
+    # Whoever throttles reports lets the last one through: it must come once.
+    assert seen.count((len(RECORDS), len(RECORDS))) == 1 and seen[-1] == (3, len(RECORDS))
+    assert sum(row["dtype"] == "float32" for row in scores_of(lake).values()) == 3 * 4
+    outcome = scores.run(settings_for(dtype="bf16"), lake, "tiny")
+    assert outcome.stats["candidates_scored"] == 0
+    assert outcome.stats["rescored_in_fp32"] == len(RECORDS) - 3
+    assert {row["dtype"] for row in scores_of(lake).values()} == {"float32"}
+    assert len(scores_of(lake)) == 4 * len(RECORDS)
+
+
 def test_bf16_far_from_a_decision_stays(home, monkeypatch):
     from srt_assets.core.student import precision
 

@@ -28,20 +28,23 @@ class Batch:
         )
 
 
-def plan(passes: Sequence[Pass], budget: int, prefixes: Sequence[tuple[int, ...]] = ()) -> list[Batch]:
+def plan(
+    passes: Sequence[Pass], budget: int, prefixes: Sequence[tuple[int, ...]] = (), long_from: int = 0
+) -> list[Batch]:
     """Batches of at most `budget` padded tokens (a longer sequence goes alone), longest first.
 
     Longest first: what does not fit in memory is met early, and the last batches are short. A pass uses the longest
-    of `prefixes` that it begins with and that ends before its first scored token is predicted.
+    of `prefixes` that it begins with and that ends before its first scored token is predicted. Passes of more than
+    `long_from` tokens (0: any number) share no batch with shorter ones.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
     by_length = sorted(prefixes, key=len, reverse=True)
     heads = [np.asarray(p, dtype=np.int32) for p in by_length]
     for i, one in enumerate(passes):
         fitting = (p for p, head in zip(by_length, heads, strict=True) if _begins(one, head))
-        groups.setdefault(next(fitting, ()), []).append(i)
+        groups.setdefault((next(fitting, ()), 0 < long_from < len(one.ids) - 1), []).append(i)
     batches = []
-    for prefix, members in groups.items():
+    for (prefix, _), members in groups.items():
         members.sort(key=lambda i: len(passes[i].ids), reverse=True)
         start = 0
         while start < len(members):

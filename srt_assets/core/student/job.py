@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 VERSION = "1"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _FLUSH_S = 12.0
+# Then all rows are written, not the new ones only.
+_SETTLE_FLUSH_S = 60.0
 
 
 def max_length(settings: Settings, info: checkpoints.StudentInfo) -> int:
@@ -74,8 +76,23 @@ class Job:
             from srt_assets.core.student.pace import Pace, chunks
 
             spec, names = self._spec("fp32")
-            for scored in workers.score_chunks(spec, names, chunks(self.store.texts_of(samples), Pace()), self._tick):
-                self.store.remember(scored.rows)
+            pace, started, done = Pace(), time.monotonic(), 0
+
+            def report(tokens: int = 0) -> None:
+                facts = {"eta_s": (len(samples) - done) * (time.monotonic() - started) / done} if done else {}
+                self.progress(done, len(samples), "records", dtype="float32", **facts)
+
+            work = chunks(self.store.texts_of(samples), pace)
+            try:
+                for scored in workers.score_chunks(spec, names, work, report):
+                    pace.learn(scored.characters, scored.seconds)
+                    self.store.remember(scored.rows)
+                    done += len(scored.samples)
+                    report()
+                    if time.monotonic() - self.flushed >= _SETTLE_FLUSH_S:
+                        self._flush_all()
+            finally:
+                self._flush_all()
 
     def _spec(self, dtype: str) -> tuple["Spec", list[str]]:
         """What the workers need, and the devices; `auto` is resolved here, so that all of them agree."""
@@ -99,16 +116,25 @@ class Job:
     def _flush(self) -> None:
         if self.rows:
             self.parts.append(self.store.write_scored(self.samples, self.rows))
-            self.store.lake.commit(
-                TABLE,
-                self.parts,
-                fingerprint=self.want,
-                code_version=VERSION,
-                partition=self.store.partition,
-                complete=False,
-            )
+            self._commit()
             self.rows, self.samples = [], []
         self.flushed = time.monotonic()
+
+    def _flush_all(self) -> None:
+        """Every row anew: those that take the place of others cannot be added as a part."""
+        self.parts = [self.store.write_all()]
+        self._commit()
+        self.flushed = time.monotonic()
+
+    def _commit(self) -> None:
+        self.store.lake.commit(
+            TABLE,
+            self.parts,
+            fingerprint=self.want,
+            code_version=VERSION,
+            partition=self.store.partition,
+            complete=False,
+        )
 
     def _tick(self, tokens: int) -> None:
         self.ticked += tokens

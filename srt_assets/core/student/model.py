@@ -53,7 +53,12 @@ class Forward:
             self._plain_head = self._probe_head()
             self.shares_prefixes = self._probe_prefix()
         # A hook on the output layer, or frequencies that the model changes as it goes, belong to one batch at a time.
-        self.concurrent = self._plain_head and _rope_type(model.config) not in ("dynamic", "longrope")
+        rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+        self.concurrent = self._plain_head and rope.get("rope_type") not in ("dynamic", "longrope")
+        # Such a model reads every sequence of a batch as a long one if one is longer than this; 0: no such model.
+        longrope = rope.get("rope_type") == "longrope"
+        self.long_from = rope.get("original_max_position_embeddings", 0) if longrope else 0
+        self.shares_prefixes &= not longrope
 
     @torch.inference_mode()
     def nll(self, ids: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor, prefix: Prefix | None = None):
@@ -141,11 +146,6 @@ def _logsumexp_(logits: torch.Tensor) -> torch.Tensor:
     # A block that is -inf throughout would give nan otherwise.
     highest = logits.amax(-1, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
     return logits.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0])
-
-
-def _rope_type(config) -> str:
-    parameters = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    return parameters.get("rope_type") or "default"
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -45,7 +45,8 @@ class Scorer:
         `tick(tokens)` is called after every forward pass with the tokens it computed, padding and prefix left out.
         """
         sums: list[float | str] = [NOT_FINITE] * len(passes)
-        waiting = plan(passes, self.budget, tuple(self.prefixes))[::-1]
+        waiting = plan(passes, self.budget, tuple(self.prefixes), self.forward.long_from)[::-1]
+        crowded: list[Batch] = []
         running: deque[tuple[Batch, Future[np.ndarray | None]]] = deque()
         with lanes(self.lanes, self.threads) as pool:
             while waiting or running:
@@ -62,6 +63,13 @@ class Scorer:
                 elif len(batch.members) > 1:
                     self.budget = max(1, min(self.budget, batch.tokens // 2))
                     waiting += batch.halves()[::-1]
+                else:
+                    crowded.append(batch)
+            # One that did not fit beside another lane's batch may fit when it has the device for itself.
+            for batch in crowded:
+                losses = pool.submit(self._run, batch, passes).result() if self.lanes > 1 else None
+                if losses is not None:
+                    self._add_up(batch, losses, passes, sums, tick)
                 else:
                     sums[batch.members[0]] = OUT_OF_MEMORY
         return sums
