@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from selection_lake import small_lake
+from selection_lake import candidate_rows, record, small_lake, write_candidates
 
+from srt_assets.core.errors import StageError
 from srt_assets.core.selection import decide
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.sql import models
@@ -302,3 +303,22 @@ def test_stage_stores_and_caches(tmp_path):
         con.close()
     assert [p for p, _ in positions] == list(range(8)) and positions == sorted(positions, key=lambda r: r[1])
     assert arm == [(3,)]
+
+
+def test_texts_that_change_while_they_are_decided_are_never_selected(tmp_path, monkeypatch):
+    lake = small_lake(tmp_path)
+    sink = lake.sink_part
+
+    def changed_meanwhile(con, sql, table, partition=None):
+        part = sink(con, sql, table, partition)
+        if table == "policy_decisions":
+            rows = [row for i in range(8) for row in candidate_rows(record(i))]
+            write_candidates(lake, [row | {"response": "never scored", "content_key": "other"} for row in rows])
+        return part
+
+    chosen = Settings(project=Project(home=tmp_path))
+    with monkeypatch.context() as during:
+        during.setattr(lake, "sink_part", changed_meanwhile)
+        with pytest.raises(StageError, match="while they were being decided"):
+            decide.run(chosen, lake, student="tiny")
+    assert lake.manifest("selected_set", "student=tiny") is None

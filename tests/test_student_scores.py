@@ -18,6 +18,7 @@ from tiny_student import make_tiny_student
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
+from srt_assets.core.selection import decide
 from srt_assets.core.student import checkpoints, job, pace, scores, workers
 from srt_assets.core.student.describe import describe, faults
 from srt_assets.core.student.encoding import Texts
@@ -312,3 +313,21 @@ def test_progress_tells_rates_and_time_left(home):
     done, total, unit, facts = seen[-1]
     assert (done, total, unit) == (len(RECORDS), len(RECORDS), "records")
     assert {"tokens_per_s", "records_per_s", "eta_s"} <= facts.keys()
+
+
+def test_candidates_that_change_while_they_are_scored_are_scored_next_time(home, monkeypatch):
+    lake = make_lake(home, [row for r in RECORDS[:3] for row in four(r)])
+    count = job.Job.stats
+
+    def changed_meanwhile(self):
+        put_candidates(lake, [row for r in [*RECORDS[:2], ("Name a tree.", "", "Oak.")] for row in four(r)])
+        return count(self)
+
+    with monkeypatch.context() as during:
+        during.setattr(job.Job, "stats", changed_meanwhile)
+        scores.run(settings_for(), lake, "tiny")
+    with pytest.raises(StageError, match="changed since student tiny scored them"):
+        decide.run(settings_for(), lake, student="tiny")
+    second = scores.run(settings_for(), lake, "tiny")
+    assert not second.cached and second.stats["candidates_scored"] == 4
+    assert not decide.run(settings_for(), lake, student="tiny").cached

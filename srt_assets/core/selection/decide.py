@@ -25,7 +25,7 @@ CODE_VERSION = "1"
 def wanted(settings: Settings, lake: Lake, student: str) -> str:
     """Fingerprint of the selection: the scores, the candidates, the policies and the meaning of the rule's SQL.
 
-    Raises StageError if the student has no finished scores.
+    Raises StageError if the student has no finished scores of the present candidates.
     """
     scores = lake.manifest("student_scores", f"student={student}")
     if scores is None or not scores.complete:
@@ -33,11 +33,18 @@ def wanted(settings: Settings, lake: Lake, student: str) -> str:
         raise StageError(
             f"the scores of student {student} are {what}", f"make them: srt run student_scores --student {student}"
         )
+    candidates = sorted(m.content_hash for m in lake.manifests("candidates"))
+    if sorted(scores.inputs.get("candidates", candidates)) != candidates:
+        # A verdict would hold for texts that were never scored.
+        raise StageError(
+            f"the candidates have changed since student {student} scored them",
+            f"score them: srt run selected_set --student {student}",
+        )
     return fingerprint(
         stage=TABLE,
         version=CODE_VERSION,
         student_scores=scores.content_hash,
-        candidates=sorted(m.content_hash for m in lake.manifests("candidates")),
+        candidates=candidates,
         policies=policy_rows(settings.selection, settings.project.seed, student),
         rule=models.code_version(models.load().models[models.RULE], models.load()),
     )
@@ -73,6 +80,11 @@ def run(settings: Settings, lake: Lake, progress: Progress = silent, student: st
             stats = _counts(con, verdicts)
         finally:
             con.close()
+        if wanted(settings, lake, student) != want:
+            raise StageError(
+                f"scores or candidates of student {student} changed while they were being decided",
+                f"decide again: srt run selected_set --student {student}",
+            )
         # The selected set last: who sees it also finds the verdicts behind it.
         manifests = [
             lake.commit(

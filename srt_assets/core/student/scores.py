@@ -6,6 +6,7 @@ A row holds sums and counts for four passes; every published ratio is arithmetic
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import fingerprint
@@ -24,7 +25,7 @@ CANDIDATE_SLICES = ("asset=reflected_instructions", "asset=reflected_responses")
 def wanted(settings: Settings, lake: Lake, student: str) -> str:
     """The fingerprint the scores should have now. Raises UserError if the candidates or the student are missing."""
     before = lake.manifest(TABLE, f"student={student}")
-    return _fingerprint(settings, lake, student, before.stats if before else {})
+    return _fingerprint(settings, student, _inputs(lake, student), before.stats if before else {})
 
 
 def can_be_made(lake: Lake) -> bool:
@@ -33,7 +34,8 @@ def can_be_made(lake: Lake) -> bool:
     return all(manifest is not None and manifest.complete for manifest in found)
 
 
-def _fingerprint(settings: Settings, lake: Lake, student: str, stats: Mapping) -> str:
+def _inputs(lake: Lake, student: str) -> dict[str, Any]:
+    """What is scored, and by whom. Scoring takes hours: asked before it, for they may change meanwhile."""
     hashes = []
     for partition in CANDIDATE_SLICES:
         manifest = lake.manifest("candidates", partition)
@@ -41,13 +43,16 @@ def _fingerprint(settings: Settings, lake: Lake, student: str, stats: Mapping) -
             asset = partition.partition("=")[2]
             raise UserError(f"{asset} is missing or unfinished: there is nothing to score", f"srt run {asset}")
         hashes.append(manifest.content_hash)
+    return {"candidates": hashes, "student": checkpoints.get(lake, student).fingerprint}
+
+
+def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], stats: Mapping) -> str:
     # Scores in low precision are as exact as the policy needs them: another one has other close calls.
     rows = policy_rows(settings.selection, settings.project.seed, student)
     low = bool(stats.get("low_precision_records"))
     settled = {"settled_for": next(row["policy_fingerprint"] for row in rows if row["active"])} if low else {}
     return fingerprint(
-        candidates=hashes,
-        student=checkpoints.get(lake, student).fingerprint,
+        **inputs,
         template=settings.student.template,
         protocol=settings.student.protocol,
         max_length=settings.student.max_length,
@@ -69,6 +74,7 @@ def run(settings: Settings, lake: Lake, student: str, progress: Progress = silen
         manifest = lake.manifest(TABLE, partition)
         if manifest and lake.is_current(TABLE, want, partition):
             return Outcome(manifest, cached=True)
+        inputs = _inputs(lake, student)
         info = checkpoints.get(lake, student)
         store = Store(lake, student, _way(settings, info))
         try:
@@ -78,7 +84,7 @@ def run(settings: Settings, lake: Lake, student: str, progress: Progress = silen
             manifest = lake.commit(
                 TABLE,
                 [store.write_all()],
-                fingerprint=_fingerprint(settings, lake, student, stats),
+                fingerprint=_fingerprint(settings, student, inputs, stats),
                 code_version=VERSION,
                 partition=partition,
                 stats=stats,
