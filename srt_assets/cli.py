@@ -100,7 +100,7 @@ def run_command(
     from srt_assets.commands import run
 
     settings, lake = _open()
-    sys.exit(run.run(settings, lake, assets or [], [student] if student else [], verbose))
+    sys.exit(run.run(settings, lake, assets or [], [] if student is None else [student], verbose))
 
 
 # -- students

@@ -158,6 +158,16 @@ class Automation(_Section):
     watch: str = ""
     nightly: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] = "0 2 * * *"
 
+    @field_validator("nightly")
+    @classmethod
+    def _fires(cls, value: str) -> str:
+        if value != cls.model_fields["nightly"].default:
+            from dagster._utils.schedules import is_valid_cron_string  # slow, and what will read the line
+
+            if not is_valid_cron_string(value):
+                raise ValueError(f"{value!r} is no cron line (minute hour day month weekday)")
+        return value
+
 
 class Settings(_Section):
     """All settings (design of the file: `srt.toml` at the root, with comments)."""

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from dagster._core.events import EngineEventData  # exported nowhere
 
+from srt_assets.core.errors import UserError
 from srt_assets.defs.instance import fail_dead_runs, prepare_instance
 from srt_assets.defs.launch import materialize
 from srt_assets.settings import Project, Settings
@@ -54,6 +55,13 @@ def test_the_instance_lives_in_the_home_and_is_quiet(dagster_home: Path, home: P
 def test_a_home_that_is_set_wins(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "mine"))
     assert prepare_instance(Settings(project=Project(home=home))) == tmp_path / "mine"
+
+
+def test_a_home_of_somebody_else_is_one_clear_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="cannot be written to"):
+        prepare_instance(Settings(project=Project(home=home)))
 
 
 def start_sleeper(tmp_path: Path, seconds: float) -> subprocess.Popen:

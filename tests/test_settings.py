@@ -68,6 +68,7 @@ def test_variables_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ('[student]\nprotocol = "official"\ntemplate = "chat"', ["student", "official"]),
         ('[[datasets]]\nname = "a"', ["datasets.0", "either path or hf"]),
         ("a = = 1", ["TOML"]),
+        ('[automation]\nnightly = "61 2 * * *"', ["automation.nightly", "'61 2 * * *' is no cron line"]),
         # Numbers that no table, loop or random generator takes.
         ("[selection]\ntop_k = inf", ["selection.top_k", "inf is out of range"]),
         ("[selection]\ntop_k = true", ["selection.top_k", "neither true nor false"]),

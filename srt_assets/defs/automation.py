@@ -1,5 +1,7 @@
 """What runs by itself once `automation.enabled` is set: on changed inputs, at night, after a failure; and dead runs."""
 
+import os
+import zoneinfo
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -87,15 +89,20 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
         name="nightly",
         job_name="everything",
         cron_schedule=settings.automation.nightly,
+        execution_timezone=local_timezone(),
         default_status=status,
         description="Requests a run for every student with an asset that is changed, missing or failed.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         from srt_assets.core.lake import Lake
         from srt_assets.core.status import standings
+        from srt_assets.core.student import checkpoints, watch
 
-        students = list(context.instance.get_dynamic_partitions(STUDENTS))
-        found = standings(settings, Lake(settings.home), students)
+        lake, folder = Lake(settings.home), settings.automation.watch
+        # Of a student that neither the home nor the folder has any more, a run could only fail, night by night.
+        there = {*checkpoints.list_students(lake), *(watch.scan(Path(folder))[0] if folder else ())}
+        students = sorted(there & set(context.instance.get_dynamic_partitions(STUDENTS)))
+        found = standings(settings, lake, students)
         shared = any(s.student is None and s.state != "fresh" for s in found)
         due = [k for k in students if shared or any(s.student == k and s.state != "fresh" for s in found)]
         if not due:
@@ -104,3 +111,14 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
         return [dg.RunRequest(run_key=f"{k}@{when}", partition_key=k, tags={names.TAG_STUDENT: k}) for k in due]
 
     return schedule
+
+
+def local_timezone() -> str:
+    """The machine's time zone by name: Dagster reads cron lines in UTC unless it is told."""
+    places = [os.environ.get("TZ", "").removeprefix(":"), str(Path("/etc/localtime").resolve())]
+    for name in (place.rpartition("/zoneinfo/")[2] for place in places):
+        try:
+            return zoneinfo.ZoneInfo(name).key
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # none, or no name of a zone
+            continue
+    return "UTC"

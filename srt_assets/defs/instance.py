@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
+from srt_assets.core.errors import UserError
 from srt_assets.core.lake import file_lock
 from srt_assets.defs import names
 from srt_assets.settings import Settings
@@ -51,6 +52,8 @@ def prepare_instance(settings: Settings) -> Path:
     """Make sure that DAGSTER_HOME is set, exists and has a dagster.yaml. One that is set already wins."""
     home = Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster").absolute()
     home.mkdir(parents=True, exist_ok=True)
+    if not os.access(home, os.W_OK):  # said here, for its databases would say it in their own words
+        raise UserError(f"{home} cannot be written to", "set DAGSTER_HOME or SRT_HOME to a folder of yours")
     os.environ["DAGSTER_HOME"] = str(home)
     ready = home / ".srt_ready"
     if not ready.exists():
