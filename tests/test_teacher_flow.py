@@ -100,6 +100,27 @@ def test_changing_one_record_asks_for_that_record_only(tmp_path):
         assert fake.calls == 3
 
 
+def test_records_that_change_while_the_teacher_is_asked_are_asked_for_next_time(tmp_path, monkeypatch):
+    from srt_assets.core.teacher import stage
+
+    with FakeOpenAI() as server:
+        settings, lake = home(tmp_path, 3, api_base=server.base)
+        ask = stage._ask
+
+        def changed_meanwhile(*arguments):
+            asked = ask(*arguments)
+            (tmp_path / "data.json").write_text(json.dumps(records(5)))
+            raw.run(settings, lake)
+            return asked
+
+        with monkeypatch.context() as during:
+            during.setattr(stage, "_ask", changed_meanwhile)
+            instructions.run(settings, lake)
+        assert not instructions.run(settings, lake).cached
+        assert table(lake, "SELECT DISTINCT status FROM candidates") == [("ok",)]
+        assert table(lake, "SELECT count(*) FROM candidates") == [(10,)]
+
+
 def test_another_path_order_and_endpoint_ask_nothing(tmp_path):
     with FakeOpenAI() as fake, FakeOpenAI() as second:
         settings, lake = home(tmp_path, 6, api_base=fake.base)

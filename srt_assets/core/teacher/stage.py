@@ -59,10 +59,10 @@ class Plan:
 def wanted(settings: Settings, lake: Lake, plan: Plan) -> str:
     """The fingerprint the slice should have. Limits count only where a row was limited by them."""
     manifest = lake.manifest(TABLE, plan.partition)
-    return _fingerprint(settings, lake, plan, manifest.stats if manifest else {})
+    return _fingerprint(settings, plan, plan.upstream(lake), manifest.stats if manifest else {})
 
 
-def _fingerprint(settings: Settings, lake: Lake, plan: Plan, stats: dict[str, Any]) -> str:
+def _fingerprint(settings: Settings, plan: Plan, upstream: dict[str, str], stats: dict[str, Any]) -> str:
     teacher = settings.teacher
     prompter = Prompter(teacher)
     facts: dict[str, Any] = {
@@ -72,7 +72,7 @@ def _fingerprint(settings: Settings, lake: Lake, plan: Plan, stats: dict[str, An
         "model": prompter.identity,
         "form": prompter.form,
         "sampling": prompter.sampling,
-        "upstream": plan.upstream(lake),
+        "upstream": upstream,
     }
     if any(stats.get(status) for status in _LIMITED):
         limits = {"max_tokens", "context_tokens", "max_attempts", "budget_usd", "api_base"}
@@ -88,6 +88,8 @@ def run(settings: Settings, lake: Lake, plan: Plan, progress: Progress) -> Outco
         if current and lake.is_current(TABLE, want, plan.partition):
             return Outcome(current, cached=True)
         started = time.monotonic()
+        # Before anything is asked, for it may change meanwhile: then the next run asks for the rest.
+        upstream = plan.upstream(lake)
         prompter = Prompter(settings.teacher)
         try:
             tally, unanswered, asked = _ask(settings, lake, plan, prompter, progress)
@@ -108,7 +110,7 @@ def run(settings: Settings, lake: Lake, plan: Plan, progress: Progress) -> Outco
             "seconds_all": round(time.monotonic() - started, 3),
         }
         stats["cache_hits"] = max(0, stats["cache_hits"])
-        want = _fingerprint(settings, lake, plan, stats)
+        want = _fingerprint(settings, plan, upstream, stats)
         manifest = lake.commit(
             TABLE, parts, fingerprint=want, code_version=VERSION, partition=plan.partition, stats=stats
         )
