@@ -247,7 +247,12 @@ def prune(
     from srt_assets.core.training import prune as pruning
 
     settings, lake = _open()
-    show.waste(pruning.remove(settings, lake) if yes else pruning.find(settings, lake), deleted=yes)
+    found, busy = pruning.remove(settings, lake) if yes else (pruning.find(settings, lake), [])
+    show.waste(found, deleted=yes)
+    if busy:
+        raise StageError(
+            f"a training of {', '.join(busy)} goes on; nothing of theirs was deleted", "run it again when that is done"
+        )
 
 
 @app.command()

@@ -71,6 +71,12 @@ def test_a_training_of_more_than_a_week_keeps_the_state_it_has_just_saved(lake: 
     assert not [w for w in prune.find(settings, lake) if w.path == work]
 
 
+def test_it_does_not_wait_for_a_training_that_goes_on(lake: Lake, settings: Settings) -> None:
+    with lake.lock("training_runs", "student=tiny"):
+        assert prune.remove(settings, lake) == ([], ["tiny"])
+    assert len(runs(lake)) == 6
+
+
 def test_what_is_current_stays_when_the_home_has_moved(lake: Lake, settings: Settings, tmp_path) -> None:
     moved = Lake(lake.home.rename(tmp_path / "elsewhere"))
     # run-1 is current, run-2 a student, 4 and 5 are the newest.

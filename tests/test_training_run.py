@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
-from srt_assets.core.training import data, job, launch, memory, model, rows, stage, states, trainer
+from srt_assets.core.training import data, job, keeper, launch, memory, model, rows, stage, states, trainer
 from srt_assets.core.training.plan import step_samples
 from srt_assets.core.training.train import Stopped, train
 from tests.training_data import Bench, make_bench
@@ -190,6 +190,23 @@ def test_a_state_saved_by_half_is_not_continued_from(bench: Bench, whole: job.Jo
         file.write('{"step": 5, "lo')  # died while writing this line
     assert any("continuing from step 3" in s for s in go(task))
     assert losses(task) == losses(whole)
+
+
+def test_the_curve_is_on_the_disk_before_a_state_counts(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power that fails would else leave a state whose steps are in no curve, and nobody makes them again."""
+    task = prepare(bench, tmp_path, save_every_s=0.0)
+    synced: list[tuple[str, int, bool]] = []
+
+    def sync(path: Path) -> None:
+        whole = any(task.states.glob(f"checkpoint-2/{states.WHOLE}"))
+        synced.append((path.name, len(task.curve.read_text().splitlines()), whole))
+
+    monkeypatch.setattr(keeper, "sync", sync)
+    with pytest.raises(Stopped):
+        go(task, stop_after=2)
+    assert (task.curve.name, 2, False) in synced
 
 
 def test_kill_nine_and_again(bench: Bench, tmp_path: Path) -> None:

@@ -125,10 +125,13 @@ class Lake:
     # -- writing
 
     @contextmanager
-    def lock(self, table: str, partition: str | None = None) -> Iterator[None]:
-        """Be the only writer of a table or partition; waits for another. The kernel frees it when a process dies."""
+    def lock(self, table: str, partition: str | None = None, wait: bool = True) -> Iterator[None]:
+        """Be the only writer of a table or partition. The kernel frees it when a process dies.
+
+        Waits for another writer, or raises BlockingIOError.
+        """
         name = f"{table}.{partition}" if partition else table
-        with file_lock(self.home / "locks" / f"{name}.lock"):
+        with file_lock(self.home / "locks" / f"{name}.lock", wait):
             yield
 
     def write_part(self, table: str, rows: pa.Table | list[dict], partition: str | None = None) -> str:
@@ -254,13 +257,15 @@ def row_content_hash(table: Table, paths: list[Path]) -> str:
 
 
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
+def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
     """An exclusive lock between processes, freed by the kernel when its holder dies. Says so once if it must wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                raise
             log.info("waiting for another process that is writing %s", path.stem)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from srt_assets.core.training.states import WHOLE, sync
+from srt_assets.core.training.states import WHOLE, sync, write_whole
 from srt_assets.core.training.trainer import Steps
 
 # A state is four times the weights: saving takes at most this share of the time.
@@ -56,7 +56,7 @@ class Keeper(TrainerCallback):
         """Lines of steps that were made after the state we continue from, and are made again."""
         old = self.curve.read_text().splitlines() if self.curve.exists() else []
         kept = [line for line in old if (facts := _parse(line)) and facts["step"] <= step]
-        self.curve.write_text("".join(line + "\n" for line in kept))
+        write_whole(self.curve, "".join(line + "\n" for line in kept))
         self.seconds = sum(json.loads(line)["seconds"] for line in kept)
 
     def on_step_end(self, args, state, control, **_):
@@ -98,6 +98,7 @@ class Keeper(TrainerCallback):
         if args.process_index == 0:
             directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             sync(directory)
+            sync(self.curve)  # nobody makes these lines again
             (directory / WHOLE).touch()
         self._saved_at = time.monotonic()
         took = self._saved_at - self._stepped_at

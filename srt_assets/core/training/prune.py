@@ -3,6 +3,7 @@
 this is for the rest: `training.keep_last` was lowered, or a student is trained no more.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +28,21 @@ def find(settings: Settings, lake: Lake) -> list[Waste]:
     return [waste for student in _trained(lake) for waste in _of(settings, lake, student)]
 
 
-def remove(settings: Settings, lake: Lake) -> list[Waste]:
-    """Delete it, looked up again while no training of the student runs, and say what was deleted."""
+def remove(settings: Settings, lake: Lake) -> tuple[list[Waste], list[str]]:
+    """Delete it, looked up again; gives what was deleted, and the students left alone because a training goes on."""
     gone: list[Waste] = []
+    busy: list[str] = []
     for student in _trained(lake):
-        with lake.lock(TABLE, f"student={student}"):
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lake.lock(TABLE, f"student={student}", wait=False))
+            except BlockingIOError:
+                busy.append(student)
+                continue
             gone += _of(settings, lake, student)
             finished.thin_out(lake, student, settings.training.keep_last, _current(lake, student))
             finished.drop_old_states(lake, student)
-    return gone
+    return gone, busy
 
 
 def _of(settings: Settings, lake: Lake, student: str) -> list[Waste]:

@@ -8,8 +8,16 @@ from pathlib import Path
 WHOLE = "whole"
 
 
+def write_whole(path: Path, text: str) -> None:
+    """The old text or the new one, whenever the process or the power ends."""
+    aside = path.with_name(f"{path.name}.writing")
+    aside.write_text(text)
+    sync(aside)
+    aside.replace(path)
+
+
 def sync(directory: Path) -> None:
-    """Have every file of a directory on the disk itself: power may fail after the next rename."""
+    """Have a file, or every file of a directory, on the disk itself: power may fail after the next rename."""
     for path in [*directory.rglob("*"), directory]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

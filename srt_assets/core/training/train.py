@@ -21,7 +21,7 @@ from srt_assets.core.training.job import RECORD, Job
 from srt_assets.core.training.keeper import Keeper
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
 from srt_assets.core.training.plan import count_steps, pack, step_samples
-from srt_assets.core.training.states import drop_torn_states, last_state, sync
+from srt_assets.core.training.states import drop_torn_states, last_state, sync, write_whole
 from srt_assets.core.training.trainer import PackedTrainer, Steps, only
 
 # Tokens a forward pass. The block mask makes attention quadratic in it; on a CPU gains end near 1,000 tokens.
@@ -80,7 +80,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
         if not state:
             before = evaluate()
             if rank == 0:
-                before_file.write_text(json.dumps(before))
+                write_whole(before_file, json.dumps(before))
 
     keeper = Keeper(
         plan,
