@@ -36,12 +36,51 @@ def folder(tmp_path: Path, **files: str) -> Path:
         ),
         ({"a": "SELECT 1;"}, "without a semicolon"),
         ({"a": "-- nothing"}, "no SQL"),
+        ({"My view": "SELECT 1"}, "'My view' is no name for a view"),
+        ({"raw_records": "SELECT 1"}, "there is a table named raw_records already"),
+        ({"srt_meta": "SELECT 1"}, "there is a table named srt_meta already"),
     ],
 )
 def test_what_is_not_the_subset_is_an_error_with_its_place(tmp_path, files, message):
     with pytest.raises(UserError) as error:
         models.load(folder(tmp_path, **files))
     assert message in str(error.value)
+
+
+def test_a_file_in_another_encoding_is_named_and_a_byte_order_mark_is_none_of_the_text(tmp_path):
+    root = folder(tmp_path, a="SELECT 1 AS x")
+    (root / "models" / "a.sql").write_bytes(b"\xef\xbb\xbf-- Words.\nSELECT 1 AS x")
+    assert models.load(root).models["a"].description == "Words."
+    (root / "models" / "a.sql").write_bytes("-- Words.\n-- gr\xfcn\nSELECT 1 AS x".encode("latin-1"))
+    models._load.cache_clear()
+    with pytest.raises(UserError, match="a.sql:2: not UTF-8"):
+        models.load(root)
+
+
+def test_a_second_statement_is_not_run(tmp_path):
+    model = models.load(folder(tmp_path, a="SELECT 1 AS x; DROP VIEW decisions")).models["a"]
+    con = small_lake(tmp_path / "home").connect()
+    with pytest.raises(UserError, match="a.sql: 2 statements"):
+        models.create_view(con, model)
+    assert con.execute("SELECT count(*) FROM decisions").fetchall() == [(0,)]
+    con.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("-- What must hold.", "broken.sql: whose check is it"),
+        ("-- @asset: selected_sett", "did you mean selected_set"),
+        ("-- @asset: selected_set\n-- @severity: warning", "@severity is 'warning'"),
+    ],
+)
+def test_a_check_of_ones_own_says_what_it_lacks(tmp_path, monkeypatch, header, message):
+    root = folder(tmp_path, a="SELECT 1 AS x")
+    (root / "tests").mkdir()
+    (root / "tests" / "broken.sql").write_text(f"{header}\nSELECT 1 AS x")
+    monkeypatch.setattr(models, "folder", lambda: root)
+    with pytest.raises(UserError, match=message):
+        sql_models.checks()
 
 
 def test_order_description_and_facts(tmp_path):

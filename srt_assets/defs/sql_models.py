@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.sql import models
 from srt_assets.core.tables import TABLES
 from srt_assets.defs import names
@@ -50,6 +51,9 @@ def assets() -> list[dg.AssetsDefinition]:
     project = models.load()
     if not project.views:
         return []
+    for model in project.views:
+        if model.name in (*names.TEACHER_SIDE, *names.STUDENT_SIDE, names.PIPELINE_STATUS):
+            raise UserError(f"{model.path}: there is an asset named {model.name} already", "give the file another name")
     specs = [
         dg.AssetSpec(
             model.name,
@@ -118,7 +122,18 @@ def _column(kind: str, table: str, column: str) -> dg.TableColumnDep:
 
 def checks() -> list[dg.AssetChecksDefinition]:
     """One check per file of `dbt_like_sql/tests`: it passes when the query gives no row."""
-    return [_check(test) for test in models.load().tests.values()]
+    project = models.load()
+    known = {*names.TEACHER_SIDE, *names.STUDENT_SIDE, *(model.name for model in project.views)}
+    for test in project.tests.values():
+        asset = test.facts.get("asset")
+        if asset is None:
+            raise UserError(f"{test.path}: whose check is it?", "add a line such as -- @asset: selected_set at the top")
+        if asset not in known:
+            raise UserError(f"{test.path}: @asset names {asset}, which does not exist", nearest(asset, known))
+        severity = test.facts.get("severity", "error")
+        if severity not in ("error", "warn"):
+            raise UserError(f"{test.path}: @severity is {severity!r}", "write warn, or leave the line out")
+    return [_check(test) for test in project.tests.values()]
 
 
 def _check(test: models.Model) -> dg.AssetChecksDefinition:

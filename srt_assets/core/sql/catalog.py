@@ -15,9 +15,9 @@ import duckdb
 from srt_assets.core.hashing import fingerprint
 from srt_assets.core.lake import Lake, file_lock
 from srt_assets.core.sql import models
+from srt_assets.core.sql.models import META
 from srt_assets.core.tables import TABLES, sql_literal
 
-META = "srt_meta"
 # What DuckDB 1.5 can open; later versions write files that its command line shell cannot read.
 STORAGE_VERSION = "v1.5.0"
 

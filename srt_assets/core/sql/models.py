@@ -22,11 +22,14 @@ from srt_assets.core.tables import TABLES
 SOURCE = "lake"
 # Written by the stage that runs it, not a view: its rows are a table of the lake under the same name.
 RULE = "decisions"
+# What the published catalog says of itself.
+META = "srt_meta"
 
 _JINJA = re.compile(r"\{\{(?P<call>.*?)\}\}|(?P<bad>\{%|\{#|\{\{|\}\})", re.DOTALL)
 _NAME = r"""\s*(?:'(\w+)'|"(\w+)")\s*"""
 _REF = re.compile(rf"\s*ref\({_NAME}\)\s*")
 _SOURCE = re.compile(rf"\s*source\({_NAME},{_NAME}\)\s*")
+_NAME_OF_MODEL = re.compile(r"[a-z_][a-z0-9_]*")
 _LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
 _FACT = re.compile(r"@(?P<key>\w+)(?:\s+(?P<of>\w+))?:\s*(?P<value>.*)")
 
@@ -106,10 +109,15 @@ def _load(root: Path) -> Project:
 
 def create_view(con: duckdb.DuckDBPyConnection, model: Model, name: str | None = None) -> None:
     """Make a model a view under its own name or another. UserError with file and line if its SQL does not fit."""
+    view = f'CREATE VIEW "{name or model.name}" AS {model.sql()}'
     try:
-        con.execute(f'CREATE VIEW "{name or model.name}" AS {model.sql()}')
+        statements = len(con.extract_statements(view))
+        if statements == 1:
+            con.execute(view)
     except duckdb.Error as error:
         raise _explained(model, error) from error
+    if statements != 1:
+        raise UserError(f"{model.path}: {statements} statements in the file", "leave one SELECT, without a semicolon")
 
 
 def _explained(model: Model, error: duckdb.Error) -> UserError:
@@ -154,7 +162,11 @@ def _read_all(paths: Iterable[Path]) -> dict[str, Model]:
 
 
 def _read(path: Path) -> Model:
-    text = path.read_text(encoding="utf-8")
+    if not _NAME_OF_MODEL.fullmatch(path.stem):
+        raise UserError(f"{path}: {path.stem!r} is no name for a view", "use small letters, digits and _ for the file")
+    if path.stem != RULE and path.stem in TABLES or path.stem == META:
+        raise UserError(f"{path}: there is a table named {path.stem} already", "give the file another name")
+    text = _text(path)
     header, body = _split_header(text)
     refs: dict[str, None] = {}
     sources: dict[str, None] = {}
@@ -175,6 +187,14 @@ def _read(path: Path) -> Model:
     description, facts, columns = _describe(header)
     first_line = len(header) + 1
     return Model(path.stem, path, body, description, facts, columns, tuple(refs), tuple(sources), first_line)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from None
 
 
 def _split_header(text: str) -> tuple[list[str], str]:
@@ -217,7 +237,7 @@ def _check_references(model: Model, models: Mapping[str, Model]) -> None:
 
 
 def _line_of(path: Path, kind: str, name: str) -> int:
-    text = path.read_text(encoding="utf-8")
+    text = _text(path)
     hits = (m for m in _JINJA.finditer(text) if m["call"] is not None and _reference(m["call"]) == (kind, name))
     return text.count("\n", 0, next(hits).start()) + 1
 
