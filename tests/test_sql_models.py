@@ -53,14 +53,14 @@ def test_a_file_in_another_encoding_is_named_and_a_byte_order_mark_is_none_of_th
     assert models.load(root).models["a"].description == "Words."
     (root / "models" / "a.sql").write_bytes("-- Words.\n-- gr\xfcn\nSELECT 1 AS x".encode("latin-1"))
     models._load.cache_clear()
-    with pytest.raises(UserError, match="a.sql:2: not UTF-8"):
+    with pytest.raises(UserError, match=r"a\.sql:2: not UTF-8"):
         models.load(root)
 
 
 def test_a_second_statement_is_not_run(tmp_path):
     model = models.load(folder(tmp_path, a="SELECT 1 AS x; DROP VIEW decisions")).models["a"]
     con = small_lake(tmp_path / "home").connect()
-    with pytest.raises(UserError, match="a.sql: 2 statements"):
+    with pytest.raises(UserError, match=r"a\.sql: 2 statements"):
         models.create_view(con, model)
     assert con.execute("SELECT count(*) FROM decisions").fetchall() == [(0,)]
     con.close()

@@ -164,7 +164,7 @@ def _read_all(paths: Iterable[Path]) -> dict[str, Model]:
 def _read(path: Path) -> Model:
     if not _NAME_OF_MODEL.fullmatch(path.stem):
         raise UserError(f"{path}: {path.stem!r} is no name for a view", "use small letters, digits and _ for the file")
-    if path.stem != RULE and path.stem in TABLES or path.stem == META:
+    if (path.stem != RULE and path.stem in TABLES) or path.stem == META:
         raise UserError(f"{path}: there is a table named {path.stem} already", "give the file another name")
     text = _text(path)
     header, body = _split_header(text)
