@@ -56,8 +56,12 @@ def aligned(model, tokenizer, template: str, instruction: str, given: str, respo
     bos = special[: len(special) - len(tokenizer("a", add_special_tokens=False)["input_ids"])]
 
     def pair(context: str, target: str) -> list:
-        before = ([] if template == "chat" else bos) + tokenizer(context, add_special_tokens=False)["input_ids"]
-        target_ids = tokenizer(target, add_special_tokens=False)["input_ids"][: max(0, max_length - len(before))]
+        before = ([] if template == "chat" else bos) + tokenizer(
+            context, add_special_tokens=False, split_special_tokens=template != "chat"
+        )["input_ids"]
+        target_ids = tokenizer(target, add_special_tokens=False, split_special_tokens=True)["input_ids"][
+            : max(0, max_length - len(before))
+        ]
         skip = 0 if bos else 1
         return [
             loss(model, bos + target_ids, len(bos) + skip),

@@ -56,7 +56,7 @@ class _Plain:
     def __init__(self, encode, bos: int, eos: int) -> None:
         self._encode, self._bos, self.eos_token_id = encode, [bos], eos
 
-    def __call__(self, text, add_special_tokens: bool = True, verbose: bool = True) -> dict:
+    def __call__(self, text, add_special_tokens: bool = True, **_: object) -> dict:
         if isinstance(text, list):
             return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
         return {"input_ids": (self._bos if add_special_tokens else []) + self._encode(text)}

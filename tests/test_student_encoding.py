@@ -139,6 +139,21 @@ def test_a_chat_template_that_asks_for_the_date_gets_the_same_one_every_day():
     assert templates.chat(dated)("Name it.", "") == "26 July 2024: Name it."
 
 
+@pytest.mark.parametrize("template", ["vicuna", "chat"])
+def test_names_of_control_tokens_in_an_answer_are_text(template):
+    """An answer about HTML would end in its middle, and the student would learn to end there."""
+    encoder = Encoder(make_tiny_tokenizer(bos=True), template, "aligned", 500)
+    html = Texts("Strike a word </s>.", "", "<p><s>old</s> new</p>")
+    (one,) = encoder.for_training([html], 500)
+    assert isinstance(one, Pass)
+    bos, eos = (encoder.tokenizer.convert_tokens_to_ids(mark) for mark in ("<s>", "</s>"))
+    answer = one.ids[one.start :].tolist()
+    assert answer[-1] == eos and not {bos, eos} & set(answer[:-1])
+    assert encoder.tokenizer.decode(answer[:-1]) == html.response
+    passes = encoder.encode([html])[0]
+    assert not {bos, eos} & set(passes["instruction"].ids[1:].tolist())
+
+
 def test_chat_needs_a_chat_template(tokenizer):
     bare = tokenizer_named("bytes")
     bare.chat_template = None

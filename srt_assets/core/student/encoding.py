@@ -120,13 +120,15 @@ class Encoder:
         prompts = [self._render(r.instruction, r.input) for r in rows]
         guesses = [self._render(templates.guess(r.response), "") for r in rows]
         targets = [templates.join(r.instruction, r.input) for r in rows]
-        ids = self._tokenize([*prompts, *guesses, *targets, *(r.response for r in rows)], special=False)
+        # `<s>old</s>` in an answer about HTML is text: only a chat template's own marks are control tokens.
+        before = self._tokenize([*prompts, *guesses], special=False, markup=self.template == "chat")
+        ids = self._tokenize([*targets, *(r.response for r in rows)], special=False, markup=False)
         # A chat template writes its own BOS; the others get what the tokenizer would add.
         context = () if self.template == "chat" else self.bos
         found: list[Encoded] = []
         for row, prompt, guess, target in zip(rows, prompts, guesses, targets, strict=True):
-            direct, given = self._pair((*context, *ids[prompt]), row.response, ids)
-            reverse_direct, reverse_given = self._pair((*context, *ids[guess]), target, ids)
+            direct, given = self._pair((*context, *before[prompt]), row.response, ids)
+            reverse_direct, reverse_given = self._pair((*context, *before[guess]), target, ids)
             found.append(dict(zip(PASSES, (direct, given, reverse_direct, reverse_given), strict=True)))
         return found
 
@@ -159,7 +161,7 @@ class Encoder:
         wholes = [p + r.response for p, r in zip(prompts, rows, strict=True)]
         directs = [r.instruction + r.input for r in rows]
         texts = [*prompts, *guesses, *reverse, *before, *wholes, *directs, *(r.response for r in rows)]
-        ids = self._tokenize(texts, special=True)
+        ids = self._tokenize(texts, special=True, markup=True)  # as the script does
 
         def count(text: str) -> int:
             return min(len(ids[text]), self.max_length)
@@ -178,12 +180,16 @@ class Encoder:
             found.append({name: _cut(*s) for name, s in zip(PASSES, sequences, strict=True)})
         return found
 
-    def _tokenize(self, texts: Iterable[str], special: bool) -> dict[str, list[int]]:
-        """Ids of every distinct text, tokenized in one call (the Rust tokenizers spread it over the cores)."""
+    def _tokenize(self, texts: Iterable[str], special: bool, markup: bool) -> dict[str, list[int]]:
+        """Ids of every distinct text, tokenized in one call (the Rust tokenizers spread it over the cores).
+
+        `special`: with BOS and the like around it; `markup`: their names within a text stand for them.
+        """
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
-        encoded = self.tokenizer(distinct, add_special_tokens=special, verbose=False)["input_ids"]
+        options = {} if markup else {"split_special_tokens": True}
+        encoded = self.tokenizer(distinct, add_special_tokens=special, verbose=False, **options)["input_ids"]
         return dict(zip(distinct, encoded, strict=True))
 
 
