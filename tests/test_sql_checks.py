@@ -154,7 +154,10 @@ def kept_without_a_number(home: Path) -> Lake:
 
 
 def few_kept(home: Path) -> Lake:
-    return write(*sound(home), Selection(top_k=3))
+    lake, records, candidates, scores = sound(home)
+    # From the third record on, no response is better than the one it would replace.
+    worse = [score_row("tiny", row, ratios(-0.2 - i / 512, -0.3)) for i, row in enumerate(candidates)]
+    return write(lake, records, candidates, [*scores[:12], *worse[12:]])
 
 
 def one_kept(home: Path) -> Lake:
@@ -201,6 +204,13 @@ def test_sound_data_pass_every_check(tmp_path: Path) -> None:
 def test_bad_data_are_found(tmp_path: Path, name: str, spoil: Callable[[Path], Lake]) -> None:
     count, rows = views.failing_rows(spoil(tmp_path), name, "tiny")
     assert count and rows
+
+
+@pytest.mark.parametrize("selection", [Selection(top_k=2), Selection(keep_unreflected=True)])
+def test_a_switch_that_was_asked_for_is_no_odd_share(tmp_path: Path, selection: Selection) -> None:
+    lake, *rows = sound(tmp_path)
+    write(lake, *rows, selection=selection)
+    assert views.failing_rows(lake, "kept_share_as_in_the_paper") == (0, [])
 
 
 def test_other_scripts_are_compared_too(tmp_path: Path) -> None:
