@@ -15,6 +15,7 @@ from srt_assets.core.errors import UserError
 # Values of hidden size that autograd keeps a layer and token (attention, norms, MLP) without checkpointing.
 _KEPT_PER_LAYER = 34
 _GB = 1024**3
+CGROUP = Path("/sys/fs/cgroup")
 # fp32 weights, gradients, and Adam's two moments, for each parameter.
 STATE_BYTES = 16
 # Share of a device that may hold these, so that a forward pass still fits.
@@ -54,10 +55,20 @@ def available(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.exists() and (most := limit.read_text().strip()) != "max":
-        free = min(free, int(most) - int(used.read_text()))
-    return free
+    left = _left_in_container(CGROUP)
+    return free if left is None else min(free, left)
+
+
+def _left_in_container(cgroup: Path) -> int | None:
+    """Bytes up to the container's limit, None if it has none. Cached files, the weights just read among them, count as
+    used there, and go when memory is asked for.
+    """
+    limit = cgroup / "memory.max"
+    if not limit.exists() or (most := limit.read_text().strip()) == "max":
+        return None
+    kinds = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    cached = int(kinds.get("active_file", 0)) + int(kinds.get("inactive_file", 0))
+    return max(0, int(most) - int((cgroup / "memory.current").read_text()) + cached)
 
 
 def choose_checkpointing(need: Need, free: int, wish: str, weights_loaded: int) -> bool:
