@@ -217,6 +217,26 @@ def test_after_a_kill_scoring_goes_on_from_there(home):
     assert all(found[key] == row for key, row in kept.items())
 
 
+def test_a_long_run_does_not_pile_up_parts(home, monkeypatch):
+    lake = make_lake(home)
+    monkeypatch.setattr(job, "_FLUSH_S", 0.0)
+    monkeypatch.setattr(job, "_MOST_PARTS", 2)
+    monkeypatch.setattr(pace, "CHUNK_S", 0.0)
+    commit, parts, rows = lake.commit, [], []
+
+    def noted(table, names, **more):
+        manifest = commit(table, names, **more)
+        parts.append(len(names))
+        rows.append(manifest.rows)
+        return manifest
+
+    monkeypatch.setattr(lake, "commit", noted)
+    scores.run(settings_for(), lake, "tiny")
+    assert len(parts) > 3 and max(parts) == 2
+    assert rows == sorted(rows) and rows[-1] == 4 * len(RECORDS)
+    assert faults(lake, "tiny") == {"unsound_rows": 0, "candidates_without_row": 0, "double_rows": 0}
+
+
 def test_bf16_settles_close_decisions_in_fp32(home):
     lake = make_lake(home)
     outcome = scores.run(settings_for(dtype="bf16"), lake, "tiny")

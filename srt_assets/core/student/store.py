@@ -135,6 +135,11 @@ class Store:
         """One part with every row, in order: what the many small parts become at the end."""
         return self._write("true", "ORDER BY sample_id, candidate")
 
+    def merge(self, parts: list[str]) -> str:
+        """One part with the rows of these: each commit, and each query, opens every part there is."""
+        paths = [self.lake.directory(TABLE, self.partition) / name for name in parts]
+        return self.lake.sink_part(self.con, TABLES[TABLE].select_sql(paths), TABLE, self.partition)
+
     def rows(self, scores: str = "done", condition: str = "true") -> str:
         """SQL: the table's rows for these candidates, with `scores` (a table like `done`) by content key."""
         unscored = ", ".join(
