@@ -198,7 +198,7 @@ def export(
     from srt_assets.core.selection import export as exports
 
     settings, lake = _open()
-    rows = exports.export(settings, lake, student, format, out)
+    rows = exports.export(settings, lake, student, format, out.expanduser())
     typer.echo(f"{rows:,} rows in {out}")
 
 
@@ -211,7 +211,7 @@ def report(
     from srt_assets.core.selection import report as reports
 
     _, lake = _open()
-    reports.report(lake, student, out)
+    reports.report(lake, student, out.expanduser())
     typer.echo(f"written to {out}")
 
 

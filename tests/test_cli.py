@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from selection_lake import small_lake
 
 from srt_assets.cli import main
 from srt_assets.core.errors import not_accessible
+from srt_assets.core.selection import decide
+from srt_assets.settings import Project, Settings
 
 
 def srt(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -43,3 +46,18 @@ def test_only_what_the_user_can_change_is_his_error() -> None:
     assert denied and "out.json" in str(denied) and denied.exit_code == 2
     assert not_accessible(FileNotFoundError(2, "No such file or directory", "x")) is None
     assert not_accessible(ValueError("x")) is None
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = small_lake(tmp_path / "home")
+    decide.run(Settings(project=Project(home=lake.home)), lake, student="tiny")
+    for name, value in {"HOME": tmp_path / "me", "SRT_HOME": lake.home}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.chdir(tmp_path)
+    assert srt(capsys, "export", "--student=tiny", "--out=~/set.json")[0] == 0
+    assert srt(capsys, "report", "--student=tiny", "--out=~/page.md")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "me").iterdir()) == ["page.md", "set.json"]
+    code, told = srt(capsys, "export", "--student=tiny", "--out=~/set.json/deeper.json")
+    assert code == 2 and "set.json" in told and "->" in told

@@ -267,3 +267,9 @@ def test_read_gives_a_frame_of_one_student(tmp_path):
     assert len(srt_assets.read("candidate_scores", home=tmp_path)) == 64
     frame = srt_assets.read("candidate_scores", student="b", home=tmp_path)
     assert set(frame.student) == {"b"} and frame.log_ifd.dtype == "float64"
+
+
+def test_read_works_in_a_notebook_that_holds_the_file_for_writing(tmp_path):
+    held = duckdb.connect(str(catalog.publish(small_lake(tmp_path, n=4))))
+    assert len(srt_assets.read("raw_records", home=tmp_path)) == 4
+    held.close()
