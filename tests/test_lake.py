@@ -1,11 +1,13 @@
 """The lake: parts and manifests, content hashes, locks, readers beside a writer."""
 
 import errno
+import logging
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -124,6 +126,21 @@ def test_one_writer_per_table_and_a_killed_one_frees_it(home: Path) -> None:
     with Lake(home).lock("raw_records"):
         assert time.monotonic() - started < 20
     other.join()
+
+
+def test_whoever_waits_for_another_is_told(home: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    monkeypatch.setattr(lake_module, "SILENT_S", 0.0)
+    context = multiprocessing.get_context("spawn")
+    held, go_on = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(home, held, go_on))
+    other.start()
+    assert held.wait(20)
+    threading.Timer(0.5, go_on.set).start()
+    with Lake(home).lock("raw_records"):
+        pass
+    other.join()
+    told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert told == ["waiting for another process that is writing raw_records"]
 
 
 def _write_many(home: Path, stop) -> None:

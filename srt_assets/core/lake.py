@@ -11,13 +11,14 @@ import fcntl
 import json
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import pyarrow as pa
@@ -31,6 +32,8 @@ SCHEMA_VERSION = 1
 # Longer than the longest query: a reader that planned over a superseded part must still find it.
 GRACE = timedelta(minutes=10)
 ORPHAN_AGE = timedelta(days=1)
+# A wait shorter than this is not worth a word.
+SILENT_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -258,17 +261,26 @@ def row_content_hash(table: Table, paths: list[Path]) -> str:
 
 @contextmanager
 def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """An exclusive lock between processes, freed by the kernel when its holder dies. Says so once if it must wait."""
+    """An exclusive lock between processes, freed by the kernel when its holder dies. Says so once if it waits long."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise
-            log.info("waiting for another process that is writing %s", path.stem)
-            fcntl.flock(file, fcntl.LOCK_EX)
+        patience = time.monotonic() + SILENT_S
+        while not _taken(file):
+            if time.monotonic() > patience:
+                # A warning, for nothing less is shown on a terminal.
+                log.warning("waiting for another process that is writing %s", path.stem)
+                fcntl.flock(file, fcntl.LOCK_EX)
+                break
+            time.sleep(0.02)
         yield
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _conform(data: pa.Table, schema: pa.Schema) -> pa.Table:
