@@ -213,6 +213,20 @@ def test_a_link_that_leads_elsewhere_now_is_the_same_student_with_new_content(la
     assert again.fingerprint != first.fingerprint and again.source == str(tmp_path / "next")
 
 
+def test_a_record_that_a_crash_left_empty_is_said_and_mended_by_registering_again(lake, source):
+    info = add(lake, source)
+    (info.path / checkpoints.RECORD).write_text("")
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoints.get(lake, info.slug)
+    assert add(lake, source) == info
+
+
+def test_a_line_of_the_hub_takes_no_key_from_a_directory(lake, source):
+    add(lake, source, "one")
+    with pytest.raises(UserError, match="is taken by"):
+        checkpoints.add(settings_for(), lake, "org/model@step-1", "one", replace=True)
+
+
 def test_the_key_of_a_source_that_is_gone_is_free(lake, source, tmp_path):
     first = add(lake, source, "one")
     source.rename(tmp_path / "moved")

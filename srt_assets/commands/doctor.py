@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
@@ -52,6 +53,7 @@ def examine() -> Iterator[Finding]:
     yield from _home(settings)
     yield from _teacher(settings)
     yield from _student(settings)
+    yield from _watched(settings)
 
 
 def _data(settings: Settings) -> Iterator[Finding]:
@@ -129,3 +131,18 @@ def _student(settings: Settings) -> Iterator[Finding]:
             yield Finding("error", f"student {slug}: {error.message}", error.remedy)
         else:
             yield Finding("ok", f"student {slug}: {student.architecture}, {student.n_parameters:,} parameters")
+
+
+def _watched(settings: Settings) -> Iterator[Finding]:
+    from srt_assets.core.student import watch
+
+    folder = Path(settings.automation.watch)
+    if not settings.automation.watch:
+        return
+    if not folder.is_dir():
+        yield Finding("warning", f"there is no folder {folder} to watch", "correct automation.watch, or make it")
+        return
+    whole, refused = watch.scan(folder)
+    yield Finding("ok", f"watched folder {folder}: {len(whole)} whole checkpoint(s)")
+    for name, why in refused.items():
+        yield Finding("warning", f"watched folder, {name}: {why}", "it is no student until that is mended")

@@ -53,7 +53,7 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
 
     Doing it again for the same source refreshes its links; a link that leads elsewhere now is the same source. Raises
     UserError if the source cannot be had, is not a whole safetensors checkpoint with a tokenizer, or if the key is
-    taken by another source that is still there (unless `replace`).
+    taken by another source that is still there (`replace`: one from the hub may take the place of one from the hub).
     """
     origin = sources.resolve(source)
     given = str(Path(source).expanduser().absolute()) if origin.local else origin.source
@@ -62,8 +62,11 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
     with file_lock(lake.home / "locks" / f"students.{slug}.lock"):
         known = _record(root / slug)
         same = known and (known["source"] == origin.source or known.get("given") == given)
-        if known and not same and not replace and not _gone(known["source"]):
-            raise UserError(f"the student key {slug!r} is taken by {known['source']}", "choose another with --name")
+        if known and not same and not _gone(known["source"]) and not (replace and sources.of_the_hub(known["source"])):
+            raise UserError(
+                f"the student key {slug!r} is taken by {known['source']}",
+                "choose another: --name, or in the watched folder its name there",
+            )
         if known and known["source"] == origin.source and origin.built_once and not _broken(root / slug):
             return get(lake, slug)
         aside, old = (root / f".{kind}-{uuid.uuid4().hex}" for kind in ("aside", "old"))
@@ -98,6 +101,8 @@ def get(lake: Lake, slug: str) -> StudentInfo:
     if record is None:
         known = ", ".join(list_students(lake)) or "none yet"
         raise UserError(f"no student {slug!r} (registered: {known})", "register it: srt students add PATH|MODEL_ID")
+    if not record:
+        raise UserError(f"{path / RECORD} is damaged", f"register it again: srt students add PATH --name {slug}")
     files = inspect(path)
     with readable(path):
         signature = files.signature()
@@ -159,10 +164,13 @@ def _target(file: Path, aside: Path) -> Path | str:
 
 
 def _record(path: Path) -> dict | None:
+    """What is written of a student: None if nothing is, {} if a crash left it unreadable."""
     try:
         return json.loads((path / RECORD).read_text())
     except FileNotFoundError:
         return None
+    except ValueError:
+        return {}
 
 
 def _gone(source: str) -> bool:

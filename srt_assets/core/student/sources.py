@@ -36,6 +36,11 @@ def resolve(source: str) -> Origin:
     return Origin(source, source.partition("@")[0].replace("/", "--"))
 
 
+def of_the_hub(source: str) -> bool:
+    """True if a canonical source is a hub id."""
+    return source != PACKAGED and not Path(source).is_absolute()
+
+
 def fetch(origin: Origin) -> tuple[Path, str]:
     """The directory that holds the origin's files, and its revision ('' if local); downloads what the cache lacks."""
     if origin.local:
