@@ -15,7 +15,7 @@ import pytest
 from selection_lake import small_lake
 
 import srt_assets
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 from srt_assets.core.sql import catalog, models, query
@@ -197,6 +197,16 @@ except KeyboardInterrupt:
 def test_a_long_query_is_stopped_by_ctrl_c(tmp_path, sql):
     catalog.publish(Lake(tmp_path))
     assert subprocess.run([sys.executable, "-c", LONG, str(tmp_path), sql], timeout=60, check=False).returncode == 7
+
+
+def test_a_query_whose_data_went_away_is_not_called_wrong(tmp_path, monkeypatch):
+    lake = small_lake(tmp_path)
+    path = catalog.publish(lake)
+    monkeypatch.setattr(query, "ensure_published", lambda _: path)
+    for part in lake.parts("raw_records"):
+        part.unlink()
+    with pytest.raises(StageError, match="ask again"):
+        ask(lake, "SELECT count(*) FROM raw_records")
 
 
 def test_a_pivot_needs_its_values(tmp_path):

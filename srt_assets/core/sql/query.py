@@ -17,7 +17,7 @@ from typing import Any, TextIO, TypeVar
 
 import duckdb
 
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import StageError, UserError, disk_full
 from srt_assets.core.lake import Lake
 from srt_assets.core.scratch import spill_into
 from srt_assets.core.sql.catalog import ensure_published
@@ -47,7 +47,7 @@ def run(lake: Lake, query: str, format: str = "table", out: TextIO | None = None
 
 @contextmanager
 def rows_of(lake: Lake, query: str) -> Iterator[tuple[list[str], Iterator[tuple[Any, ...]]]]:
-    """Column names and a stream of rows of one SELECT. Errors while the rows are read are UserErrors too."""
+    """Column names and a stream of rows of one SELECT. Errors while the rows are read have their remedy too."""
     con = connect_locked(lake)
     try:
         _check_one_select(con, query)
@@ -104,6 +104,10 @@ def _explained() -> Iterator[None]:
         raise UserError(f"not allowed: {error}", "a query reads the tables and views of srt.duckdb only") from error
     except duckdb.CatalogException as error:
         raise UserError(str(error), "`srt sql 'SHOW TABLES'` lists every table and view") from error
+    except duckdb.IOException as error:
+        # Superseded parts stay for a while, not for ever.
+        remedy = "its data were replaced while it ran: ask again"
+        raise disk_full(error) or StageError(str(error), remedy) from error
     except duckdb.Error as error:
         raise UserError(str(error), "correct the query") from error
 
