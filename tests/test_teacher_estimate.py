@@ -8,7 +8,7 @@ from srt_assets.core.teacher import instructions, responses
 from srt_assets.core.teacher.estimate import estimate
 from srt_assets.core.teacher.explain import explain
 from tests.fake_openai import FakeOpenAI, Plan
-from tests.teacher_home import home, table, with_teacher
+from tests.teacher_home import home, records, table, with_teacher
 
 PRICES = {"usd_per_million_input": 2.0, "usd_per_million_output": 8.0}
 
@@ -61,6 +61,33 @@ def test_the_estimate_says_what_it_rests_on(tmp_path):
         lines(model="nonsense", api_base="")
 
 
+def test_the_estimate_counts_what_a_run_would_ask_and_nothing_else(tmp_path):
+    def plan(body, nth):
+        text = str(body)
+        if "item 0." in text:
+            return Plan(text="I'm sorry, but I cannot help with that.")
+        return Plan(finish_reason="length" if "x x x" in text else "stop")
+
+    long, longer = ({"instruction": "x " * n, "input": "", "output": "y"} for n in (3000, 6000))
+    with FakeOpenAI(plan) as fake:
+        options = {"api_base": fake.base, "context_tokens": 4000, "max_tokens": 900}
+        settings, lake = home(tmp_path, rows=[*records(3), long, longer], **options)
+        first = instructions.run(settings, lake).stats
+        assert (first["refused"], first["truncated_reply"], first["too_long"]) == (1, 1, 1)
+        told = estimate(settings, lake)
+        # Two instructions can be answered; the first answers of three more records, but not the one that is too long.
+        assert told.by_purpose == {"reflect_response": 4, "reflect_response_of_reflected": 2}
+        assert "successfully" not in " ".join(told.assumptions)
+        assert responses.run(settings, lake).stats["calls_paid"] == 6
+        assert estimate(settings, lake).calls == 0
+        ids = dict(table(lake, "SELECT instruction, sample_id FROM raw_records"))
+        assert explain(settings, lake, ids[long["instruction"]])[0].verdict == "hit"
+        assert explain(settings, lake, ids[longer["instruction"]])[0].verdict == "not_asked"
+        # With more room, both calls of the instruction that was cut are still to be paid.
+        roomy = estimate(with_teacher(settings, context_tokens=9000), lake)
+        assert roomy.by_purpose["reflect_instruction"] == 2 and roomy.by_purpose["reflect_response_of_reflected"] == 2
+
+
 def test_every_reason_for_a_miss_is_named(tmp_path):
     def plan(body, nth):
         text = str(body)
@@ -78,7 +105,8 @@ def test_every_reason_for_a_miss_is_named(tmp_path):
 
         assert why(0).verdict == "hit"
         assert why(1).verdict == "hit" and why(1, max_tokens=900).verdict == "cut"
-        assert why(2).verdict == "failed" and "server_error" in why(2).why
+        assert why(2).verdict == "failed" and "server_error" in why(2).why and "0 left" in why(2).why
+        assert why(2, max_tokens=900).verdict != "failed"  # another allowance is another chance
         assert "teacher.model changed from 'openai/fake'" in why(0, model="openai/other").why
         assert "teacher.temperature changed from 0.0 to 0.7" in why(0, temperature=0.7).why
         assert "teacher.reply_format changed from 'markers' to 'json_schema'" in why(0, reply_format="json_schema").why

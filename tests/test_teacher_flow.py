@@ -100,25 +100,38 @@ def test_changing_one_record_asks_for_that_record_only(tmp_path):
         assert fake.calls == 3
 
 
-def test_records_that_change_while_the_teacher_is_asked_are_asked_for_next_time(tmp_path, monkeypatch):
-    from srt_assets.core.teacher import stage
+def test_records_that_change_while_their_elders_are_asked_are_asked_too(tmp_path):
+    """The rows were made of the new records, whose calls nobody had made: call_failed, and fresh for ever."""
+    todo = [records(7)]
 
-    with FakeOpenAI() as server:
-        settings, lake = home(tmp_path, 3, api_base=server.base)
-        ask = stage._ask
-
-        def changed_meanwhile(*arguments):
-            asked = ask(*arguments)
-            (tmp_path / "data.json").write_text(json.dumps(records(5)))
+    def plan(body, nth):
+        if todo:
+            (tmp_path / "data.json").write_text(json.dumps(todo.pop()))
             raw.run(settings, lake)
-            return asked
+        return Plan()
 
-        with monkeypatch.context() as during:
-            during.setattr(stage, "_ask", changed_meanwhile)
-            instructions.run(settings, lake)
-        assert not instructions.run(settings, lake).cached
-        assert table(lake, "SELECT DISTINCT status FROM candidates") == [("ok",)]
-        assert table(lake, "SELECT count(*) FROM candidates") == [(10,)]
+    with FakeOpenAI(plan) as fake:
+        settings, lake = home(tmp_path, 6, api_base=fake.base)
+        stats = instructions.run(settings, lake).stats
+        assert stats["ok"] == stats["calls_paid"] == fake.calls == 7
+        assert instructions.run(settings, lake).cached
+
+
+def test_records_that_need_the_same_call_pay_for_one(tmp_path):
+    rows = [{"instruction": "Do it.", "input": blank, "output": "y"} for blank in ("", " ", "\n")]
+    for batch in (False, True):
+        with FakeOpenAI(lambda body, nth: Plan(latency_s=0.05)) as fake:
+            settings, lake = home(tmp_path / str(batch), rows=rows, api_base=fake.base, batch=batch)
+            first, second = both(settings, lake)
+            assert set(fake.paid.values()) == {1} and first.stats["ok"] == 3 and second.stats["ok"] == 6
+            assert first.stats["cache_hits"] == 2
+
+
+def test_what_needs_no_call_is_no_cache_hit(tmp_path):
+    for batch in (False, True):
+        with FakeOpenAI(lambda body, nth: Plan(text="I'm sorry, but I cannot help with that.")) as fake:
+            settings, lake = home(tmp_path / str(batch), 4, api_base=fake.base, batch=batch)
+            assert [outcome.stats["cache_hits"] for outcome in both(settings, lake)] == [0, 0]
 
 
 def test_another_path_order_and_endpoint_ask_nothing(tmp_path):

@@ -64,8 +64,8 @@ class Client:
         self._model = _LOCAL_MODEL if self.local else teacher.model
         self._key = api_key
         limits = {} if self.local else _model_info(teacher.model)
-        self.context_tokens: int | None = teacher.context_tokens or limits.get("max_input_tokens")
-        self.max_output_tokens: int | None = limits.get("max_output_tokens")
+        self.context_tokens: int | None = teacher.context_tokens or limits.get("max_input_tokens") or None
+        self.wanted_tokens: int = min(teacher.max_tokens, limits.get("max_output_tokens") or teacher.max_tokens)
         if self.local and not teacher.context_tokens:
             from srt_assets.core.teacher.local import CONTEXT_TOKENS
 
@@ -134,6 +134,10 @@ class Client:
             async with httpx.AsyncClient() as http:
                 reply = await http.post(self.api_base.removesuffix("/v1") + "/tokenize", json={"content": text})
             return len(reply.json()["tokens"]) + 8 * len(call.messages)
+        return self.count_here(call)
+
+    def count_here(self, call: Call) -> int:
+        """The same without asking anybody, for a model of LiteLLM's."""
         return int(self._module.token_counter(model=self.teacher.model, messages=call.messages))
 
     async def close(self) -> None:

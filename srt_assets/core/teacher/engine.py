@@ -53,6 +53,19 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
+    def plus(self, more: "Tally") -> "Tally":
+        """Both together."""
+        return Tally(
+            self.calls + more.calls,
+            self.priced and more.priced,
+            self.prompt_tokens + more.prompt_tokens,
+            self.completion_tokens + more.completion_tokens,
+            self.cost_usd + more.cost_usd,
+            self.throttled + more.throttled,
+            self.failures + more.failures,
+            self.seconds + more.seconds,
+        )
+
 
 class Engine:
     """Asks calls on one event loop. `send` is the client's `complete`; `sleep` is for tests."""
@@ -256,13 +269,15 @@ class Engine:
 
 async def allowance(client: Client, call: Call) -> int | None:
     """Tokens the reply may have: a function of the call and the settings only. None if the call is too long."""
-    most = client.teacher.max_tokens
-    wanted = min(most, client.max_output_tokens or most)
-    context = client.context_tokens
-    if not context or prompt_bound(call) + wanted <= context:
+    context, wanted = client.context_tokens, client.wanted_tokens
+    if context is None or prompt_bound(call) + wanted <= context:
         return wanted
-    room = context - await client.count_tokens(call)
-    return min(wanted, room) if room >= min(wanted, MIN_REPLY_TOKENS) else None
+    return room_for(wanted, context - await client.count_tokens(call))
+
+
+def room_for(wanted: int, left: int) -> int | None:
+    """Tokens of a reply where the context has so many left; None where that is too little for one."""
+    return min(wanted, left) if left >= min(wanted, MIN_REPLY_TOKENS) else None
 
 
 def prompt_bound(call: Call) -> int:

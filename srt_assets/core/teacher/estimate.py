@@ -1,11 +1,12 @@
 """What is still to pay: calls that no reply in the ledger serves, their tokens and price, and what that assumes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.teacher import instructions, responses, stage
+from srt_assets.core.teacher import instructions, stage
 from srt_assets.core.teacher.call import LOCAL, Call, Prompter, Source
+from srt_assets.core.teacher.local import CONTEXT_TOKENS
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import prices_of
 from srt_assets.core.teacher.steps import Step, resolve
@@ -15,6 +16,7 @@ from srt_assets.settings import Settings, Teacher
 _REPLY_TOKENS = {"reflect_instruction": 700, "reflect_response": 500, "reflect_response_of_reflected": 550}
 _LOCAL_REPLY_TOKENS = {"reflect_instruction": 170, "reflect_response": 140, "reflect_response_of_reflected": 140}
 _ENOUGH_REPLIES = 20
+_OF_REFLECTED = "reflect_response_of_reflected"
 _CHARS_PER_TOKEN = 4.0
 
 
@@ -66,35 +68,64 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
         "no correction turns and no failed calls",
         *(_assumption(purpose, seen, teacher) for purpose in found.by_purpose),
     ]
-    if found.by_purpose.get("reflect_response_of_reflected") and _first_slice_is_old(settings, lake):
+    if found.by_purpose.get("reflect_instruction"):
         found.assumptions.append("every instruction is reflected successfully; its length is that of the original")
     return found
 
 
 def _missing(lake: Lake, lookup: Lookup, prompter: Prompter, teacher: Teacher) -> Iterator[tuple[str, Call]]:
+    """The calls a run would make. Those of instructions that are still to come are counted by the original's texts."""
     stage.upstream_hash(lake, "raw_records", None, "raw_dataset")
+    allowance = allowance_of(teacher)
+    seen: set[str] = set()
+
+    def asked(step: Step) -> Call | None:
+        call = step.missing(teacher.max_tokens)
+        if call is None or call.key in seen or (allowed := allowance(call)) is None:
+            return None
+        reply = step.correction_reply if call is step.correction else step.reply
+        tried = step.tried.get((call.key, allowed))
+        if (reply and reply.serves(allowed)) or (tried and (tried.hopeless or tried.count >= teacher.max_attempts)):
+            return None
+        seen.add(call.key)
+        return call
+
     for sources in stage.sources_of(instructions.PLAN.subjects(lake)):
-        steps = resolve(lookup, prompter, sources, teacher.api_base)
-        # The other two calls of these records, as far as the present instructions tell.
-        given = [Source(s.sample_id, "reflect_response", *s.texts) for s in sources]
-        both = [_both(step, prompter) for step in steps]
-        for step in [*steps, *resolve(lookup, prompter, [*given, *both], teacher.api_base)]:
-            if call := step.missing(teacher.max_tokens):
-                tried = step.tried.get((call.key, teacher.max_tokens))
-                if not tried or not (tried.hopeless or tried.count >= teacher.max_attempts):
-                    yield step.source.purpose, call
+        others: list[Source] = []
+        for step in resolve(lookup, prompter, sources, teacher.api_base):
+            id, texts = step.source.sample_id, step.source.texts
+            others.append(Source(id, "reflect_response", *texts))
+            if call := asked(step):
+                yield step.source.purpose, call
+                yield _OF_REFLECTED, prompter.call(Source(id, _OF_REFLECTED, *texts))
+            else:
+                parsed, _ = step.result(prompter.form, {})
+                if parsed.instruction and parsed.response:
+                    others.append(Source(id, _OF_REFLECTED, parsed.instruction, "", parsed.response))
+        for step in resolve(lookup, prompter, others, teacher.api_base):
+            if call := asked(step):
+                yield step.source.purpose, call
 
 
-def _both(step: Step, prompter: Prompter) -> Source:
-    parsed, _ = step.result(prompter.form, {})
-    texts = step.source.texts
-    if parsed.status == "ok" and parsed.instruction and parsed.response:
-        texts = (parsed.instruction, "", parsed.response)
-    return Source(step.source.sample_id, "reflect_response_of_reflected", *texts)
+def allowance_of(teacher: Teacher) -> Callable[[Call], int | None]:
+    """What `engine.allowance` would give. The local teacher's server does not run now: its tokens are guessed."""
+    from srt_assets.core.teacher.engine import prompt_bound, room_for
 
+    count: Callable[[Call], int] = _prompt_tokens
+    context: int | None = teacher.context_tokens or CONTEXT_TOKENS
+    wanted = teacher.max_tokens
+    if teacher.model != LOCAL:
+        from srt_assets.core.teacher.client import Client
 
-def _first_slice_is_old(settings: Settings, lake: Lake) -> bool:
-    return not lake.is_current(stage.TABLE, instructions.wanted(settings, lake), responses.PARTITION)
+        client = Client(teacher, teacher.api_base, None)
+        context, wanted, count = client.context_tokens, client.wanted_tokens, client.count_here
+
+    def allowed(call: Call) -> int | None:
+        if context is None or prompt_bound(call) + wanted <= context:
+            return wanted
+        return room_for(wanted, context - count(call))
+
+    return allowed
 
 
 def _of_the_budget(teacher: Teacher, spent: float, found: Estimate) -> list[str]:

@@ -1,11 +1,13 @@
 """Why a call is a hit or not: what the ledger holds for a record, and what differs from what is wanted now."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, responses, stage
 from srt_assets.core.teacher.call import Call, Prompter
+from srt_assets.core.teacher.estimate import allowance_of
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.steps import Step, resolve
 from srt_assets.settings import Settings
@@ -22,9 +24,9 @@ _CANDIDATES = {
     "reflect_response": "reflected_response",
     "reflect_response_of_reflected": "reflected_both",
 }
+_TOO_LONG = "no run asks it: it does not fit into the teacher's context (teacher.context_tokens)"
 # Statuses of a candidate without any call in the ledger: the last run did not ask.
 _NOT_ASKED = {
-    "too_long": "the last run did not ask: it does not fit into the teacher's context (teacher.context_tokens)",
     "over_budget": "the last run did not ask: teacher.budget_usd was used up",
 }
 
@@ -55,7 +57,8 @@ def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
     with Lookup(lake) as lookup:
         steps = resolve(lookup, prompter, sources, settings.teacher.api_base)
         statuses = _statuses(lake, sample_id)
-        return [_finding(step, lookup, settings, statuses) for step in steps]
+        allowance = allowance_of(settings.teacher)
+        return [_finding(step, lookup, settings, statuses, allowance) for step in steps]
 
 
 def _statuses(lake: Lake, sample_id: str) -> dict[str, str]:
@@ -67,18 +70,29 @@ def _statuses(lake: Lake, sample_id: str) -> dict[str, str]:
     return {str(candidate): str(status) for candidate, status in found}
 
 
-def _finding(step: Step, lookup: Lookup, settings: Settings, statuses: dict[str, str]) -> Finding:
-    wanted = settings.teacher.max_tokens
-    call = step.missing(wanted)
+def _finding(
+    step: Step,
+    lookup: Lookup,
+    settings: Settings,
+    statuses: dict[str, str],
+    allowance: Callable[[Call], int | None],
+) -> Finding:
+    call = step.missing(settings.teacher.max_tokens)
     if call is None:
         used = step.correction if step.correction else step.call
         status = (step.parsed.status if step.parsed else "") if not step.correction else "after a correction turn"
         return Finding(used.purpose, used.key, "hit", f"the ledger holds its reply ({status})")
+    wanted = allowance(call)
+    if wanted is None:
+        return Finding(call.purpose, call.key, "not_asked", _TOO_LONG)
     reply = step.correction_reply if call is step.correction else step.reply
+    if reply is not None and reply.serves(wanted):
+        why = f"the ledger holds its reply, cut at {reply.max_tokens} tokens; there is room for no more"
+        return Finding(call.purpose, call.key, "hit", why)
     if reply is not None:
         why = f"its reply was cut at {reply.max_tokens} tokens; now {wanted} are allowed"
         return Finding(call.purpose, call.key, "cut", why)
-    if tried := next((tried for (key, _), tried in step.tried.items() if key == call.key), None):
+    if tried := step.tried.get((call.key, wanted)):
         left = 0 if tried.hopeless else settings.teacher.max_attempts - tried.count
         why = f"{tried.count} attempts failed, the last: {tried.kind} ({tried.message[:200]}); {max(0, left)} left"
         return Finding(call.purpose, call.key, "failed", why)

@@ -88,18 +88,20 @@ def run(settings: Settings, lake: Lake, plan: Plan, progress: Progress) -> Outco
         if current and lake.is_current(TABLE, want, plan.partition):
             return Outcome(current, cached=True)
         started = time.monotonic()
-        # Before anything is asked, for it may change meanwhile: then the next run asks for the rest.
-        upstream = plan.upstream(lake)
         prompter = Prompter(settings.teacher)
-        try:
-            tally, unanswered, asked = _ask(settings, lake, plan, prompter, progress)
-        finally:
-            ledger.seal(lake)
-        parts, counts = _settle(lake, plan, prompter, unanswered)
+        tally, asked, upstream = Tally(), 0, None
+        # Asking takes hours: records that changed meanwhile have rows that nobody asked for, so they are asked now.
+        while upstream != (upstream := plan.upstream(lake)):
+            try:
+                more, unanswered, missed = _ask(settings, lake, plan, prompter, progress)
+            finally:
+                ledger.seal(lake)
+            tally, asked = tally.plus(more), asked + missed
+            parts, counts = _settle(lake, plan, prompter, unanswered)
         stats = {
-            **dict(sorted(counts.items())),
+            **{status: n for status, n in sorted(counts.items()) if status != "from_teacher"},
             "calls_paid": tally.calls,
-            "cache_hits": sum(counts.values()) - counts["original_rows"] - asked,
+            "cache_hits": max(0, counts["from_teacher"] - asked),
             "prompt_tokens": tally.prompt_tokens,
             "completion_tokens": tally.completion_tokens,
             # Never 0 for "nobody knows".
@@ -109,7 +111,6 @@ def run(settings: Settings, lake: Lake, plan: Plan, progress: Progress) -> Outco
             "seconds_calls": round(tally.seconds, 3),
             "seconds_all": round(time.monotonic() - started, 3),
         }
-        stats["cache_hits"] = max(0, stats["cache_hits"])
         want = _fingerprint(settings, plan, upstream, stats)
         manifest = lake.commit(
             TABLE, parts, fingerprint=want, code_version=VERSION, partition=plan.partition, stats=stats
@@ -137,8 +138,7 @@ def _ask(
             lookup.close()
             open_steps = lambda look: asking.steps(look, plan.subjects(lake))  # noqa: E731
             ask_batches(settings.teacher, lake, plan.partition, open_steps, asking.unanswered, asking.tally, progress)
-            asking.done = asking.tally.calls
-            return asking.tally, asking.unanswered, asking.done
+            return asking.tally, asking.unanswered, len(asking.missed)
         from srt_assets.core.teacher.session import ask_all
 
         started = time.monotonic()
@@ -155,7 +155,7 @@ def _ask(
 
         ask_all(settings.teacher, lake, lookup, asking.jobs(_chain(first, steps)), asking.start, report)
     progress(total, total, "records")
-    return asking.tally, asking.unanswered, asking.done
+    return asking.tally, asking.unanswered, len(asking.missed)
 
 
 def sources_of(chunks: Iterator[list[Subject]]) -> Iterator[list[Source]]:
@@ -180,15 +180,23 @@ class _Asking:
         self.unanswered: dict[str, Verdict] = {}
         self.hits = 0
         self.done = 0
+        self.missed: set[bytes] = set()
 
     def start(self, engine: Engine) -> None:
         self.tally = engine.tally
 
     def steps(self, lookup: Lookup, subjects: Iterator[list[Subject]]) -> Iterator[list[Step]]:
-        """The steps that miss a call, chunk by chunk."""
+        """The steps that miss a call, chunk by chunk; of records that need the same call (a blank input), the first."""
+        yielded: set[bytes] = set()
         for sources in sources_of(subjects):
             steps = resolve(lookup, self.prompter, sources, self.teacher.api_base)
-            missing = [step for step in steps if step.missing(self.teacher.max_tokens)]
+            missing: list[Step] = []
+            for step in steps:
+                key = bytes.fromhex(step.call.key)
+                if key not in yielded and step.missing(self.teacher.max_tokens):
+                    yielded.add(key)
+                    self.missed.add(key)
+                    missing.append(step)
             self.hits += len(steps) - len(missing)
             if missing:
                 yield missing
@@ -216,7 +224,7 @@ class _Asking:
 
 def _settle(lake: Lake, plan: Plan, prompter: Prompter, unanswered: dict[str, Verdict]) -> tuple[list[str], Counter]:
     """Write the slice's rows from the records and the ledger. Every subject gets its row, whatever happened."""
-    counts: Counter[str] = Counter(original_rows=0)
+    counts: Counter[str] = Counter(original_rows=0, from_teacher=0)
     parts: list[str] = []
     rows: list[dict[str, Any]] = []
     with Lookup(lake) as lookup:
@@ -225,6 +233,7 @@ def _settle(lake: Lake, plan: Plan, prompter: Prompter, unanswered: dict[str, Ve
             steps = iter(resolve(lookup, prompter, sources))
             for subject in chunk:
                 if subject.source:
+                    counts["from_teacher"] += 1
                     parsed, key = next(steps).result(prompter.form, unanswered)
                     texts = _texts(subject.source, parsed)
                     row = _row(subject, parsed.status, texts, key)
