@@ -254,12 +254,16 @@ def _apply_environment(facts: dict[str, Any]) -> dict[tuple[str, str], str]:
         if (section, key) in (("project", "home"), ("automation", "watch")) and text:
             target[key] = str(Path(text).expanduser().absolute())
         else:
-            target[key] = text.split(",") if (section, key) in _LISTS and text[:1] not in ("", "[") else _as_value(text)
+            target[key] = _names(text) if (section, key) in _LISTS and text[:1] != "[" else _as_value(text)
         origins[(section, key)] = variable
     if home := os.environ.get("SRT_HOME"):
         facts.setdefault("project", {})["home"] = str(Path(home).expanduser().absolute())
         origins[("project", "home")] = "SRT_HOME"
     return origins
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _as_value(text: str) -> Any:

@@ -87,6 +87,16 @@ def test_errors_name_file_key_and_remedy(tmp_path: Path, text: str, words: list[
         assert word in str(caught.value)
 
 
+def test_names_in_a_variable_may_have_spaces_between_them_or_be_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "srt.toml", '[training]\narms = ["original"]')
+    monkeypatch.setenv("SRT_TRAINING__LORA_TARGETS", "q_proj, v_proj")
+    monkeypatch.setenv("SRT_TRAINING__ARMS", "")
+    training = load_settings(file).training
+    assert (training.lora_targets, training.arms) == (("q_proj", "v_proj"), ())
+
+
 def test_an_error_from_the_environment_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRT_TRAINING__EPOCHS", "many")
     with pytest.raises(UserError, match="SRT_TRAINING__EPOCHS"):
