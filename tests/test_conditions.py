@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
+from dagster._core.events import AssetMaterializationPlannedData  # exported nowhere
 
 from srt_assets.defs import names
 from srt_assets.defs.conditions import code_changed, inputs_or_code_changed
@@ -125,6 +126,26 @@ def test_a_student_that_failed_is_not_tried_at_every_tick(world: World) -> None:
     world.fails = False
     assert world.tick() == {"p0", "p1"}
     assert world.tick() == set()
+
+
+def test_a_run_that_was_stopped_is_not_asked_for_again_until_something_changes(world: World) -> None:
+    world.settled()
+    world.add("p2")
+    job = world.defs().resolve_implicit_global_asset_job_def()
+    run = world.instance.create_run_for_job(
+        job,
+        tags={"dagster/partition": "p2"},
+        status=dg.DagsterRunStatus.STARTED,
+        asset_selection=frozenset({dg.AssetKey(SCORES)}),
+    )
+    planned = AssetMaterializationPlannedData(dg.AssetKey(SCORES), partition="p2")
+    event = dg.DagsterEvent.build_asset_materialization_planned_event(run.job_name, SCORES, planned)
+    world.instance.report_dagster_event(event, run_id=run.run_id)
+    assert world.tick() == set()
+    world.instance.report_run_canceled(run)
+    assert world.tick() == set() and world.tick() == set()
+    world.make_pool("two")
+    assert world.tick() == {"p0", "p1", "p2"}
 
 
 def test_a_student_whose_run_is_about_to_be_made_is_left_to_the_sensor_that_added_it() -> None:

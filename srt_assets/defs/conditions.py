@@ -9,18 +9,21 @@ _at_rest = (
     ~AC.any_deps_missing() & ~AC.any_deps_in_progress() & ~AC.in_progress() & ~AC.execution_failed()
 ) & AC.all_deps_blocking_checks_passed()
 
+# Also when a run of it has begun: whoever stops that run does not want it back a moment later.
+_handled = (
+    AC.newly_requested() | AC.newly_updated() | AC.in_progress().newly_true() | AC.initial_evaluation()
+).with_label("handled")
+
 # Not eager(): that re-runs every student when an input was made again with equal content, and ignores new code.
 inputs_or_code_changed: dg.AutomationCondition = (
     (
         AC.newly_missing()
         | AC.code_version_changed()
         | AC.any_deps_match(AC.data_version_changed() | AC.will_be_requested())
-    ).since_last_handled()  # type: ignore[misc]
+    ).since(_handled)
     & _at_rest
 ).with_label("inputs_or_code_changed")
 
 # For the checkpoints themselves. A new one is asked for by the sensor `new_student_checkpoints`, which adds the student
 # a moment before its run is there: whoever looked in between and took it for forgotten would ask for it a second time.
-code_changed: dg.AutomationCondition = (
-    AC.code_version_changed().since_last_handled() & _at_rest  # type: ignore[misc]
-).with_label("code_changed")
+code_changed: dg.AutomationCondition = (AC.code_version_changed().since(_handled) & _at_rest).with_label("code_changed")
