@@ -29,7 +29,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from srt_assets.core.student.chunks import shared_beginnings
 from srt_assets.core.student.devices import default_token_budget
 from srt_assets.core.student.encoding import Encoder, Pass, Texts
-from srt_assets.core.student.model import Forward, load_model, load_tokenizer
+from srt_assets.core.student.loading import load_tokenizer
+from srt_assets.core.student.model import Forward, load_model
 from srt_assets.core.student.scorer import Scorer, lanes
 from srt_assets.core.tables import PASSES
 

@@ -18,6 +18,7 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoint_files, checkpoints, sources
 from srt_assets.core.student.checkpoint_files import INDEX, slugify
+from srt_assets.core.student.loading import load_tokenizer
 from srt_assets.core.student.model import load_model
 
 
@@ -302,4 +303,18 @@ def test_a_student_with_other_weights_than_its_config_says_is_not_loaded(source,
     weights = load_file(source / "model.safetensors")
     save_file(harm(weights), source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=said):
+        load_model(source, torch.float32, "cpu")
+
+
+def test_a_tokenizer_of_another_version_of_the_library_is_one_clear_error(source):
+    facts = json.loads((source / "tokenizer.json").read_text())
+    (source / "tokenizer.json").write_text(json.dumps(facts | {"model": {"type": "Unheard"}}))
+    with pytest.raises(UserError, match=r"the tokenizer in .* cannot be loaded"):
+        load_tokenizer(source)
+
+
+def test_a_configuration_that_contradicts_itself_is_one_clear_error(source):
+    facts = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(facts | {"num_attention_heads": 3}))
+    with pytest.raises(UserError, match=r"the model in .* cannot be loaded[\s\S]*multiple of the number"):
         load_model(source, torch.float32, "cpu")

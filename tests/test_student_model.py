@@ -14,6 +14,8 @@ import torch
 import transformers as hf
 from tiny_student import make_tiny_student, make_tiny_tokenizer
 
+from srt_assets.core.errors import StageError
+from srt_assets.core.student import chunks
 from srt_assets.core.student.chunks import ChunkScorer, Item, Spec, shared_beginnings
 from srt_assets.core.student.encoding import Encoder, Pass, Texts
 from srt_assets.core.student.model import Forward
@@ -169,6 +171,16 @@ def test_a_long_neighbour_does_not_change_how_a_short_sequence_is_read():
     numbers = np.random.default_rng(0)
     short, long = (Pass(numbers.integers(5, 400, n).astype(np.int32), 1) for n in (40, 200))
     assert scorer.score([short, long]) == pytest.approx([*scorer.score([short]), *scorer.score([long])], rel=1e-5)
+
+
+def test_a_student_larger_than_the_memory_left_says_so(tmp_path, monkeypatch):
+    def no_room(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 13.00 GiB.")
+
+    monkeypatch.setattr(chunks, "load_model", no_room)
+    spec = Spec(make_tiny_student(tmp_path), "vicuna", "aligned", 256, "float32", 64, 1)
+    with pytest.raises(StageError, match=r"does not fit into the memory that cuda:0 has left: .* 13.00 GiB"):
+        ChunkScorer(spec, "cuda:0")
 
 
 def test_other_errors_are_not_taken_for_memory(passes):

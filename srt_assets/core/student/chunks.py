@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from srt_assets.core.errors import StageError
 from srt_assets.core.student import devices
 from srt_assets.core.student.encoding import OUT_OF_VOCABULARY, Encoded, Encoder, Pass, Texts
-from srt_assets.core.student.model import load_model, load_tokenizer
-from srt_assets.core.student.scorer import OUT_OF_MEMORY, Scorer, Tick
+from srt_assets.core.student.loading import load_tokenizer
+from srt_assets.core.student.model import load_model
+from srt_assets.core.student.scorer import OUT_OF_MEMORY, Scorer, Tick, is_memory_shortage
 from srt_assets.core.tables import PASSES
 
 # A shorter beginning saves less than handing its keys and values around costs.
@@ -65,10 +67,18 @@ class ChunkScorer:
         # Tokenizing runs beside the model; forked workers would otherwise warn and fall silent.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         self.encoder = Encoder(load_tokenizer(spec.path), spec.template, spec.protocol, spec.max_length)
-        forward = load_model(spec.path, getattr(torch, spec.dtype), device)
-        self.vocab_size = forward.vocab_size
-        budget = spec.token_budget or devices.default_token_budget(forward.device.type)
-        self.scorer = Scorer(forward, budget, shared_beginnings(self.encoder), spec.cores)
+        try:
+            forward = load_model(spec.path, getattr(torch, spec.dtype), device)
+            self.vocab_size = forward.vocab_size
+            budget = spec.token_budget or devices.default_token_budget(forward.device.type)
+            self.scorer = Scorer(forward, budget, shared_beginnings(self.encoder), spec.cores)
+        except RuntimeError as error:
+            if not is_memory_shortage(error):
+                raise
+            raise StageError(
+                f"the student does not fit into the memory that {device} has left: {str(error).splitlines()[0]}",
+                "free some (does another process use it?), or name other devices in student.devices",
+            ) from error
         self.facts = {
             "template": spec.template,
             "protocol": spec.protocol,

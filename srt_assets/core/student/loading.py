@@ -3,10 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from srt_assets.core.errors import UserError
+
+
+def load_tokenizer(path: Path | str):
+    """The student's tokenizer. Raises UserError if it cannot be loaded without running code from the checkpoint."""
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the Rust tokenizers have no error of their own, and call it just that
+        raise UserError(f"the tokenizer in {path} cannot be loaded: {error}", "save the tokenizer again") from error
 
 
 def load_whole(path: Path | str, **options: Any) -> PreTrainedModel:
@@ -25,7 +34,7 @@ def load_whole(path: Path | str, **options: Any) -> PreTrainedModel:
             output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise UserError(
             f"the model in {path} cannot be loaded: {error}", "check that it is a causal language model, saved whole"
         ) from error

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as hf_logging
 
-from srt_assets.core.errors import UserError
 from srt_assets.core.student.loading import load_whole
 
 _CHUNK_BYTES = 1 << 30
@@ -106,14 +105,6 @@ class Forward:
         cache = self.prefix(ids[0, :6].tolist()).cache(1)
         ours = self.decoder(input_ids=ids[:, 6:], past_key_values=cache, use_cache=True).last_hidden_state
         return _close(ours.float(), whole.float())
-
-
-def load_tokenizer(path: Path):
-    """The student's tokenizer. Raises UserError if it cannot be loaded without running code from the checkpoint."""
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"the tokenizer in {path} cannot be loaded: {error}", "save the tokenizer again") from error
 
 
 def load_model(path: Path, dtype: torch.dtype, device: str) -> Forward:

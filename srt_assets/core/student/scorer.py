@@ -94,7 +94,7 @@ class Scorer:
             losses = self.forward.nll(self._send(ids), self._send(positions), self._send(targets), prefix)
             return losses.cpu().numpy().astype(np.float64)
         except RuntimeError as error:
-            if not _is_memory_shortage(error):
+            if not is_memory_shortage(error):
                 raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -128,6 +128,6 @@ def lanes(count: int, threads: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)  # part of the setting is the process's, and what runs next wants its own back
 
 
-def _is_memory_shortage(error: RuntimeError) -> bool:
+def is_memory_shortage(error: RuntimeError) -> bool:
     """Out of memory on a GPU has a type of its own; on the CPU only a text."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

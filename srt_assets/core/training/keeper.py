@@ -47,6 +47,8 @@ class Keeper(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         self.at_start()
         self.tokens = self.steps.tokens_before(state.global_step)
+        # Counted once: at every step it would cost as much as there are records.
+        self._all = self.steps.tokens_before(len(self.steps))
         if args.process_index == 0:
             self._cut_curve(state.global_step)
         self._began = self._saved_at = self._mark = time.monotonic()
@@ -90,7 +92,7 @@ class Keeper(TrainerCallback):
         }
         with self.curve.open("a") as file:
             file.write(json.dumps(facts) + "\n")
-        left = self.steps.tokens_before(len(self.steps)) - self.tokens
+        left = self._all - self.tokens
         self.listener(step, state.max_steps, {**facts, "tokens_per_s": speed, "eta_s": left / speed})
 
     def on_save(self, args, state, control, **_):

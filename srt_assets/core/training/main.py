@@ -58,6 +58,7 @@ def run_stage(student: str, settings_file: Path | None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        print("stopped; the next run continues from the last saved step", file=sys.stderr)
         return INTERRUPTED
     print(json.dumps({"cached": outcome.cached, **outcome.stats}, indent=1))
     return 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from srt_assets.core.errors import UserError
@@ -41,10 +41,6 @@ def pick_dtype(job: Job, device: torch.device) -> str:
     if job.dtype == "fp16" and device.type != "cuda":
         raise UserError("fp16 training needs a GPU", 'set student.dtype = "auto", "bf16" or "fp32"')
     return job.dtype
-
-
-def load_tokenizer(path: str):
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def load_model(job: Job) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.student.loading import load_tokenizer
 from srt_assets.core.training import card, data, memory, model
 from srt_assets.core.training.arguments import arguments
 from srt_assets.core.training.job import RECORD, Job
@@ -50,7 +51,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     args = arguments(job, device, dtype)
     rank, processes = args.process_index, args.world_size
     set_seed(job.seed)
-    tokenizer = model.load_tokenizer(job.student_path)
+    tokenizer = load_tokenizer(job.student_path)
     student: Any = model.load_model(job)
     window = min(job.max_length, getattr(student.config, "max_position_embeddings", None) or job.max_length)
     samples = data.load(job, tokenizer, window, len(student.get_input_embeddings().weight))
