@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from srt_assets.core.status import Standing
 from srt_assets.defs import names
 from srt_assets.defs.resources import LakeResource
 from srt_assets.defs.status import pipeline_status, status_after_runs
@@ -93,3 +94,16 @@ def test_a_run_whose_tags_change_after_its_end_is_no_news(instance: dg.DagsterIn
     run(instance, names.PIPELINE_STATUS, **{"dagster/sensor_name": NAME})
     instance.add_run_tags(first, {"dagster/did_retry": "true"})
     assert tick(instance) is None
+
+
+def test_a_reason_of_many_lines_stays_in_its_row(
+    instance: dg.DagsterInstance, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = "a worker failed:\n# Traceback | `x`\n" + "  File ...\n" * 500
+    monkeypatch.setattr("srt_assets.core.status.standings", lambda *_: [Standing("a", "s", "failed", why)])
+    upstream = [dg.AssetSpec(names.REFLECTED_RESPONSES), dg.AssetSpec(names.FINETUNED_CHECKPOINT)]
+    lake = LakeResource(Settings(project=Project(home=home)))
+    done = dg.materialize([*upstream, pipeline_status], instance=instance, resources={"lake": lake})
+    [made] = done.asset_materializations_for_node(names.PIPELINE_STATUS)
+    *_, row = str(made.metadata["status"].value).splitlines()
+    assert row.startswith("| a | s | failed | `a worker failed: # Traceback / x File") and len(row) < 600

@@ -1,5 +1,6 @@
 """The Dagster instance of a home: where it lies, its dagster.yaml, and runs whose process is gone."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -151,7 +152,9 @@ def _alive(pid: int, started: float) -> bool:
 
 
 def _end(pid: int, started: float) -> None:
-    if pid != os.getpid() and _alive(pid, started):
+    if pid == os.getpid() or not _alive(pid, started):
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself at any moment
         process = psutil.Process(pid)
         process.terminate()
         try:

@@ -11,6 +11,7 @@ from srt_assets.defs.resources import LakeResource
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 LOOKED_AT = "looked_at"
 RECENT = 100
+LONGEST_WHY = 400
 UNFINISHED = [s for s in dg.DagsterRunStatus if s not in FINISHED and s.value != "MANAGED"]
 
 
@@ -29,10 +30,7 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     store, looked_at = lake.open(), time.time()
     found = standings(lake.settings(), store, list_students(store))
     rows = ["| asset | student | state | why |", "|---|---|---|---|"]
-    # Reasons may quote names of files and models: nothing in them is markup.
-    rows += [
-        f"| {s.asset} | {s.student or '-'} | {s.state} | `{s.why.replace('`', '').replace('|', '/')}` |" for s in found
-    ]
+    rows += [f"| {s.asset} | {s.student or '-'} | {s.state} | `{_one_line(s.why)}` |" for s in found]
     counts = {state: sum(s.state == state for s in found) for state in ("fresh", "changed", "missing", "failed")}
     version = fingerprint(standings=[[s.asset, s.student, s.state, s.why] for s in found])
     return dg.MaterializeResult(
@@ -43,6 +41,12 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
         },
         data_version=dg.DataVersion(version),
     )
+
+
+def _one_line(why: str) -> str:
+    """Reasons may quote names of files and models, or a whole stack trace: nothing in them is markup, or ends a row."""
+    text = " ".join(why.split()).replace("`", "").replace("|", "/")
+    return text if len(text) <= LONGEST_WHY else f"{text[:LONGEST_WHY]} … (srt status says it all)"
 
 
 def status_after_runs(status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorDefinition:
