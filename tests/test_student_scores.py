@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 import torch
 from student_lake import RECORDS, four, make_lake, put_candidates, scores_of, settings_for
 from tiny_student import make_tiny_student
@@ -272,6 +273,19 @@ def test_bf16_says_how_far_settling_is_and_keeps_what_is_settled(home, monkeypat
     assert outcome.stats["rescored_in_fp32"] == len(RECORDS) - 3
     assert {row["dtype"] for row in scores_of(lake).values()} == {"float32"}
     assert len(scores_of(lake)) == 4 * len(RECORDS)
+
+
+def test_what_overflows_in_fp16_is_scored_in_fp32(home, monkeypatch):
+    from srt_assets.core.student import precision
+
+    monkeypatch.setattr(precision, "MEASURED_RECORDS", 2)
+    lake = make_lake(home)
+    weights = load_file(home / "source" / "model.safetensors")
+    for name in ("down_proj", "up_proj"):
+        weights[f"model.layers.1.mlp.{name}.weight"] *= 2_000
+    save_file(weights, home / "source" / "model.safetensors", metadata={"format": "pt"})
+    scores.run(settings_for(dtype="fp16"), lake, "tiny")
+    assert {row["status_response_given_prompt"] for row in scores_of(lake).values()} == {"ok"}
 
 
 def test_bf16_far_from_a_decision_stays(home, monkeypatch):

@@ -1,7 +1,7 @@
 """What low precision could decide: measures its error on some records, settles every close call in fp32.
 
 A ratio computed in bf16 is off by about a hundredth; that matters only where a comparison or a limit of the active
-policy is closer than that. What is compared with what is asked of the rule itself, `decisions.sql`: its verdicts carry
+policy is closer than that, or where the loss was no number at all. What is compared with what is asked of the rule itself, `decisions.sql`: its verdicts carry
 the margins. Only the cut of a top-k, where ranks decide and not a margin, is not settled.
 """
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from srt_assets.core.sql import models
 from srt_assets.core.student.store import Store
-from srt_assets.core.tables import TABLES
+from srt_assets.core.tables import PASSES, TABLES
 
 MEASURED_RECORDS = 64
 # Comparisons whose margin the student's losses make; lengths and coins are exact in any precision.
@@ -58,7 +58,7 @@ def settle(store: Store, policies: list[dict], rescore: Callable[[list[str]], No
     close = _samples(
         store,
         f"SELECT sample_id FROM ({_low('done')}) SEMI JOIN (SELECT sample_id FROM ({_verdicts(store, 'done')}) "
-        f"WHERE {near} UNION {_near_a_limit(store, error)}) USING (sample_id) ORDER BY 1",
+        f"WHERE {near} UNION {_near_a_limit(store, error)} UNION {_overflowed()}) USING (sample_id) ORDER BY 1",
     )
     rescore(close)
     row = con.execute(
@@ -81,6 +81,15 @@ def _low(scores: str) -> str:
     return (
         f"SELECT sample_id FROM wanted w JOIN {scores} d ON w.ok AND w.content_key = d.content_key "
         "GROUP BY sample_id HAVING bool_or(dtype <> 'float32')"
+    )
+
+
+def _overflowed() -> str:
+    """Samples with a loss that was no number in low precision: it may well be one in fp32."""
+    overflowed = " OR ".join(f"status_{name} = 'not_finite'" for name in PASSES)
+    return (
+        "SELECT sample_id FROM wanted w JOIN done d ON w.ok AND w.content_key = d.content_key "
+        f"WHERE dtype <> 'float32' AND ({overflowed})"
     )
 
 
