@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 import torch
+from safetensors.torch import load_file, save_file
 from student_lake import RECORDS, four, make_lake, put_candidates, scores_of, settings_for
 from tiny_student import make_tiny_student
 

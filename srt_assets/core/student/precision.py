@@ -1,8 +1,9 @@
 """What low precision could decide: measures its error on some records, settles every close call in fp32.
 
 A ratio computed in bf16 is off by about a hundredth; that matters only where a comparison or a limit of the active
-policy is closer than that, or where the loss was no number at all. What is compared with what is asked of the rule itself, `decisions.sql`: its verdicts carry
-the margins. Only the cut of a top-k, where ranks decide and not a margin, is not settled.
+policy is closer than that, or where the loss was no number at all. What is compared with what is asked of the rule
+itself, `decisions.sql`: its verdicts carry the margins. Only the cut of a top-k, where ranks decide and not a margin,
+is not settled.
 """
 
 from collections.abc import Callable
