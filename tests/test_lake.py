@@ -194,9 +194,11 @@ def test_what_killed_processes_left_is_removed(home: Path, monkeypatch: pytest.M
     gone.wait()
     machine = socket.gethostname()
     left, used = (home / "tmp" / f"{machine}@{pid}@a" for pid in (gone.pid, os.getpid()))
-    for folder in (left, used):
+    far, lately = (home / "tmp" / f"other-machine@{os.getpid()}@{mark}" for mark in "ab")
+    for folder in (left, used, far, lately):
         folder.mkdir(parents=True)
         (folder / "duckdb_temp_storage_DEFAULT-0.tmp").write_bytes(b"x")
+    os.utime(far, times=(0, 0))
     lake = Lake(home, after_commit=publish)
     commit(lake, [row(1)])
     half, catalog = lake.directory("raw_records") / ".part-1.parquet.writing", home / ".srt.duckdb.1"
@@ -208,7 +210,9 @@ def test_what_killed_processes_left_is_removed(home: Path, monkeypatch: pytest.M
     monkeypatch.setattr(lake_module, "ORPHAN_AGE", timedelta(0))
     commit(lake, [row(3)])
     lake.connect().close()
-    assert not half.exists() and not left.exists() and used.exists()
+    assert not half.exists()
+    assert not left.exists() and used.exists()
+    assert not far.exists() and lately.exists()
 
 
 def test_a_full_disk_is_told_from_other_errors_in_python_and_in_duckdb() -> None:

@@ -8,12 +8,14 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 import uuid
 from pathlib import Path
 
 import duckdb
 
 _MACHINE = socket.gethostname()
+_FOREIGN_S = 7 * 24 * 3600.0
 
 
 def spill_into(con: duckdb.DuckDBPyConnection, home: Path) -> None:
@@ -39,10 +41,24 @@ def _root(home: Path) -> Path:
 
 def _remove_left_behind(root: Path) -> None:
     """Spilled gigabytes of processes that were killed. One whose number is used again keeps its folder for a while."""
-    for folder in root.glob(f"{_MACHINE}@*@*"):
-        try:
-            os.kill(int(folder.name.split("@")[-2]), 0)
-        except ProcessLookupError:
+    for folder in root.glob("*@*@*"):
+        machine, process, _ = folder.name.rsplit("@", 2)
+        if machine == _MACHINE:
+            gone = not _lives(int(process))
+        else:  # another machine or container, whose processes are not seen from here
+            try:
+                gone = time.time() - folder.stat().st_mtime > _FOREIGN_S
+            except FileNotFoundError:
+                continue
+        if gone:
             shutil.rmtree(folder, ignore_errors=True)
-        except PermissionError:
-            pass  # somebody else's, and alive
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
