@@ -156,6 +156,18 @@ def test_while_the_teacher_side_is_unfinished_a_student_waits_for_it(ticker: Tic
     assert ticker.tick() == []
 
 
+def test_a_key_that_another_student_has_is_said_instead_of_run(ticker: Ticker, folder: Path, tmp_path: Path) -> None:
+    make_tiny_student(tmp_path / "elsewhere")
+    checkpoints.add(ticker.settings, Lake(ticker.settings.home), str(tmp_path / "elsewhere"), "mine")
+    assert ticker.tick() == ["mine"]
+    make_tiny_student(folder / "mine", seed=1)
+    assert ticker.tick() == [] and ticker.tick() == []
+    assert "mine: the student mine is another" in ticker.skip and str(tmp_path / "elsewhere") in ticker.skip
+    (folder / "mine").rename(folder / "mine-too")
+    ticker.tick()
+    assert ticker.tick() == ["mine-too"]
+
+
 def test_a_new_instance_over_an_old_home_finds_its_students(ticker: Ticker, tmp_path: Path) -> None:
     make_tiny_student(tmp_path / "elsewhere")
     checkpoints.add(ticker.settings, Lake(ticker.settings.home), str(tmp_path / "elsewhere"), "mine")

@@ -50,6 +50,10 @@ def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinit
             if key in asked and slug not in registered and (run := _newest_run(instance, slug)) and run.is_success:
                 run_keys[slug] += f":{run.run_id}"
         due = {slug: key for slug, key in run_keys.items() if key not in asked}
+        for slug in [*due]:
+            if other := checkpoints.taken_by(lake, slug, whole[slug].source, whole[slug].listed):
+                refused[slug] = f"the student {slug} is another, {other}; give this one another name"
+                del due[slug]
         # Whoever is not of the watched folder was registered by command.
         added = registered - set(whole) - tags.get(PARTITION, set())
         added -= set(instance.get_materialized_partitions(dg.AssetKey(names.STUDENT_CHECKPOINT)))

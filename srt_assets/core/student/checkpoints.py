@@ -56,13 +56,12 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
     taken by another source that is still there (`replace`: one from the hub may take the place of one from the hub).
     """
     origin = sources.resolve(source)
-    given = str(Path(source).expanduser().absolute()) if origin.local else origin.source
+    given = _given(source, origin)
     slug = slugify(name or origin.default_name)
     root = lake.home / "students"
     with file_lock(lake.home / "locks" / f"students.{slug}.lock"):
         known = _record(root / slug)
-        same = known and (known["source"] == origin.source or known.get("given") == given)
-        if known and not same and not _gone(known["source"]) and not (replace and sources.of_the_hub(known["source"])):
+        if known and _is_taken(known, source, origin, replace):
             raise UserError(
                 f"the student key {slug!r} is taken by {known['source']}",
                 "choose another: --name, or in the watched folder its name there",
@@ -87,6 +86,12 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return get(lake, slug)
+
+
+def taken_by(lake: Lake, slug: str, source: str, replace: bool = False) -> str:
+    """The source that `add` would not let this one push out of its key; '' if it would be registered."""
+    known = _record(lake.home / "students" / slug)
+    return known["source"] if known and _is_taken(known, source, sources.resolve(source), replace) else ""
 
 
 def list_students(lake: Lake) -> list[str]:
@@ -173,8 +178,20 @@ def _record(path: Path) -> dict | None:
         return {}
 
 
+def _given(source: str, origin: sources.Origin) -> str:
+    return str(Path(source).expanduser().absolute()) if origin.local else origin.source
+
+
+def _is_taken(known: dict, source: str, origin: sources.Origin, replace: bool) -> bool:
+    same = known["source"] == origin.source or known.get("given") == _given(source, origin)
+    return not same and not _gone(known["source"]) and not (replace and sources.of_the_hub(known["source"]))
+
+
 def _gone(source: str) -> bool:
-    return Path(source).is_absolute() and not Path(source).exists()
+    try:
+        return Path(source).is_absolute() and not Path(source).exists()
+    except OSError:  # it may be there, where we may not look
+        return False
 
 
 def _links(path: Path) -> dict[str, Path]:
