@@ -162,6 +162,13 @@ def test_bytes_that_are_no_utf8(tmp_path: Path, lake: Lake) -> None:
         raw.run(settings_for(tmp_path / "a.json"), lake)
 
 
+def test_bytes_that_are_no_utf8_in_a_long_file_are_found_by_their_line(tmp_path: Path, lake: Lake) -> None:
+    good = json.dumps({"instruction": "é" * 50, "output": "y"}).encode() + b"\n"
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + good * 200 + b'{"instruction": "\xff"}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl, line 201: byte 18 of the line is not UTF-8"):
+        raw.run(settings_for(tmp_path / "a.jsonl"), lake)
+
+
 def test_a_missing_file_and_no_dataset(tmp_path: Path, lake: Lake) -> None:
     with pytest.raises(UserError, match=r"nothing\.json"):
         raw.run(settings_for(tmp_path / "nothing.json"), lake)

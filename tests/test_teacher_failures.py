@@ -1,6 +1,9 @@
 """What goes wrong on the way, kind by kind: retried or not, waited for or not, what it costs, what the user reads."""
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -200,3 +203,27 @@ def test_a_server_that_is_set_up_wrong_ends_the_run_and_no_record_is_given_up(tm
         assert fake.calls < 50
         wrong.clear()
         assert instructions.run(settings, lake).stats["ok"] == 100
+
+
+def test_more_calls_than_files_is_not_blamed_on_the_teacher(tmp_path):
+    code = """
+import resource, sys
+from pathlib import Path
+from srt_assets.core.errors import UserError
+from srt_assets.core.teacher import instructions
+from tests.teacher_home import home
+settings, lake = home(Path(sys.argv[1]), 300, api_base=sys.argv[2], concurrency=300)
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+try: instructions.run(settings, lake)
+except UserError as error: print(error)
+"""
+    with FakeOpenAI(lambda body, nth: Plan(latency_s=2.0)) as fake:
+        command = [sys.executable, "-c", code, str(tmp_path), fake.base]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, timeout=60)
+    assert "teacher.concurrency = 300 needs more open files" in done.stdout
+
+
+def test_half_a_price_is_refused(tmp_path):
+    settings, lake = home(tmp_path, 1, usd_per_million_input=1.0, budget_usd=1.0)
+    with pytest.raises(UserError, match="only one of"):
+        instructions.run(settings, lake)

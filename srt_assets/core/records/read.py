@@ -59,8 +59,13 @@ def _json(file: Path) -> Iterator[tuple[int, Any]]:
 
 def _jsonl(file: Path) -> Iterator[tuple[int, Any]]:
     index = 0
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
+    with file.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                what = f"{file}, line {number}: byte {error.start + 1} of the line is not UTF-8"
+                raise UserError(what, "save the file as UTF-8") from None
             if not line.strip():
                 continue
             try:

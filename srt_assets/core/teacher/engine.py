@@ -321,6 +321,11 @@ def halt(failure: Failure, teacher: Teacher) -> Exception:
             f"the provider of {where} says that the account has no funds left: {failure.message}",
             "top it up and run again; replies so far are kept and no record is marked failed",
         )
+    if failure.kind == "open_files":
+        return UserError(
+            f"teacher.concurrency = {teacher.concurrency} needs more open files than this process may have",
+            "lower teacher.concurrency, or raise the limit (ulimit -n), and run again; replies so far are kept",
+        )
     remedies = {
         "authentication": "check the provider's API key in the environment",
         "permission": "check what the API key may do",

@@ -4,6 +4,7 @@ LiteLLM itself sorts some errors by words in the message (a 400 whose text says 
 so the HTTP answer at the root of the exception chain counts before LiteLLM's class does.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ _UNREADABLE = {
 @dataclass(frozen=True)
 class Failure:
     """`kind` is the ledger's status: throttled, timeout, connection, server_error, bad_reply, bad_request,
-    context_length, content_filter, authentication, permission, not_found, no_funds, unreachable.
+    context_length, content_filter, authentication, permission, not_found, no_funds, unreachable, open_files.
     `retry_after_s` is what the server asked for."""
 
     action: Action
@@ -59,6 +60,8 @@ def classify(error: Exception) -> Failure:
         if isinstance(error, of_litellm.ContentPolicyViolationError):
             code = "content_policy_violation"
         return of_http(status, code, type(error).__name__, str(error), retry_after(headers))
+    if any(isinstance(e, OSError) and e.errno == errno.EMFILE for e in chain):
+        return failure("stop", "open_files")
     if any("Timeout" in name for name in names):
         return failure("transient", "timeout")
     if names & {

@@ -27,8 +27,14 @@ class Prices:
 
 
 def prices_of(teacher: Teacher) -> Prices:
-    """The settings' prices, else LiteLLM's table. UserError if a budget is set and there is no price to hold it by."""
-    if teacher.usd_per_million_input or teacher.usd_per_million_output:
+    """The settings' prices, else LiteLLM's table. UserError: half a price, or a budget and no price to hold it by."""
+    if bool(teacher.usd_per_million_input) != bool(teacher.usd_per_million_output):
+        raise UserError(
+            "only one of teacher.usd_per_million_input and teacher.usd_per_million_output is set: the other half of "
+            "every call would count as free",
+            "set both in srt.toml, or neither",
+        )
+    if teacher.usd_per_million_input:
         return Prices(
             teacher.usd_per_million_input / _MILLION, teacher.usd_per_million_output / _MILLION, "the settings"
         )
