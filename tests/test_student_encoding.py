@@ -58,7 +58,7 @@ def test_aligned_targets_are_the_text_tokenized_alone(tokenizer, candidate):
 
 @QUICK
 @given(candidate=CANDIDATE, length=st.integers(1, 120))
-def test_training_sees_the_scored_ids_plus_eos(tokenizer, candidate, length):
+def test_training_sees_the_scored_ids_plus_eos_and_learns_the_first_one_too(tokenizer, candidate, length):
     encoder = Encoder(tokenizer, "alpaca", "aligned", 10_000)
     scored = encoder.encode([candidate])[0]["response_given_prompt"]
     trained = encoder.for_training([candidate], 10_000)[0]
@@ -66,7 +66,9 @@ def test_training_sees_the_scored_ids_plus_eos(tokenizer, candidate, length):
     if isinstance(scored, Pass):
         assert isinstance(trained, Pass)
         assert trained.ids.tolist() == [*scored.ids.tolist(), tokenizer.eos_token_id]
-        assert trained.start == scored.start
+        assert trained.start == scored.start - (0 if encoder.bos else 1)
+    elif isinstance(trained, Pass):  # a single token that scoring has nothing to compare with
+        assert scored == "no_scored_tokens" and len(trained.ids) == trained.start + 2
     else:
         assert trained == scored
     if isinstance(short, Pass):

@@ -71,6 +71,8 @@ class Encoder:
         self.protocol = protocol
         self.max_length = max_length
         self.bos = leading_special_ids(tokenizer)
+        # Target tokens that are not scored because, without context, there is nothing before them.
+        self.dropped = 0 if self.bos else 1
         self._render = self._renderer()
 
     def _renderer(self) -> templates.Render:
@@ -98,7 +100,8 @@ class Encoder:
         return [next(done) if row is not None else dict.fromkeys(PASSES, NOT_ENCODABLE) for row in rows]
 
     def for_training(self, candidates: Sequence[Texts], max_length: int) -> list[Pass | str]:
-        """Exactly the ids of `response_given_prompt`, plus EOS unless cut to `max_length`: loss from `start` on.
+        """The ids of `response_given_prompt`, plus EOS unless cut to `max_length`: loss from `start` on, the response's
+        first token on, also where scoring drops it for want of a context to compare with.
 
         A text in place of a pass says why the candidate cannot be trained on.
         """
@@ -106,6 +109,7 @@ class Encoder:
         eos = self.tokenizer.eos_token_id
         if eos is None:
             raise UserError("the student's tokenizer has no EOS token", "set eos_token in its tokenizer_config.json")
+        longest.dropped = 0
         found: list[Pass | str] = []
         for encoded in longest.encode(candidates):
             one = encoded["response_given_prompt"]
@@ -137,7 +141,7 @@ class Encoder:
         if not text.strip():
             return EMPTY_TARGET, EMPTY_TARGET
         target = ids[text]
-        dropped = 0 if self.bos else 1
+        dropped = self.dropped
         room = self.max_length - max(len(prompt), len(self.bos))
         if room <= dropped < len(target):
             return PROMPT_TOO_LONG, PROMPT_TOO_LONG
@@ -145,8 +149,8 @@ class Encoder:
         if len(scored) <= dropped:
             return NO_SCORED_TOKENS, NO_SCORED_TOKENS
         truncated = len(scored) < len(target)
-        direct = Pass(_array(self.bos, scored), len(self.bos) + dropped, truncated)
-        # An empty chat prompt leaves the first token without context here too; max() keeps `start` at 1 or more.
+        # An empty chat prompt leaves the first token without context too; max() keeps `start` at 1 or more.
+        direct = Pass(_array(self.bos, scored), max(len(self.bos) + dropped, 1), truncated)
         given = Pass(_array(prompt, scored), max(len(prompt) + dropped, 1), truncated)
         return direct, given
 

@@ -10,7 +10,7 @@ from srt_assets.core.student.checkpoints import StudentInfo
 from srt_assets.settings import Settings
 
 # Raised when the same inputs would train another model.
-VERSION = "3"
+VERSION = "4"
 RECORD = "training_record.json"
 CURVE = "training_steps.jsonl"
 
