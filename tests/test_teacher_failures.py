@@ -205,6 +205,23 @@ def test_a_server_that_is_set_up_wrong_ends_the_run_and_no_record_is_given_up(tm
         assert instructions.run(settings, lake).stats["ok"] == 100
 
 
+def test_calls_in_flight_when_a_stopped_run_ends_are_no_attempt_but_money_of_the_budget(tmp_path):
+    slow = [True]
+    with FakeOpenAI(lambda body, nth: Plan("hang" if slow else "")) as fake:
+        settings, lake = home(tmp_path, 3, api_base=fake.base, max_attempts=1, timeout_s=60.0, **PRICES)
+
+        def report(*_, **__):
+            if slow and fake.calls == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            instructions.run(settings, lake, report)
+        rows = table(lake, "SELECT status, cost_usd > 0 FROM teacher_calls")
+        assert rows == [("interrupted", True)] * 3
+        slow.clear()
+        assert instructions.run(settings, lake, report).stats["ok"] == 3
+
+
 def test_more_calls_than_files_is_not_blamed_on_the_teacher(tmp_path):
     code = """
 import resource, sys

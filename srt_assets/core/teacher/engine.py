@@ -15,7 +15,7 @@ from srt_assets.core.teacher.client import Answer, Client
 from srt_assets.core.teacher.failures import Failure, classify
 from srt_assets.core.teacher.ledger import Ledger
 from srt_assets.core.teacher.limits import Gate, RateLimit, backoff_s
-from srt_assets.core.teacher.lookup import Attempts, Reply
+from srt_assets.core.teacher.lookup import INTERRUPTED, Attempts, Reply
 from srt_assets.core.teacher.money import Budget, Prices
 from srt_assets.settings import Teacher
 
@@ -121,7 +121,7 @@ class Engine:
             reserved = self._most(call, allowed)
             if not await self._reserve_money(reserved):
                 return Verdict("over_budget", f"teacher.budget_usd = {self.teacher.budget_usd} is used up")
-            answer = await self._send(call, allowed, reserved)
+            answer = await self._send(call, allowed, reserved, attempts + 1)
             if isinstance(answer, Answer):
                 row = self._row(call, allowed, attempts + 1)
                 cost = cost_of(answer, self.prices, reserved)
@@ -145,7 +145,7 @@ class Engine:
 
     # -- one attempt
 
-    async def _send(self, call: Call, allowed: int, reserved: float) -> Answer | Failure:
+    async def _send(self, call: Call, allowed: int, reserved: float, attempt: int) -> Answer | Failure:
         entry = None
         cost = 0.0
         task = asyncio.current_task()
@@ -161,6 +161,12 @@ class Engine:
             self.sending.add(task)
             try:
                 answer = await self.client.complete(call, allowed)
+            except asyncio.CancelledError:
+                # A stop whose grace is over. The provider goes on, and bills: no attempt, but money of a hard budget.
+                cost = reserved
+                row = self._row(call, allowed, attempt) | {"status": INTERRUPTED}
+                self.ledger.put(row | {"cost_usd": reserved if self.prices.known else None})
+                raise
             except Exception as error:  # noqa: BLE001 - every kind of failure becomes data; classify tells them apart
                 failure = classify(error)
                 self.rate.settle(entry, 0 if failure.action == "throttled" else entry.tokens)

@@ -54,6 +54,11 @@ class Ledger:
 
     async def append(self, row: dict[str, Any]) -> None:
         """Return when the row is on disk. OSError if it cannot be (a full disk), RuntimeError after `close`."""
+        # Shielded: a cancelled task must not keep its paid reply from being written.
+        await asyncio.shield(self.put(row))
+
+    def put(self, row: dict[str, Any]) -> "asyncio.Future[None]":
+        """The same without waiting: the row is written before `close` returns."""
         line = encode({**row, "segment": self.name})
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -68,8 +73,7 @@ class Ledger:
                 self._thread.start()
             self._pending.append((line, loop, future))
             self._wake.notify()
-        # Shielded: a cancelled task must not keep its paid reply from being written.
-        await asyncio.shield(future)
+        return future
 
     def close(self) -> None:
         """Write what is pending and release the segment, so that it can be sealed."""

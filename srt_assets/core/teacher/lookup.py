@@ -37,6 +37,8 @@ class Attempts:
     hopeless: bool
 
 
+# Sent, and the run was stopped before anything came back. No attempt of the call, but perhaps billed.
+INTERRUPTED = "interrupted"
 HOPELESS = ("bad_request", "context_length", "content_filter")
 
 
@@ -89,8 +91,8 @@ class Lookup:
                 "SELECT call_key, max_tokens, count(*), arg_max(status, created_at), arg_max(error, created_at), "
                 "bool_or(list_contains(?, status) AND (status <> 'bad_request' OR segment IN "
                 "(SELECT segment FROM calls WHERE status = 'ok'))) FROM calls JOIN keys USING (call_key) "
-                "WHERE status <> 'ok' AND api_base = ? GROUP BY ALL",
-                [list(HOPELESS), api_base],
+                "WHERE status NOT IN ('ok', ?) AND api_base = ? GROUP BY ALL",
+                [list(HOPELESS), INTERRUPTED, api_base],
             ).fetchall()
         finally:
             cursor.close()
