@@ -223,11 +223,12 @@ def test_no_pool_of_connections_queues_calls_whose_clock_runs():
 
 
 def test_no_queue_of_reports_nobody_reads_grows_behind_the_calls(tmp_path):
-    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
-
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 3, api_base=fake.base)
         instructions.run(settings, lake)
+    # After the run: whoever imports it first decides about its limits.
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
+
     assert GLOBAL_LOGGING_WORKER._queue is None
 
 

@@ -261,11 +261,16 @@ def row_content_hash(table: Table, paths: list[Path]) -> str:
 
 @contextmanager
 def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """An exclusive lock between processes, freed by the kernel when its holder dies. Says so once if it waits long."""
+    """An exclusive lock between processes, freed by the kernel when its holder dies. Says so once if it waits long.
+
+    Raises BlockingIOError if another has it and we are not to wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         patience = time.monotonic() + SILENT_S
         while not _taken(file):
+            if not wait:
+                raise BlockingIOError(f"another process is writing {path.stem}")
             if time.monotonic() > patience:
                 # A warning, for nothing less is shown on a terminal.
                 log.warning("waiting for another process that is writing %s", path.stem)
