@@ -69,7 +69,8 @@ class Forward:
         options = {"past_key_values": prefix.cache(len(ids)), "use_cache": True} if prefix else {"use_cache": False}
         if self._plain_head:
             hidden = self.decoder(input_ids=ids, **options).last_hidden_state
-            wanted = hidden.reshape(-1, hidden.shape[-1])[positions]
+            # Of a model spread over several devices the last one speaks.
+            wanted = hidden.reshape(-1, hidden.shape[-1])[positions.to(hidden.device)]
             del hidden, options
             if self._by_vocabulary:
                 return _nll_by_vocabulary(wanted, targets, self.head)
@@ -147,6 +148,6 @@ def _gathered_before(layer: torch.nn.Module, positions: torch.Tensor) -> Abstrac
     """Within the block the layer sees only these flattened positions, as a batch of one."""
 
     def gather(_module, args):
-        return (args[0].reshape(-1, args[0].shape[-1])[positions][None], *args[1:])
+        return (args[0].reshape(-1, args[0].shape[-1])[positions.to(args[0].device)][None], *args[1:])
 
     return layer.register_forward_pre_hook(gather)
