@@ -228,6 +228,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="sequences per batch in (b)")
     parser.add_argument("--no-prefix", action="store_true", help="(c) without shared beginnings")
     options = parser.parse_args()
+    if not {"a"} <= set(options.ways) <= set("abc"):
+        parser.error(f"--ways {options.ways}: letters of abc, with a among them, such as ac")
     torch.set_num_threads(options.cores)
     device, dtype = options.device, getattr(torch, options.dtype)
     on_gpu = device.startswith("cuda")
