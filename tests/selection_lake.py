@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from srt_assets.core.hashing import content_key, sample_id
+from srt_assets.core.hashing import content_key, fingerprint, sample_id
 from srt_assets.core.lake import Lake
 from srt_assets.core.tables import CANDIDATES, PASSES
 
@@ -94,7 +94,8 @@ def score_row(student: str, candidate: Mapping[str, Any], losses: Losses, tokens
 
 def write_scores(lake: Lake, student: str, rows: list[dict[str, Any]]) -> None:
     part = lake.write_part("student_scores", rows, f"student={student}")
-    mark = f"scores-{student}"
+    # As the stage does: scores say which candidates they are of.
+    mark = fingerprint(student=student, candidates=sorted(m.content_hash for m in lake.manifests("candidates")))
     lake.commit("student_scores", [part], fingerprint=mark, code_version="1", partition=f"student={student}")
 
 

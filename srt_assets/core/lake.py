@@ -268,7 +268,7 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         patience = time.monotonic() + SILENT_S
-        while not _taken(file):
+        while not try_lock(file):
             if not wait:
                 raise BlockingIOError(f"another process is writing {path.stem}")
             if time.monotonic() > patience:
@@ -280,7 +280,8 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def _taken(file: IO[str]) -> bool:
+def try_lock(file: IO[Any]) -> bool:
+    """Lock an open file for this process, until it is closed or the process dies; False if another has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,6 +13,9 @@ import uuid
 from pathlib import Path
 
 import duckdb
+import psutil
+
+from srt_assets.core.tables import sql_literal
 
 _MACHINE = socket.gethostname()
 _FOREIGN_S = 7 * 24 * 3600.0
@@ -21,7 +24,7 @@ _FOREIGN_S = 7 * 24 * 3600.0
 def spill_into(con: duckdb.DuckDBPyConnection, home: Path) -> None:
     """Let this connection spill under the home. DuckDB makes the folder when it needs it and removes it when closed."""
     folder = str(_root(home) / f"{_MACHINE}@{os.getpid()}@{uuid.uuid4().hex}")
-    con.execute("SET temp_directory = '" + folder.replace("'", "''") + "'")
+    con.execute(f"SET temp_directory = {sql_literal(folder)}")
 
 
 def _root(home: Path) -> Path:
@@ -44,7 +47,7 @@ def _remove_left_behind(root: Path) -> None:
     for folder in root.glob("*@*@*"):
         machine, process, _ = folder.name.rsplit("@", 2)
         if machine == _MACHINE:
-            gone = not _lives(int(process))
+            gone = not psutil.pid_exists(int(process))
         else:  # another machine or container, whose processes are not seen from here
             try:
                 gone = time.time() - folder.stat().st_mtime > _FOREIGN_S
@@ -52,13 +55,3 @@ def _remove_left_behind(root: Path) -> None:
                 continue
         if gone:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's
-    return True

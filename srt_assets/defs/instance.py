@@ -17,7 +17,7 @@ from srt_assets.settings import Settings
 PID_TAG = "srt/pid"
 PID_STARTED_TAG = "srt/pid_started"
 HOST_OF_RUNS = "srt/host_of_runs"
-UNFINISHED = [
+WITH_A_PROCESS = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
@@ -97,7 +97,7 @@ def fail_dead_runs(instance: dg.DagsterInstance, in_daemon: bool = False) -> lis
         known = host
     launched_here = known in (None, host) and isinstance(instance.run_launcher, dg.DefaultRunLauncher)
     failed = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=WITH_A_PROCESS)):
         processes = _processes(instance, run, launched_here)
         if processes is None or (processes and _alive(*processes[0])):
             continue

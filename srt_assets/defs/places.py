@@ -4,13 +4,14 @@ On SQLite the claim of a slot is a read and then a write: of ten runs that ask i
 slot. A file lock cannot be held twice, and the kernel frees it when its holder dies.
 """
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dagster as dg
+
+from srt_assets.core.lake import try_lock
 
 LOOK_EVERY_S = 0.2
 
@@ -48,9 +49,7 @@ def hold(instance: dg.DagsterInstance, pool: str, on_wait: Callable[[], object] 
 
 def _take(path: Path, held: ExitStack) -> bool:
     file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(file):
         file.close()
         return False
     held.enter_context(file)

@@ -34,7 +34,7 @@ def wanted(settings: Settings, lake: Lake, student: str) -> str:
             f"the scores of student {student} are {what}", f"make them: srt run student_scores --student {student}"
         )
     candidates = sorted(m.content_hash for m in lake.manifests("candidates"))
-    if sorted(scores.inputs.get("candidates", candidates)) != candidates:
+    if sorted(scores.inputs.get("candidates", ())) != candidates:
         # A verdict would hold for texts that were never scored.
         raise StageError(
             f"the candidates have changed since student {student} scored them",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from srt_assets.core.hashing import fingerprint
-from srt_assets.core.lake import Lake
+from srt_assets.core.lake import Lake, try_lock
 
 TABLE = "teacher_calls"
 VERSION = "1"
@@ -204,9 +204,7 @@ def _claim(path: Path) -> BinaryIO | None:
         file = path.open("rb")
     except FileNotFoundError:
         return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(file):
         file.close()
         return None
     return file
