@@ -27,3 +27,16 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def lake(home: Path) -> Lake:
     return Lake(home)
+
+
+@pytest.fixture
+def quick_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of the teacher's flow in hundredths of a second, and a key."""
+    from srt_assets.core.teacher import engine, flow
+    from srt_assets.core.teacher.limits import Gate
+
+    monkeypatch.setattr(engine, "backoff_s", lambda attempt, jitter: 0.01)
+    monkeypatch.setattr(Gate, "PAUSE_S", 0.02)
+    monkeypatch.setattr(Gate, "COOLDOWN_S", 0.05)
+    monkeypatch.setattr(flow, "REPORT_EVERY_S", 0.05)
+    monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")

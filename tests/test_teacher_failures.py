@@ -8,22 +8,15 @@ from pathlib import Path
 import pytest
 
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.teacher import engine, flow, instructions
+from srt_assets.core.teacher import engine, instructions
 from srt_assets.core.teacher.failures import retry_after
-from srt_assets.core.teacher.limits import Gate
 from tests.fake_openai import FakeOpenAI, Plan
 from tests.teacher_home import home, table, with_teacher
 
 PRICES = {"usd_per_million_input": 100.0, "usd_per_million_output": 100.0}
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(engine, "backoff_s", lambda attempt, jitter: 0.01)
-    monkeypatch.setattr(Gate, "PAUSE_S", 0.02)
-    monkeypatch.setattr(Gate, "COOLDOWN_S", 0.05)
-    monkeypatch.setattr(flow, "REPORT_EVERY_S", 0.05)
-    monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
+pytestmark = pytest.mark.usefixtures("quick_teacher")
 
 
 @pytest.mark.parametrize(
