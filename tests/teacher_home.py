@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.core.lake import Lake
+from srt_assets.core.outcome import Outcome
 from srt_assets.core.records import raw
+from srt_assets.core.teacher import instructions, responses
 from srt_assets.settings import Dataset, Project, Settings, Teacher
 
 
@@ -34,6 +36,11 @@ def home(folder: Path, n: int = 6, rows: list[dict[str, str]] | None = None, **t
     lake = Lake(settings.home)
     raw.run(settings, lake)
     return settings, lake
+
+
+def both(settings: Settings, lake: Lake) -> tuple[Outcome, Outcome]:
+    """The two stages, one after the other."""
+    return instructions.run(settings, lake), responses.run(settings, lake)
 
 
 def with_teacher(settings: Settings, **teacher: Any) -> Settings:

@@ -10,13 +10,9 @@ from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.records import raw
 from srt_assets.core.teacher import engine, instructions, responses
 from tests.fake_openai import FakeOpenAI, Plan, good_reply
-from tests.teacher_home import candidates, home, records, table, with_teacher
+from tests.teacher_home import both, candidates, home, records, table, with_teacher
 
 pytestmark = pytest.mark.usefixtures("quick_teacher")
-
-
-def both(settings, lake):
-    return instructions.run(settings, lake), responses.run(settings, lake)
 
 
 def test_every_record_has_four_rows_and_a_second_run_asks_nothing(tmp_path):

@@ -11,13 +11,9 @@ import pytest
 
 from srt_assets.core.teacher import instructions, responses
 from tests.fake_openai import FakeOpenAI, Plan, busiest_window
-from tests.teacher_home import home, table
+from tests.teacher_home import both, home, table
 
 pytestmark = pytest.mark.usefixtures("quick_teacher")
-
-
-def both(settings, lake):
-    return instructions.run(settings, lake), responses.run(settings, lake)
 
 
 def test_waiting_in_the_queue_is_no_timeout(tmp_path):
