@@ -261,7 +261,7 @@ def test_a_listed_student_is_registered_at_its_revision_and_runs_again_at_anothe
     [
         ("a = 7", "no hub id"),
         ('a = "no such/thing here"', "no checkpoint directory"),
-        ('a = "../a"', "no checkpoint directory"),
+        ('a = "../no/such/place"', "no checkpoint directory"),
         ("a = ", "no valid TOML"),
         ('a.b = "org/name"', "no hub id"),
         ('same = "org/name"', "same key"),

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from selection_lake import candidate_rows, record, small_lake, write_candidates
+from selection_lake import candidate_rows, record, score_row, small_lake, write_candidates, write_scores
 
 from srt_assets.core.errors import StageError
 from srt_assets.core.selection import decide
@@ -305,7 +305,14 @@ def test_stage_stores_and_caches(tmp_path):
     assert arm == [(3,)]
 
 
-def test_texts_that_change_while_they_are_decided_are_never_selected(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("candidates", "candidates have changed since student tiny scored them"),
+        ("scores", "scores or candidates of student tiny changed while they were being decided"),
+    ],
+)
+def test_what_changes_while_it_is_decided_is_never_selected(tmp_path, monkeypatch, changed, said):
     lake = small_lake(tmp_path)
     sink = lake.sink_part
 
@@ -313,12 +320,15 @@ def test_texts_that_change_while_they_are_decided_are_never_selected(tmp_path, m
         part = sink(con, sql, table, partition)
         if table == "policy_decisions":
             rows = [row for i in range(8) for row in candidate_rows(record(i))]
-            write_candidates(lake, [row | {"response": "never scored", "content_key": "other"} for row in rows])
+            if changed == "scores":
+                write_scores(lake, "tiny", [score_row("tiny", row, (9.0, 1.0, 9.0, 1.0)) for row in rows])
+            else:
+                write_candidates(lake, [row | {"response": "never scored", "content_key": "other"} for row in rows])
         return part
 
     chosen = Settings(project=Project(home=tmp_path))
     with monkeypatch.context() as during:
         during.setattr(lake, "sink_part", changed_meanwhile)
-        with pytest.raises(StageError, match="while they were being decided"):
+        with pytest.raises(StageError, match=said):
             decide.run(chosen, lake, student="tiny")
     assert lake.manifest("selected_set", "student=tiny") is None
