@@ -114,7 +114,7 @@ def measure(home: Path, way: str, memory: str, threads: int) -> dict:
             # Else the second run finds the first one's work done.
             shutil.rmtree(lake.directory(table, PARTITION), ignore_errors=True)
         started = time.perf_counter()
-        decide.run(settings, lake, student=STUDENT)
+        decide.STAGE.run(settings, lake, student=STUDENT)
         part = ""
     seconds = time.perf_counter() - started
     if part:

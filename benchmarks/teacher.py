@@ -67,7 +67,7 @@ def make_home(folder: Path, n: int, **teacher) -> tuple[Settings, Lake]:
         teacher=Teacher(**({"model": "openai/fake", "max_tokens": 500, "concurrency": 256} | teacher)),
     )
     lake = Lake(settings.home)
-    raw.run(settings, lake)
+    raw.STAGE.run(settings, lake)
     return settings, lake
 
 
@@ -126,7 +126,7 @@ def efficiency(folder: Path, calls: int, concurrency: int = 256, latency_s: floa
         results["openai alone"] = plain(calls, concurrency, by_openai)
         settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"api_base": base})})
         started, cpu = time.monotonic(), cpu_s()
-        outcome = instructions.run(settings, lake)
+        outcome = instructions.STAGE.run(settings, lake)
         results["srt-assets"] = (time.monotonic() - started, cpu_s() - cpu)
         asking = float(outcome.stats["seconds_calls"])
         assert outcome.stats["ok"] == calls
@@ -152,7 +152,7 @@ def limited(folder: Path, calls: int, rpm: int, tpm: int) -> None:
     settings, lake = make_home(folder / "limited", calls, rpm=rpm, tpm=tpm, concurrency=64)
     with fake_server(folder, 0.5) as (base, log):
         settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"api_base": base})})
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
     rows = sorted(seen(log), key=lambda entry: entry.at)
     requests, tokens = busiest_window(rows, 60.0)
     minutes = (rows[-1].at - rows[0].at) / 60
@@ -176,7 +176,7 @@ def memory(folder: Path, calls: int) -> None:
     with fake_server(folder, 0.05) as (base, _):
         settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"api_base": base})})
         started = time.monotonic()
-        outcome = instructions.run(settings, lake, watch)
+        outcome = instructions.STAGE.run(settings, lake, watch)
     print(f"{calls} calls in {time.monotonic() - started:.0f} s, {outcome.stats['ok']} ok; resident MiB after calls:")
     print("  " + "  ".join(f"{done}: {mib:.0f}" for done, mib in points))
 

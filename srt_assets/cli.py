@@ -56,7 +56,6 @@ def main() -> None:
 
 def _open() -> "tuple[Settings, Lake]":
     from srt_assets.core.lake import Lake
-    from srt_assets.core.sql.catalog import publish
 
     settings = load_settings()
     if find_settings_file() is None and not os.environ.get("SRT_HOME") and not settings.home.exists():
@@ -65,7 +64,7 @@ def _open() -> "tuple[Settings, Lake]":
             f"there is no srt.toml in {Path.cwd()} or above it, and no {settings.home.name}",
             "go to the project's folder, or name its file with SRT_SETTINGS or its home with SRT_HOME",
         )
-    return settings, Lake(settings.home, after_commit=publish)
+    return settings, Lake(settings.home)
 
 
 def _slugs(lake: "Lake") -> list[str]:
@@ -85,7 +84,7 @@ def demo() -> None:
     settings, lake = _open()
     if "smollm2" not in _slugs(lake):
         _register(settings, lake, "smollm2", None)
-    sys.exit(run.run(settings, lake, [], ["smollm2"], verbose=False))
+    sys.exit(run.run(settings, lake, [], ["smollm2"]))
 
 
 @app.command(name="run")
@@ -95,12 +94,16 @@ def run_command(
     ] = None,
     student: StudentOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Dagster's own log.")] = False,
+    renew: Annotated[
+        bool,
+        typer.Option("--renew", help="Ask the teacher again for what the assets named have of an older program."),
+    ] = False,
 ) -> None:
     """Materialize assets, and whatever upstream of them is missing or changed, through Dagster."""
     from srt_assets.commands import run
 
     settings, lake = _open()
-    sys.exit(run.run(settings, lake, assets or [], [] if student is None else [student], verbose))
+    sys.exit(run.run(settings, lake, assets or [], [] if student is None else [student], verbose, renew))
 
 
 # -- students
@@ -223,7 +226,7 @@ def estimate() -> None:
 
     settings, lake = _open()
     # Reading the files is free, and without records there is nothing to estimate.
-    raw.run(settings, lake)
+    raw.STAGE.run(settings, lake)
     show.estimate(settings, lake)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from srt_assets.defs import automation, jobs, raw, reflection, scores, selection, sql_models, status, students, training
+from srt_assets.defs import assets, automation, jobs, sql_models, status
 from srt_assets.defs.resources import LakeResource
 from srt_assets.settings import Settings, load_settings
 
@@ -14,13 +14,7 @@ def build_defs(settings: Settings | None = None, tick_s: int = automation.TICK_S
     settings = settings or load_settings()
     return dg.Definitions(
         assets=[
-            raw.raw_dataset,
-            reflection.reflected_instructions,
-            reflection.reflected_responses,
-            students.student_checkpoint,
-            scores.student_scores,
-            selection.selected_set,
-            training.finetuned_checkpoint,
+            *assets.assets(),
             *sql_models.assets(),
             status.pipeline_status,
         ],

@@ -34,13 +34,13 @@ def home(folder: Path, n: int = 6, rows: list[dict[str, str]] | None = None, **t
         teacher=Teacher(**options),
     )
     lake = Lake(settings.home)
-    raw.run(settings, lake)
+    raw.STAGE.run(settings, lake)
     return settings, lake
 
 
 def both(settings: Settings, lake: Lake) -> tuple[Outcome, Outcome]:
     """The two stages, one after the other."""
-    return instructions.run(settings, lake), responses.run(settings, lake)
+    return instructions.STAGE.run(settings, lake), responses.STAGE.run(settings, lake)
 
 
 def with_teacher(settings: Settings, **teacher: Any) -> Settings:

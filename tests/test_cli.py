@@ -52,7 +52,7 @@ def test_a_tilde_that_the_shell_left_is_the_home_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake = small_lake(tmp_path / "home")
-    decide.run(Settings(project=Project(home=lake.home)), lake, student="tiny")
+    decide.STAGE.run(Settings(project=Project(home=lake.home)), lake, student="tiny")
     for name, value in {"HOME": tmp_path / "me", "SRT_HOME": lake.home}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(tmp_path)

@@ -51,7 +51,7 @@ def test_the_id_is_the_hash_of_the_json_array() -> None:
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
 def test_three_file_types_give_the_same_records(tmp_path: Path, lake: Lake, suffix: str) -> None:
     rows = [GOOD, {"instruction": "Add.", "input": "1 2", "output": "3"}]
-    outcome = raw.run(settings_for(write(tmp_path / f"a{suffix}", rows)), lake)
+    outcome = raw.STAGE.run(settings_for(write(tmp_path / f"a{suffix}", rows)), lake)
     assert not outcome.cached
     assert table(lake, "SELECT sample_id, dataset, input, response, source_index FROM raw_records ORDER BY 5") == [
         (sample_id("Name a colour.", "", "Red."), "d0", "", "Red.", 0),
@@ -74,7 +74,7 @@ def test_every_row_is_a_record_or_a_reject_with_a_reason(tmp_path: Path, lake: L
         {**GOOD, "output": "\ud800"},
         {**GOOD, "input": "<noinput>"},
     ]
-    outcome = raw.run(settings_for(write(tmp_path / "a.json", rows)), lake)
+    outcome = raw.STAGE.run(settings_for(write(tmp_path / "a.json", rows)), lake)
     reasons = table(lake, "SELECT source_index, reason FROM raw_rejects ORDER BY 1")
     assert reasons == [
         (1, "duplicate"),
@@ -98,27 +98,27 @@ def test_conversations(tmp_path: Path, lake: Lake) -> None:
 
     rows = [turns("hi", "hello"), turns("a", "b", "c", "d"), turns("alone"), turns("x", "y", roles=("system", "human"))]
     file = write(tmp_path / "a.json", rows)
-    raw.run(settings_for(file), lake)
+    raw.STAGE.run(settings_for(file), lake)
     assert table(lake, "SELECT instruction, response FROM raw_records") == [("hi", "hello")]
     assert table(lake, "SELECT reason FROM raw_rejects ORDER BY source_index") == [
         ("multi_turn",),
         ("no_reply",),
         ("system_prompt",),
     ]
-    raw.run(settings_for(file, multi_turn="first_turn"), lake)
+    raw.STAGE.run(settings_for(file, multi_turn="first_turn"), lake)
     assert table(lake, "SELECT instruction FROM raw_records ORDER BY source_index") == [("hi",), ("a",)]
 
 
 def test_messages_are_detected(tmp_path: Path, lake: Lake) -> None:
     chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    raw.run(settings_for(write(tmp_path / "m.jsonl", [{"messages": chat}])), lake)
+    raw.STAGE.run(settings_for(write(tmp_path / "m.jsonl", [{"messages": chat}])), lake)
     assert table(lake, "SELECT instruction, input, response FROM raw_records") == [("q", "", "a")]
 
 
 def test_the_first_dataset_wins_a_duplicate_and_limit_counts_raw_rows(tmp_path: Path, lake: Lake) -> None:
     one = write(tmp_path / "one.json", [GOOD])
     two = write(tmp_path / "two.json", [{**GOOD, "output": ""}, GOOD, {**GOOD, "output": "Blue."}])
-    raw.run(settings_for(one, two, limit=2), lake)
+    raw.STAGE.run(settings_for(one, two, limit=2), lake)
     assert table(lake, "SELECT dataset FROM raw_records") == [("d0",)]
     assert table(lake, "SELECT dataset, reason FROM raw_rejects ORDER BY source_index") == [
         ("d1", "empty_response"),
@@ -128,10 +128,10 @@ def test_the_first_dataset_wins_a_duplicate_and_limit_counts_raw_rows(tmp_path: 
 
 def test_a_second_run_reads_nothing_and_a_changed_file_is_read_again(tmp_path: Path, lake: Lake) -> None:
     file = write(tmp_path / "a.json", [GOOD])
-    first = raw.run(settings_for(file), lake)
-    assert raw.run(settings_for(file), lake).cached
+    first = raw.STAGE.run(settings_for(file), lake)
+    assert raw.STAGE.run(settings_for(file), lake).cached
     write(file, [GOOD, {**GOOD, "output": "Blue."}])
-    again = raw.run(settings_for(file), lake)
+    again = raw.STAGE.run(settings_for(file), lake)
     assert not again.cached and again.manifest.content_hash != first.manifest.content_hash
 
 
@@ -151,7 +151,7 @@ def test_unreadable_files_are_one_clear_error(
 ) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as caught:
-        raw.run(settings_for(tmp_path / name), lake)
+        raw.STAGE.run(settings_for(tmp_path / name), lake)
     for word in words:
         assert word in str(caught.value)
 
@@ -159,29 +159,29 @@ def test_unreadable_files_are_one_clear_error(
 def test_bytes_that_are_no_utf8(tmp_path: Path, lake: Lake) -> None:
     (tmp_path / "a.json").write_bytes(b'[{"instruction": "\xff"}]')
     with pytest.raises(UserError, match="UTF-8"):
-        raw.run(settings_for(tmp_path / "a.json"), lake)
+        raw.STAGE.run(settings_for(tmp_path / "a.json"), lake)
 
 
 def test_bytes_that_are_no_utf8_in_a_long_file_are_found_by_their_line(tmp_path: Path, lake: Lake) -> None:
     good = json.dumps({"instruction": "é" * 50, "output": "y"}).encode() + b"\n"
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + good * 200 + b'{"instruction": "\xff"}\n')
     with pytest.raises(UserError, match=r"a\.jsonl, line 201: byte 18 of the line is not UTF-8"):
-        raw.run(settings_for(tmp_path / "a.jsonl"), lake)
+        raw.STAGE.run(settings_for(tmp_path / "a.jsonl"), lake)
 
 
 def test_a_missing_file_and_no_dataset(tmp_path: Path, lake: Lake) -> None:
     with pytest.raises(UserError, match=r"nothing\.json"):
-        raw.run(settings_for(tmp_path / "nothing.json"), lake)
+        raw.STAGE.run(settings_for(tmp_path / "nothing.json"), lake)
     with pytest.raises(UserError, match="no dataset"):
-        raw.run(Settings(), lake)
+        raw.STAGE.run(Settings(), lake)
 
 
 def test_what_was_read_before_survives_a_broken_file(tmp_path: Path, lake: Lake) -> None:
     file = write(tmp_path / "a.json", [GOOD])
-    raw.run(settings_for(file), lake)
+    raw.STAGE.run(settings_for(file), lake)
     file.write_text("[")
     with pytest.raises(UserError):
-        raw.run(settings_for(file), lake)
+        raw.STAGE.run(settings_for(file), lake)
     assert table(lake, "SELECT count(*) FROM raw_records") == [(1,)]
 
 
@@ -213,7 +213,7 @@ def test_a_dataset_without_any_record_is_warned_of_with_the_reasons(
 ) -> None:
     good = write(tmp_path / "good.json", [GOOD])
     odd = write(tmp_path / "odd.json", [{"Instruction": "Name a colour.", "Output": "Red."}] * 2)
-    raw.run(settings_for(good, odd), lake)
+    raw.STAGE.run(settings_for(good, odd), lake)
     [warning] = caplog.messages
     assert "'d1'" in warning and "missing_instruction: 2" in warning
 

@@ -32,7 +32,7 @@ def decided(tmp_path: Path) -> Lake:
     lake = small_lake(tmp_path, students=("tiny", "other"))
     settings = Settings(project=Project(home=tmp_path))
     for student in ("tiny", "other"):
-        decide.run(settings, lake, student=student)
+        decide.STAGE.run(settings, lake, student=student)
     key = record(0)["sample_id"]
     calls = [
         call(key, "reflected_instruction", "reflect_instruction", 1, "ok", reply=ANSWER, cost_usd=0.25),
@@ -218,7 +218,7 @@ def test_every_wrong_export_is_one_clear_error(decided: Lake, tmp_path: Path) ->
     there = tmp_path / "there.json"
     there.write_text("mine")
     empty = settings.model_copy(update={"selection": Selection(policy="selective", top_k=1)})
-    decide.run(empty, decided, student="other")
+    decide.STAGE.run(empty, decided, student="other")
     decided.commit("selected_set", [], fingerprint="x", code_version="1", partition="student=other")
     for student, format, out, message in (
         ("tiny", "csv", "a.json", "unknown format 'csv'"),
@@ -274,7 +274,7 @@ def hostile(tmp_path: Path) -> Lake:
     bad = call(record(0)["sample_id"], "x", "reflect|[link](javascript:1)", 1, "ok")
     bad["model"] = "<script>alert(1)</script>"
     lake.commit("teacher_calls", [lake.write_part("teacher_calls", [bad])], fingerprint="c", code_version="1")
-    decide.run(Settings(project=Project(home=tmp_path)), lake, student="tiny")
+    decide.STAGE.run(Settings(project=Project(home=tmp_path)), lake, student="tiny")
     return lake
 
 

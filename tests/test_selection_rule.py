@@ -282,11 +282,11 @@ def test_top_k(selection, kept):
 def test_stage_stores_and_caches(tmp_path):
     lake = small_lake(tmp_path)
     chosen = Settings(project=Project(home=tmp_path))
-    first = decide.run(chosen, lake, student="tiny")
+    first = decide.STAGE.run(chosen, lake, student="tiny")
     assert (first.cached, first.stats["kept"], first.stats["not_chosen"], first.stats["rejected"]) == (False, 3, 4, 1)
-    assert decide.run(chosen, lake, student="tiny").cached
+    assert decide.STAGE.run(chosen, lake, student="tiny").cached
     changed = chosen.model_copy(update={"selection": Selection(policy="original")})
-    second = decide.run(changed, lake, student="tiny")
+    second = decide.STAGE.run(changed, lake, student="tiny")
     assert not second.cached and second.stats["kept"] == 8
     con = lake.connect()
     try:
@@ -330,5 +330,5 @@ def test_what_changes_while_it_is_decided_is_never_selected(tmp_path, monkeypatc
     with monkeypatch.context() as during:
         during.setattr(lake, "sink_part", changed_meanwhile)
         with pytest.raises(StageError, match=said):
-            decide.run(chosen, lake, student="tiny")
+            decide.STAGE.run(chosen, lake, student="tiny")
     assert lake.manifest("selected_set", "student=tiny") is None

@@ -98,7 +98,7 @@ def test_readers_are_undisturbed_while_a_run_writes(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     for top_k in (0, 1, 2, 3):
-        decide.run(
+        decide.STAGE.run(
             settings.model_copy(update={"selection": settings.selection.model_copy(update={"top_k": top_k})}),
             lake,
             student="tiny",

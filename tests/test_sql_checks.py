@@ -50,7 +50,7 @@ def write(lake: Lake, records: Rows, candidates: Rows, scores: Rows, selection: 
     write_candidates(lake, candidates)
     write_scores(lake, "tiny", scores)
     chosen = Settings(project=Project(home=lake.home), selection=selection or Selection())
-    decide.run(chosen, lake, student="tiny")
+    decide.STAGE.run(chosen, lake, student="tiny")
     return lake
 
 

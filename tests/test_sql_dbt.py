@@ -59,7 +59,7 @@ def test_the_shipped_files_are_made_from_the_tables(place: str, facts: Any) -> N
 def test_real_dbt_builds_the_folder(tmp_path: Path) -> None:
     lake = small_lake(tmp_path / "home", students=("a", "b"))
     for student in ("a", "b"):
-        decide.run(Settings(project=Project(home=lake.home)), lake, student=student)
+        decide.STAGE.run(Settings(project=Project(home=lake.home)), lake, student=student)
     shutil.copytree(models.folder(), tmp_path / "sql")
     environment = os.environ | {
         "SRT_DUCKDB": str(catalog.publish(lake)),

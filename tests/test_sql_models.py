@@ -129,7 +129,7 @@ def test_a_wrong_rule_and_a_wrong_view_stop_with_their_place(tmp_path, monkeypat
     rule.write_text("\n".join(lines))
     models._load.cache_clear()
     with pytest.raises(UserError, match=rf"decisions.sql:{line}: .*nonsense"):
-        decide.run(Settings(project=Project(home=lake.home)), lake, student="tiny")
+        decide.STAGE.run(Settings(project=Project(home=lake.home)), lake, student="tiny")
     rule.write_text(good)
     (copy / "models" / "mine.sql").write_text("SELECT 1 AS x\nFROM {{ ref('candidate_scores') }}\nWHERE nonsense")
     models._load.cache_clear()
@@ -176,7 +176,7 @@ def test_a_view_has_a_new_version_when_what_it_reads_changes(tmp_path):
     lake = small_lake(tmp_path)
     before = versions()
     assert versions() == before
-    decide.run(Settings(project=Project(home=tmp_path)), lake, student="tiny")
+    decide.STAGE.run(Settings(project=Project(home=tmp_path)), lake, student="tiny")
     after = versions()
     assert {name for name in before if before[name] != after[name]} == {"score_summary"}
 

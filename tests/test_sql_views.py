@@ -28,7 +28,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     home = tmp_path_factory.mktemp("views")
     made = small_lake(home, students=("a", "b"))
     for student in ("a", "b"):
-        decide.run(Settings(project=Project(home=home)), made, student=student)
+        decide.STAGE.run(Settings(project=Project(home=home)), made, student=student)
     return made
 
 

@@ -59,10 +59,10 @@ def test_the_fingerprint_is_of_the_content(lake, source, tmp_path):
 
 def test_new_weights_under_the_same_path_change_the_row(lake, source):
     slug = add(lake, source).slug
-    first = checkpoints.run(settings_for(), lake, slug)
-    assert checkpoints.run(settings_for(), lake, slug).cached
+    first = students.STAGE.run(settings_for(), lake, slug)
+    assert students.STAGE.run(settings_for(), lake, slug).cached
     make_tiny_student(source, seed=5)
-    again = checkpoints.run(settings_for(), lake, slug)
+    again = students.STAGE.run(settings_for(), lake, slug)
     assert not again.cached and again.manifest.content_hash != first.manifest.content_hash
 
 

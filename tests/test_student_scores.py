@@ -29,17 +29,17 @@ torch.set_num_threads(1)
 
 def test_a_second_run_computes_nothing(home, monkeypatch):
     lake = make_lake(home)
-    first = scores.run(settings_for(), lake, "tiny")
+    first = scores.STAGE.run(settings_for(), lake, "tiny")
     assert first.stats["candidates_scored"] == 4 * len(RECORDS)
     monkeypatch.setattr(workers, "score_chunks", lambda *a: pytest.fail("a forward pass"))
-    second = scores.run(settings_for(), lake, "tiny")
+    second = scores.STAGE.run(settings_for(), lake, "tiny")
     assert second.cached and second.manifest.content_hash == first.manifest.content_hash
     assert faults(lake, "tiny") == {"unsound_rows": 0, "candidates_without_row": 0, "double_rows": 0}
 
 
 def test_equal_passes_are_computed_once(home):
     lake = make_lake(home)
-    stats = scores.run(settings_for(), lake, "tiny").stats
+    stats = scores.STAGE.run(settings_for(), lake, "tiny").stats
     # Two of four candidates share an instruction, so their pass over it alone is one.
     assert stats["passes"] == 14 * len(RECORDS)
     assert stats["passes_shared"] == 2 * len(RECORDS)
@@ -47,11 +47,11 @@ def test_equal_passes_are_computed_once(home):
 
 def test_a_changed_record_pays_only_its_own(home):
     lake = make_lake(home)
-    scores.run(settings_for(), lake, "tiny")
+    scores.STAGE.run(settings_for(), lake, "tiny")
     before = scores_of(lake)
     changed = ("Name a tree.", "", "Oak.")
     put_candidates(lake, [row for r in [*RECORDS[1:], changed] for row in four(r)])
-    outcome = scores.run(settings_for(), lake, "tiny")
+    outcome = scores.STAGE.run(settings_for(), lake, "tiny")
     assert outcome.stats["candidates_scored"] == 4
     assert outcome.stats["candidates_reused"] == 4 * (len(RECORDS) - 1)
     after = scores_of(lake)
@@ -61,11 +61,11 @@ def test_a_changed_record_pays_only_its_own(home):
 
 def test_another_way_of_scoring_pays_again_and_a_new_student_pays_only_passes(home):
     lake = make_lake(home)
-    scores.run(settings_for(), lake, "tiny")
-    assert scores.run(settings_for(template="alpaca"), lake, "tiny").stats["candidates_reused"] == 0
-    assert scores.run(settings_for(max_length=300), lake, "tiny").stats["candidates_reused"] == 0
+    scores.STAGE.run(settings_for(), lake, "tiny")
+    assert scores.STAGE.run(settings_for(template="alpaca"), lake, "tiny").stats["candidates_reused"] == 0
+    assert scores.STAGE.run(settings_for(max_length=300), lake, "tiny").stats["candidates_reused"] == 0
     checkpoints.add(settings_for(), lake, str(make_tiny_student(home / "other", seed=1)), "other")
-    assert scores.run(settings_for(), lake, "other").stats["candidates_scored"] == 4 * len(RECORDS)
+    assert scores.STAGE.run(settings_for(), lake, "other").stats["candidates_scored"] == 4 * len(RECORDS)
     assert lake.partitions("student_scores") == ["student=other", "student=tiny"]
 
 
@@ -78,11 +78,11 @@ def test_bad_records_have_a_status_and_leave_their_neighbours_alone(home):
     ]
     settings = settings_for(max_length=600)
     alone = make_lake(home / "alone", settings=settings)
-    scores.run(settings, alone, "tiny")
+    scores.STAGE.run(settings, alone, "tiny")
     rows = [row for r in RECORDS for row in four(r)] + [row for r in bad for row in four(r, bad=("reflected_both",))]
     rows = [r for r in rows if "\ud800" not in (r["instruction"] or "")]
     lake = make_lake(home, rows, settings)
-    scores.run(settings, lake, "tiny")
+    scores.STAGE.run(settings, lake, "tiny")
     found = scores_of(lake)
     for key, row in scores_of(alone).items():
         for name in PASSES:
@@ -110,10 +110,10 @@ def test_bad_records_have_a_status_and_leave_their_neighbours_alone(home):
 
 def test_two_workers_give_the_same_scores(home):
     lake = make_lake(home)
-    scores.run(settings_for(), lake, "tiny")
+    scores.STAGE.run(settings_for(), lake, "tiny")
     one = scores_of(lake)
     other_lake = make_lake(home / "two")
-    outcome = scores.run(settings_for(devices="cpu,cpu"), other_lake, "tiny")
+    outcome = scores.STAGE.run(settings_for(devices="cpu,cpu"), other_lake, "tiny")
     assert outcome.stats["devices"] == "cpu,cpu"
     for key, row in scores_of(other_lake).items():
         for name in PASSES:
@@ -133,11 +133,11 @@ def test_a_dead_worker_is_an_error_and_what_was_scored_is_kept(home, monkeypatch
 
     monkeypatch.setattr(workers, "score_chunks", dies)
     with pytest.raises(StageError):
-        scores.run(settings_for(), lake, "tiny")
+        scores.STAGE.run(settings_for(), lake, "tiny")
     unfinished = lake.manifest("student_scores", "student=tiny")
     assert unfinished is not None and not unfinished.complete
     monkeypatch.setattr(workers, "score_chunks", whole)
-    outcome = scores.run(settings_for(), lake, "tiny")
+    outcome = scores.STAGE.run(settings_for(), lake, "tiny")
     assert outcome.stats["candidates_scored"] == 4 * len(RECORDS) - 12
 
 
@@ -151,10 +151,10 @@ def test_a_worker_killed_from_outside_is_an_error_and_what_was_scored_is_kept(ho
             os.kill(worker.pid, signal.SIGKILL)
 
     with pytest.raises(StageError, match=r"worker died \(exit code -9\).*\n?.*run again"):
-        scores.run(settings_for(devices="cpu,cpu"), lake, "tiny", kill)
+        scores.STAGE.run(settings_for(devices="cpu,cpu"), lake, "tiny", kill)
     unfinished = lake.manifest("student_scores", "student=tiny")
     assert unfinished is not None and not unfinished.complete and 4 <= unfinished.rows < 4 * len(RECORDS)
-    outcome = scores.run(settings_for(), lake, "tiny")
+    outcome = scores.STAGE.run(settings_for(), lake, "tiny")
     assert outcome.stats["candidates_reused"] == unfinished.rows
     assert outcome.stats["candidates_scored"] == 4 * len(RECORDS) - unfinished.rows
 
@@ -187,7 +187,7 @@ from srt_assets.core.student import job, pace, scores
 job._FLUSH_S = 0.0
 pace._FIRST_CHARACTERS = 1
 pace.Pace.learn = lambda *a: time.sleep(0.2)
-scores.run(settings_for(), Lake(Path({home!r})), "tiny")
+scores.STAGE.run(settings_for(), Lake(Path({home!r})), "tiny")
 """
 
 
@@ -208,7 +208,7 @@ def test_after_a_kill_scoring_goes_on_from_there(home):
     unfinished = lake.manifest("student_scores", "student=tiny")
     assert unfinished is not None and not unfinished.complete and unfinished.rows >= 4
     kept = scores_of(lake)
-    outcome = scores.run(settings_for(), lake, "tiny")
+    outcome = scores.STAGE.run(settings_for(), lake, "tiny")
     assert outcome.stats["candidates_reused"] >= unfinished.rows
     assert outcome.stats["candidates_scored"] == 4 * len(RECORDS) - unfinished.rows
     found = scores_of(lake)
@@ -230,7 +230,7 @@ def test_a_long_run_does_not_pile_up_parts(home, monkeypatch):
         return manifest
 
     monkeypatch.setattr(lake, "commit", noted)
-    scores.run(settings_for(), lake, "tiny")
+    scores.STAGE.run(settings_for(), lake, "tiny")
     assert len(parts) > 3 and max(parts) == 2
     assert rows == sorted(rows) and rows[-1] == 4 * len(RECORDS)
     assert faults(lake, "tiny") == {"unsound_rows": 0, "candidates_without_row": 0, "double_rows": 0}
@@ -239,18 +239,18 @@ def test_a_long_run_does_not_pile_up_parts(home, monkeypatch):
 def test_missing_candidates_and_unknown_students_say_what_to_do(home):
     lake = Lake(home)
     with pytest.raises(UserError, match="srt run reflected_instructions"):
-        scores.run(settings_for(), lake, "tiny")
+        scores.STAGE.run(settings_for(), lake, "tiny")
     lake = make_lake(home)
     with pytest.raises(UserError, match="srt students add"):
-        scores.run(settings_for(), lake, "nobody")
+        scores.STAGE.run(settings_for(), lake, "nobody")
     with pytest.raises(UserError, match="does not have"):
-        scores.run(settings_for(devices="cuda:99"), lake, "tiny")
+        scores.STAGE.run(settings_for(devices="cuda:99"), lake, "tiny")
 
 
 def test_progress_tells_rates_and_time_left(home):
     lake = make_lake(home)
     seen: list[tuple[int, int, str, dict]] = []
-    scores.run(
+    scores.STAGE.run(
         settings_for(), lake, "tiny", lambda done, total, unit="rows", **facts: seen.append((done, total, unit, facts))
     )
     done, total, unit, facts = seen[-1]
@@ -268,9 +268,9 @@ def test_candidates_that_change_while_they_are_scored_are_scored_next_time(home,
 
     with monkeypatch.context() as during:
         during.setattr(job.Job, "stats", changed_meanwhile)
-        scores.run(settings_for(), lake, "tiny")
+        scores.STAGE.run(settings_for(), lake, "tiny")
     with pytest.raises(StageError, match="changed since student tiny scored them"):
-        decide.run(settings_for(), lake, student="tiny")
-    second = scores.run(settings_for(), lake, "tiny")
+        decide.STAGE.run(settings_for(), lake, student="tiny")
+    second = scores.STAGE.run(settings_for(), lake, "tiny")
     assert not second.cached and second.stats["candidates_scored"] == 4
-    assert not decide.run(settings_for(), lake, student="tiny").cached
+    assert not decide.STAGE.run(settings_for(), lake, student="tiny").cached

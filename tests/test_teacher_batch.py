@@ -25,15 +25,15 @@ def test_batches_give_the_same_rows_as_single_calls(tmp_path):
 
     with FakeOpenAI(plan) as fake:
         settings, lake = home(tmp_path / "batch", 6, api_base=fake.base, batch=True)
-        outcome = instructions.run(settings, lake)
+        outcome = instructions.STAGE.run(settings, lake)
         assert (outcome.stats["ok"], outcome.stats["call_failed"]) == (5, 1)
         assert fake.calls == 6 + 2
-        responses.run(settings, lake)
+        responses.STAGE.run(settings, lake)
         assert not list((lake.directory("teacher_calls") / "batches").glob("*.json"))
-        assert instructions.run(settings, lake).cached
+        assert instructions.STAGE.run(settings, lake).cached
     with FakeOpenAI(plan) as fake:
         settings, other = home(tmp_path / "single", 6, api_base=fake.base)
-        instructions.run(settings, other), responses.run(settings, other)
+        instructions.STAGE.run(settings, other), responses.STAGE.run(settings, other)
     assert candidates(lake) == candidates(other)
 
 
@@ -43,10 +43,10 @@ def test_a_restart_finds_the_open_batch(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(batch._Desk, "collect", lambda self, path: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                instructions.run(settings, lake)
+                instructions.STAGE.run(settings, lake)
         assert fake.calls == 5
         assert table(lake, "SELECT count(*) FROM teacher_calls") == [(0,)]
-        assert instructions.run(settings, lake).stats["ok"] == 5 and fake.calls == 5
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 5 and fake.calls == 5
 
 
 def interrupt(*_, **__):
@@ -60,7 +60,7 @@ def test_a_death_around_the_submission_pays_nothing_twice(tmp_path, monkeypatch)
         with monkeypatch.context() as patch:
             patch.setattr(litellm(), "create_batch", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                instructions.run(settings, lake)
+                instructions.STAGE.run(settings, lake)
         assert fake.calls == 0
         # After it was made, before its id was written: found by its mark, behind two pages of younger ones.
         written = []
@@ -75,13 +75,13 @@ def test_a_death_around_the_submission_pays_nothing_twice(tmp_path, monkeypatch)
         with monkeypatch.context() as patch:
             patch.setattr(batch, "_write", write_once)
             with pytest.raises(KeyboardInterrupt):
-                instructions.run(settings, lake)
+                instructions.STAGE.run(settings, lake)
         assert fake.calls == 5
         for i in range(5):
             other, elsewhere = home(tmp_path / f"other{i}", 1, api_base=fake.base, batch=True)
-            instructions.run(other, elsewhere)
+            instructions.STAGE.run(other, elsewhere)
         asked = fake.calls
-        assert instructions.run(settings, lake).stats["ok"] == 5 and fake.calls == asked
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 5 and fake.calls == asked
 
 
 def test_a_death_after_the_replies_were_written_counts_them_once(tmp_path, monkeypatch):
@@ -90,8 +90,8 @@ def test_a_death_after_the_replies_were_written_counts_them_once(tmp_path, monke
         with monkeypatch.context() as patch:
             patch.setattr(batch.Path, "unlink", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                instructions.run(settings, lake)
-        stats = instructions.run(settings, lake).stats
+                instructions.STAGE.run(settings, lake)
+        stats = instructions.STAGE.run(settings, lake).stats
         assert (stats["ok"], stats["call_failed"], fake.calls) == (3, 1, 4)
         assert table(lake, "SELECT count(*), count(DISTINCT call_key) FROM teacher_calls") == [(4, 4)]
 
@@ -99,7 +99,7 @@ def test_a_death_after_the_replies_were_written_counts_them_once(tmp_path, monke
 def test_only_what_expired_is_submitted_again(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("expired" if nth == 0 and "item 2." in str(body) else "")) as fake:
         settings, lake = home(tmp_path, 4, api_base=fake.base, batch=True, max_attempts=1)
-        assert instructions.run(settings, lake).stats["ok"] == 4 and fake.calls == 5
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 4 and fake.calls == 5
         assert all(paid == 1 for paid in fake.paid.values())
     assert table(lake, "SELECT count(*), max(attempt) FROM teacher_calls") == [(4, 1)]
 
@@ -108,8 +108,8 @@ def test_a_cancelled_batch_keeps_its_replies_and_asks_what_to_do(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("cancelled" if nth == 0 and "item 2." in str(body) else "")) as fake:
         settings, lake = home(tmp_path, 4, api_base=fake.base, batch=True)
         with pytest.raises(StageError, match="was cancelled"):
-            instructions.run(settings, lake)
-        assert instructions.run(settings, lake).stats["ok"] == 4
+            instructions.STAGE.run(settings, lake)
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 4
         assert fake.calls == 5 and all(paid == 1 for paid in fake.paid.values())
 
 
@@ -117,8 +117,8 @@ def test_a_refused_key_in_a_batch_loses_no_reply_of_it(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("401" if nth == 0 and "item 0." in str(body) else "")) as fake:
         settings, lake = home(tmp_path, 4, api_base=fake.base, batch=True)
         with pytest.raises(UserError, match="refuses every call"):
-            instructions.run(settings, lake)
-        assert instructions.run(settings, lake).stats["ok"] == 4 and fake.calls == 5
+            instructions.STAGE.run(settings, lake)
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 4 and fake.calls == 5
         assert all(paid == 1 for paid in fake.paid.values())
 
 
@@ -128,9 +128,9 @@ def test_an_open_batch_waits_for_its_own_model(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(batch._Desk, "collect", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                instructions.run(settings, lake)
-        assert instructions.run(with_teacher(settings, model="openai/other"), lake).stats["ok"] == 2
-        assert instructions.run(settings, lake).stats["ok"] == 2 and fake.calls == 4
+                instructions.STAGE.run(settings, lake)
+        assert instructions.STAGE.run(with_teacher(settings, model="openai/other"), lake).stats["ok"] == 2
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 2 and fake.calls == 4
     models = table(lake, "SELECT model, count(*) FROM teacher_calls GROUP BY 1 ORDER BY 1")
     assert models == [("openai/fake", 2), ("openai/other", 2)]
 
@@ -139,14 +139,14 @@ def test_a_budget_bounds_the_batch(tmp_path):
     with FakeOpenAI() as fake:
         prices = {"usd_per_million_input": 100.0, "usd_per_million_output": 100.0}
         settings, lake = home(tmp_path, 10, api_base=fake.base, batch=True, max_tokens=50, budget_usd=0.35, **prices)
-        stats = instructions.run(settings, lake).stats
+        stats = instructions.STAGE.run(settings, lake).stats
         assert 0 < stats["ok"] < 10 and stats["ok"] + stats["over_budget"] == 10
         assert table(lake, "SELECT sum(cost_usd) <= 0.35 FROM teacher_calls") == [(True,)]
-        assert instructions.run(with_teacher(settings, budget_usd=100.0), lake).stats["ok"] == 10
+        assert instructions.STAGE.run(with_teacher(settings, budget_usd=100.0), lake).stats["ok"] == 10
         assert all(paid == 1 for paid in fake.paid.values())
 
 
 def test_no_batches_for_a_provider_without_them(tmp_path):
     settings, lake = home(tmp_path, 1, model="ollama/llama3", batch=True)
     with pytest.raises(UserError, match="batches are not offered"):
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)

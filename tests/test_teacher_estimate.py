@@ -23,7 +23,7 @@ def test_the_estimate_is_near_the_bill_and_falls_to_nothing(tmp_path):
         settings, lake = home(tmp_path, 40, api_base=fake.base, **PRICES)
         assert estimate(settings, lake).calls == 120
         few, small = home(tmp_path / "few", 25, api_base=fake.base, **PRICES)
-        instructions.run(few, small), responses.run(few, small)
+        instructions.STAGE.run(few, small), responses.STAGE.run(few, small)
         # The ledger of the small run tells how long replies are; 25 of the 40 records are paid already.
         for path in small.directory("teacher_calls").iterdir():
             target = lake.directory("teacher_calls") / path.name
@@ -32,7 +32,7 @@ def test_the_estimate_is_near_the_bill_and_falls_to_nothing(tmp_path):
         told = estimate(settings, lake)
         assert told.calls == 45 and any("in the ledger" in line for line in told.assumptions)
         before = table(lake, "SELECT coalesce(sum(cost_usd), 0) FROM teacher_calls")[0][0]
-        instructions.run(settings, lake), responses.run(settings, lake)
+        instructions.STAGE.run(settings, lake), responses.STAGE.run(settings, lake)
         bill = table(lake, "SELECT sum(cost_usd) FROM teacher_calls")[0][0] - before
         assert told.usd == pytest.approx(bill, rel=0.2)
         assert estimate(settings, lake).calls == 0
@@ -72,13 +72,13 @@ def test_the_estimate_counts_what_a_run_would_ask_and_nothing_else(tmp_path):
     with FakeOpenAI(plan) as fake:
         options = {"api_base": fake.base, "context_tokens": 4000, "max_tokens": 900}
         settings, lake = home(tmp_path, rows=[*records(3), long, longer], **options)
-        first = instructions.run(settings, lake).stats
+        first = instructions.STAGE.run(settings, lake).stats
         assert (first["refused"], first["truncated_reply"], first["too_long"]) == (1, 1, 1)
         told = estimate(settings, lake)
         # Two instructions can be answered; the first answers of three more records, but not the one that is too long.
         assert told.by_purpose == {"reflect_response": 4, "reflect_response_of_reflected": 2}
         assert "successfully" not in " ".join(told.assumptions)
-        assert responses.run(settings, lake).stats["calls_paid"] == 6
+        assert responses.STAGE.run(settings, lake).stats["calls_paid"] == 6
         assert estimate(settings, lake).calls == 0
         ids = dict(table(lake, "SELECT instruction, sample_id FROM raw_records"))
         assert explain(settings, lake, ids[long["instruction"]])[0].verdict == "hit"
@@ -98,7 +98,7 @@ def test_every_reason_for_a_miss_is_named(tmp_path):
         settings, lake = home(tmp_path, 3, api_base=fake.base, max_attempts=1)
         ids = dict(table(lake, "SELECT instruction, sample_id FROM raw_records"))
         assert explain(settings, lake, ids["Explain item 0."])[0].verdict == "new"
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
 
         def why(item: int, **teacher):
             return explain(with_teacher(settings, **teacher), lake, ids[f"Explain item {item}."])[0]
@@ -112,7 +112,7 @@ def test_every_reason_for_a_miss_is_named(tmp_path):
         assert "teacher.reply_format changed from 'markers' to 'json_schema'" in why(0, reply_format="json_schema").why
         # What the last run did not ask, it says so.
         limited = with_teacher(settings, model="openai/other", context_tokens=100)
-        instructions.run(limited, lake)
+        instructions.STAGE.run(limited, lake)
         assert explain(limited, lake, ids["Explain item 0."])[0].verdict == "not_asked"
         with pytest.raises(UserError, match="sample_id"):
             explain(settings, lake, "nobody")

@@ -46,7 +46,7 @@ def test_nothing_is_sent_before_the_time_the_server_asked_for(tmp_path, status):
 
     with FakeOpenAI(once) as fake:
         settings, lake = home(tmp_path, 1, api_base=fake.base)
-        assert instructions.run(settings, lake).stats["ok"] == 1
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 1
         first, second = (seen.at for seen in fake.seen)
     assert second - first >= 0.4
 
@@ -55,7 +55,7 @@ def test_a_server_that_asks_to_wait_for_hours_is_an_answer_not_a_hang(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("429", headers={"retry-after": "86400"})) as fake:
         settings, lake = home(tmp_path, 2, api_base=fake.base)
         with pytest.raises(StageError, match="asks to wait 1440 minutes"):
-            instructions.run(settings, lake)
+            instructions.STAGE.run(settings, lake)
 
 
 @pytest.mark.parametrize("kind", ["500", "502", "503", "529", "408", "close", "half", "garbage", "429"])
@@ -66,7 +66,7 @@ def test_half_of_all_calls_meet_one_kind_of_fault(tmp_path, kind):
 
     with FakeOpenAI(faulty) as fake:
         settings, lake = home(tmp_path, 12, api_base=fake.base, max_attempts=20)
-        assert instructions.run(settings, lake).stats["ok"] == 12
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 12
         assert len(fake.paid) == 12 and all(paid == 1 for paid in fake.paid.values())
         assert fake.calls > 12
 
@@ -78,7 +78,7 @@ def test_nine_of_ten_calls_throttled_still_end_with_every_row(tmp_path):
 
     with FakeOpenAI(faulty) as fake:
         settings, lake = home(tmp_path, 12, api_base=fake.base, max_attempts=1)
-        stats = instructions.run(settings, lake).stats
+        stats = instructions.STAGE.run(settings, lake).stats
         assert stats["ok"] == 12 and stats["throttled"] == fake.calls - 12
 
 
@@ -90,7 +90,7 @@ def test_nine_of_ten_calls_throttled_still_end_with_every_row(tmp_path):
 def test_odd_usage_fields_lose_no_reply(tmp_path, usage):
     with FakeOpenAI(lambda body, nth: Plan(usage=usage)) as fake:
         settings, lake = home(tmp_path, 2, api_base=fake.base, **PRICES)
-        assert instructions.run(settings, lake).stats["ok"] == 2 and fake.calls == 2
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 2 and fake.calls == 2
     assert table(lake, "SELECT bool_and(cost_usd > 0 AND cost_usd < 1) FROM teacher_calls") == [(True,)]
 
 
@@ -98,7 +98,7 @@ def test_a_reply_nobody_can_read_is_tried_again_within_bounds_and_counts_at_its_
     # LiteLLM refuses the whole reply when its usage is no mapping.
     with FakeOpenAI(lambda body, nth: Plan(usage="many")) as fake:
         settings, lake = home(tmp_path, 1, api_base=fake.base, max_attempts=3, **PRICES)
-        assert instructions.run(settings, lake).stats["call_failed"] == 1 and fake.calls == 3
+        assert instructions.STAGE.run(settings, lake).stats["call_failed"] == 1 and fake.calls == 3
     rows = table(lake, "SELECT status, count(*), min(cost_usd) > 0 FROM teacher_calls GROUP BY 1")
     assert rows == [("bad_reply", 3, True)]
 
@@ -108,7 +108,7 @@ def test_a_hard_budget_counts_calls_that_may_have_been_billed(tmp_path, fault, s
     with FakeOpenAI(lambda body, nth: Plan(fault)) as fake:
         options = {"concurrency": 1, "timeout_s": 0.2, "max_attempts": 2, "max_tokens": 300, "budget_usd": 0.7}
         settings, lake = home(tmp_path, 5, api_base=fake.base, **options, **PRICES)
-        stats = instructions.run(settings, lake).stats
+        stats = instructions.STAGE.run(settings, lake).stats
         assert stats["over_budget"] >= 1 and fake.calls < 10
     rows = table(lake, "SELECT status, sum(cost_usd) BETWEEN 0.3 AND 0.7 FROM teacher_calls GROUP BY 1")
     assert rows == [(status, True)]
@@ -118,7 +118,7 @@ def test_a_hard_budget_counts_calls_that_may_have_been_billed(tmp_path, fault, s
 def test_a_refused_call_costs_nothing(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("500" if nth == 0 else "")) as fake:
         settings, lake = home(tmp_path, 2, api_base=fake.base, **PRICES)
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
     rows = table(lake, "SELECT status, min(cost_usd) > 0, count(*) FROM teacher_calls GROUP BY ALL ORDER BY ALL")
     assert rows == [("ok", True, 2), ("server_error", False, 2)]
 
@@ -140,27 +140,27 @@ def test_doctor_says_what_a_teacher_lacks(monkeypatch):
 def test_an_unpriced_model_is_said_and_never_costs_zero(tmp_path):
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 1, api_base=fake.base)
-        assert "no price" in str(instructions.run(settings, lake).stats["cost_usd"])
+        assert "no price" in str(instructions.STAGE.run(settings, lake).stats["cost_usd"])
         assert table(lake, "SELECT cost_usd FROM teacher_calls") == [(None,)]
         priced, other = home(tmp_path / "priced", 1, api_base=fake.base, **PRICES)
-        assert instructions.run(priced, other).stats["cost_usd"] > 0
+        assert instructions.STAGE.run(priced, other).stats["cost_usd"] > 0
 
 
 def test_the_message_says_why_a_teacher_cannot_be_reached(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "UNREACHABLE_AT_START_S", 0.1)
     settings, lake = home(tmp_path, 1, api_base="http://127.0.0.1:9/v1")
     with pytest.raises(StageError, match=r"Connect call failed"):
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
     settings = with_teacher(settings, api_base="http://no-such-host.invalid/v1")
     with pytest.raises(StageError, match=r"cannot be reached: .*(name|resolution|Name)"):
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
 
 
 def test_a_server_that_sends_a_blank_now_and_then_times_out(tmp_path):
     fake = FakeOpenAI(lambda body, nth: Plan("trickle" if nth == 0 else ""))
     with fake:
         settings, lake = home(tmp_path, 2, api_base=fake.base, timeout_s=0.5)
-        stats = instructions.run(settings, lake).stats
+        stats = instructions.STAGE.run(settings, lake).stats
     assert stats["ok"] == 2 and stats["failed_timeout"] == 2
     assert "teacher.timeout_s" in table(lake, "SELECT error FROM teacher_calls WHERE status = 'timeout'")[0][0]
 
@@ -170,7 +170,7 @@ def test_a_refusal_in_its_own_field_is_one_and_no_correction_is_paid(tmp_path):
         with FakeOpenAI(lambda body, nth: Plan("refusal")) as fake:
             options = {"api_base": fake.base, "reply_format": "json_schema", "batch": batch}
             settings, lake = home(tmp_path / str(batch), 2, **options)
-            assert instructions.run(settings, lake).stats["refused"] == 2 and fake.calls == 2
+            assert instructions.STAGE.run(settings, lake).stats["refused"] == 2 and fake.calls == 2
 
 
 def test_a_call_that_fails_while_the_run_ends_is_not_sent_again(tmp_path):
@@ -182,7 +182,7 @@ def test_a_call_that_fails_while_the_run_ends_is_not_sent_again(tmp_path):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            instructions.run(settings, lake, report)
+            instructions.STAGE.run(settings, lake, report)
         assert fake.calls == 8
 
 
@@ -192,10 +192,10 @@ def test_a_server_that_is_set_up_wrong_ends_the_run_and_no_record_is_given_up(tm
     with FakeOpenAI(lambda body, nth: Plan("400", error=error) if wrong else Plan()) as fake:
         settings, lake = home(tmp_path, 100, api_base=fake.base)
         with pytest.raises(UserError, match=r"refuses every call.*chat template"):
-            instructions.run(settings, lake)
+            instructions.STAGE.run(settings, lake)
         assert fake.calls < 50
         wrong.clear()
-        assert instructions.run(settings, lake).stats["ok"] == 100
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 100
 
 
 def test_calls_in_flight_when_a_stopped_run_ends_are_no_attempt_but_money_of_the_budget(tmp_path):
@@ -208,11 +208,11 @@ def test_calls_in_flight_when_a_stopped_run_ends_are_no_attempt_but_money_of_the
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            instructions.run(settings, lake, report)
+            instructions.STAGE.run(settings, lake, report)
         rows = table(lake, "SELECT status, cost_usd > 0 FROM teacher_calls")
         assert rows == [("interrupted", True)] * 3
         slow.clear()
-        assert instructions.run(settings, lake, report).stats["ok"] == 3
+        assert instructions.STAGE.run(settings, lake, report).stats["ok"] == 3
 
 
 def test_more_calls_than_files_is_not_blamed_on_the_teacher(tmp_path):
@@ -224,7 +224,7 @@ from srt_assets.core.teacher import instructions
 from tests.teacher_home import home
 settings, lake = home(Path(sys.argv[1]), 300, api_base=sys.argv[2], concurrency=300)
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
-try: instructions.run(settings, lake)
+try: instructions.STAGE.run(settings, lake)
 except UserError as error: print(error)
 """
     with FakeOpenAI(lambda body, nth: Plan(latency_s=2.0)) as fake:
@@ -236,4 +236,4 @@ except UserError as error: print(error)
 def test_half_a_price_is_refused(tmp_path):
     settings, lake = home(tmp_path, 1, usd_per_million_input=1.0, budget_usd=1.0)
     with pytest.raises(UserError, match="only one of"):
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)

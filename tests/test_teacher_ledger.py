@@ -136,7 +136,7 @@ def test_half_a_character_in_an_error_does_not_poison_the_ledger(tmp_path, monke
     cut = {"message": "cannot take 'caf\ud83d", "type": "t", "code": None}
     with FakeOpenAI(lambda body, nth: Plan("400", error=cut)) as fake:
         settings, lake = home(tmp_path, 1, api_base=fake.base)
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
     ((error,),) = table(lake, "SELECT error FROM teacher_calls")
     assert "caf?" in error
     path = write(lake, row("a", finish_reason="\ud83d"))
@@ -193,7 +193,7 @@ def test_kill_at_twenty_random_points_pays_nothing_twice_but_the_calls_in_flight
     monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.03)) as fake:
         settings, lake = home(tmp_path / "quiet", 30, api_base=fake.base)
-        instructions.run(settings, lake), responses.run(settings, lake)
+        instructions.STAGE.run(settings, lake), responses.STAGE.run(settings, lake)
         wanted, needed = candidates(lake), fake.calls
         assert needed == 90
         fake.paid.clear()
@@ -203,7 +203,7 @@ def test_kill_at_twenty_random_points_pays_nothing_twice_but_the_calls_in_flight
         assert driver.returncode == 0, driver.stderr[-3000:]
         kills, on_disk = map(int, driver.stdout.split()[-2:])
         settings, lake = home(tmp_path / "killed", 30, api_base=fake.base)
-        instructions.run(settings, lake), responses.run(settings, lake)
+        instructions.STAGE.run(settings, lake), responses.STAGE.run(settings, lake)
     assert kills == 20 and on_disk > 20, "the kills must hit runs that are at work"
     assert candidates(lake) == wanted
     twice, in_flight = sum(fake.paid.values()) - needed, kills * 4
@@ -229,8 +229,8 @@ def lines(child):
 for _ in range(20):
     child = os.fork()
     if child == 0:
-        instructions.run(settings, lake)
-        responses.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
+        responses.STAGE.run(settings, lake)
         os._exit(0)
     # Some die while they start, the others after a few replies of theirs are on disk and some moments later.
     few, deadline = dice.randint(0, 4), time.monotonic() + 10
@@ -283,7 +283,7 @@ children = []
 for who in range(6):
     child = os.fork()
     if child == 0:
-        write(who) if who < 4 else instructions.run(settings, lake)
+        write(who) if who < 4 else instructions.STAGE.run(settings, lake)
         os._exit(0)
     children.append(child)
 assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6

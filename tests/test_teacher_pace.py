@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("quick_teacher")
 def test_waiting_in_the_queue_is_no_timeout(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.3)) as fake:
         settings, lake = home(tmp_path, 12, api_base=fake.base, timeout_s=0.9, concurrency=2)
-        assert instructions.run(settings, lake).stats["ok"] == 12
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 12
         assert fake.most_in_flight == 2
 
 
@@ -33,7 +33,7 @@ def test_no_pool_of_connections_queues_calls_whose_clock_runs():
 def test_no_queue_of_reports_nobody_reads_grows_behind_the_calls(tmp_path):
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 3, api_base=fake.base)
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
     # After the run: whoever imports it first decides about its limits.
     from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 
@@ -51,7 +51,7 @@ def stop(*_): raise Terminated()
 signal.signal(signal.SIGTERM, stop)
 settings, lake = home(Path(sys.argv[1]), 60, api_base=sys.argv[2], concurrency=4)
 print("ready", flush=True)
-try: instructions.run(settings, lake)
+try: instructions.STAGE.run(settings, lake)
 except Terminated: print("stopped", flush=True)
 """
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.15)) as fake:
@@ -69,7 +69,7 @@ except Terminated: print("stopped", flush=True)
         received = fake.calls
         settings, lake = home(tmp_path, 60, api_base=fake.base, concurrency=16)
         assert table(lake, "SELECT count(*) FROM teacher_calls WHERE status = 'ok'") == [(received,)]
-        assert instructions.run(settings, lake).stats["calls_paid"] == 60 - received
+        assert instructions.STAGE.run(settings, lake).stats["calls_paid"] == 60 - received
         assert all(paid == 1 for paid in fake.paid.values())
 
 
@@ -90,7 +90,7 @@ def test_ctrl_c_in_srt_run_keeps_every_reply_and_the_next_run_pays_the_rest(tmp_
         received = fake.calls
         assert table(lake, "SELECT count(*) FROM teacher_calls WHERE status = 'ok'") == [(received,)]
         settings, lake = home(tmp_path, 20, api_base=fake.base)
-        assert instructions.run(settings, lake).stats["calls_paid"] == 20 - received
+        assert instructions.STAGE.run(settings, lake).stats["calls_paid"] == 20 - received
         assert all(paid == 1 for paid in fake.paid.values())
 
 
@@ -103,7 +103,7 @@ def test_two_processes_may_write_at_once(tmp_path):
 
         with Ledger(lake) as other:
             asyncio.run(other.append({"call_key": "k", "status": "ok", "created_at": None}))
-            instructions.run(settings, lake)
+            instructions.STAGE.run(settings, lake)
             assert [path.name for path in segments(lake)] == [other.name]
         assert seal(lake) == 1
     assert table(lake, "SELECT count(*), count(DISTINCT segment) FROM teacher_calls") == [(9, 2)]
@@ -121,7 +121,7 @@ from srt_assets.settings import Settings
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, responses
 settings = Settings.model_validate_json({settings.model_dump_json()!r})
-for stage in (instructions, responses): assert not stage.run(settings, Lake(settings.home)).cached
+for stage in (instructions, responses): assert not stage.STAGE.run(settings, Lake(settings.home)).cached
 assert not {{"litellm", "xllamacpp"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
@@ -134,7 +134,7 @@ def test_rate_limits_hold_in_every_window(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "RateLimit", lambda rpm, tpm: RateLimit(rpm, tpm, window_s=1.0, margin_s=0.1))
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.05)) as fake:
         settings, lake = home(tmp_path, 45, api_base=fake.base, rpm=15, concurrency=16)
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
         requests, _ = busiest_window(fake.seen, 1.0)
         assert 10 <= requests <= 15
 

@@ -72,7 +72,7 @@ def test_terminate_saves_and_the_next_run_continues(tmp_path: Path, monkeypatch:
     done = len((work / job.CURVE).read_text().splitlines())
     state = states.last_state(work / "states")
     assert 0 < done < 150 and state is not None and state.name == f"checkpoint-{done}"
-    stage.run(bench.settings, bench.lake, "tiny", launch=in_process)
+    stage.STAGE.run(bench.settings, bench.lake, "tiny", launch=in_process)
     (made,) = finished.all_of(bench.lake, "tiny")
     assert [s["step"] for s in made.steps] == list(range(1, 151))
 

@@ -25,7 +25,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 @pytest.fixture
 def alone(bench: Bench, tmp_path: Path) -> finished.Finished:
     """The same training in one process."""
-    stage.run(bench.settings, bench.lake, "tiny", launch=in_process)
+    stage.STAGE.run(bench.settings, bench.lake, "tiny", launch=in_process)
     (made,) = finished.all_of(bench.lake, "tiny")
     return finished.Finished(made.path.rename(tmp_path / "alone"), made.record)
 
@@ -43,7 +43,7 @@ def assert_equal(one: finished.Finished, two: finished.Finished) -> None:
 
 
 def test_two_processes_have_the_curve_of_one(bench: Bench, alone: finished.Finished) -> None:
-    stage.run(bench.with_training(processes=2).settings, bench.lake, "tiny")
+    stage.STAGE.run(bench.with_training(processes=2).settings, bench.lake, "tiny")
     (together,) = finished.all_of(bench.lake, "tiny")
     assert together.record["processes"] == 2 and not together.record["sharded"]
     assert_equal(alone, together)
@@ -65,8 +65,8 @@ def test_sharded_processes_have_it_too_and_can_be_interrupted(bench: Bench, alon
         return process.wait()
 
     with pytest.raises(StageError, match="continues from the last saved step"):
-        stage.run(bench.settings, bench.lake, "tiny", launch=kill_soon)
-    stage.run(bench.settings, bench.lake, "tiny", launch=lambda c, env: launch.plain(on_cpu(c), env))
+        stage.STAGE.run(bench.settings, bench.lake, "tiny", launch=kill_soon)
+    stage.STAGE.run(bench.settings, bench.lake, "tiny", launch=lambda c, env: launch.plain(on_cpu(c), env))
     (together,) = finished.all_of(bench.lake, "tiny")
     assert together.record["sharded"]
     assert_equal(alone, together)

@@ -34,7 +34,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def run(bench: Bench, **options):
-    return stage.run(bench.settings, bench.lake, "tiny", **{"launch": in_process, **options})
+    return stage.STAGE.run(bench.settings, bench.lake, "tiny", **{"launch": in_process, **options})
 
 
 def never(command, env) -> int:
@@ -70,7 +70,7 @@ def test_a_training_is_committed_described_and_not_repeated(bench: Bench) -> Non
     assert numbers["eval_loss_after"] == after
     assert len(results.curve(bench.lake, "tiny")["selective"]) == 8
     assert run(bench, launch=never).cached
-    assert outcome.manifest.fingerprint == stage.wanted(bench.settings, bench.lake, "tiny")
+    assert outcome.manifest.fingerprint == stage.STAGE.wanted(bench.settings, bench.lake, "tiny")
 
 
 def test_the_split_never_trains(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,16 +105,16 @@ def test_the_split_never_trains(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_settings_that_matter_are_wanted_anew(bench: Bench, change: dict) -> None:
-    before = stage.wanted(bench.settings, bench.lake, "tiny")
-    assert stage.wanted(bench.with_training(**change).settings, bench.lake, "tiny") != before
+    before = stage.STAGE.wanted(bench.settings, bench.lake, "tiny")
+    assert stage.STAGE.wanted(bench.with_training(**change).settings, bench.lake, "tiny") != before
 
 
 @pytest.mark.parametrize(
     "change", [{"processes": 2}, {"keep_last": 1}, {"lora_rank": 2}, {"gradient_checkpointing": "always"}]
 )
 def test_settings_that_do_not_matter_are_not(bench: Bench, change: dict) -> None:
-    before = stage.wanted(bench.settings, bench.lake, "tiny")
-    assert stage.wanted(bench.with_training(**change).settings, bench.lake, "tiny") == before
+    before = stage.STAGE.wanted(bench.settings, bench.lake, "tiny")
+    assert stage.STAGE.wanted(bench.with_training(**change).settings, bench.lake, "tiny") == before
 
 
 def test_the_job_carries_the_settings(bench: Bench, tmp_path: Path) -> None:
@@ -142,10 +142,10 @@ def test_the_papers_hyper_parameters_are_the_defaults() -> None:
 
 
 def test_new_weights_that_chose_the_same_rows_train_again(bench: Bench, tmp_path: Path) -> None:
-    before = stage.wanted(bench.settings, bench.lake, "tiny")
+    before = stage.STAGE.wanted(bench.settings, bench.lake, "tiny")
     make_tiny_student(tmp_path / "source", seed=5)
     checkpoints.add(bench.settings, bench.lake, str(tmp_path / "source"), name="tiny")
-    assert stage.wanted(bench.settings, bench.lake, "tiny") != before
+    assert stage.STAGE.wanted(bench.settings, bench.lake, "tiny") != before
 
 
 def test_settings_that_come_back_find_their_checkpoint(bench: Bench) -> None:
@@ -207,7 +207,7 @@ def test_no_selection_yet(tmp_path: Path) -> None:
     bench = make_bench(tmp_path / "home")
     (bench.lake.directory("selected_set", "student=tiny") / "_manifest.json").unlink()
     with pytest.raises(UserError, match="no finished selected_set"):
-        stage.wanted(bench.settings, bench.lake, "tiny")
+        stage.STAGE.wanted(bench.settings, bench.lake, "tiny")
 
 
 def test_a_refusal_of_the_training_process_arrives_with_its_remedy(bench: Bench) -> None:

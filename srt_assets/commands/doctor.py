@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.sql.faults import faults
 from srt_assets.settings import Settings, Teacher, find_settings_file, load_settings
 
 STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -54,6 +55,7 @@ def examine() -> Iterator[Finding]:
     yield from _teacher(settings)
     yield from _student(settings)
     yield from _watched(settings)
+    yield from (Finding("warning", f"SQL model left out: {error.message}", error.remedy) for error in faults())
 
 
 def _data(settings: Settings) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from srt_assets.commands import show
+from srt_assets.core import stages
 from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.lake import Lake
 from srt_assets.core.progress import Fact, on_terminal, throttled
@@ -36,7 +37,14 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def run(settings: Settings, lake: Lake, assets: Sequence[str], students: Sequence[str], verbose: bool) -> int:
+def run(
+    settings: Settings,
+    lake: Lake,
+    assets: Sequence[str],
+    students: Sequence[str],
+    verbose: bool = False,
+    renew: bool = False,
+) -> int:
     """Bring the assets (none: the whole graph) up to date for the students (none: all). Gives the exit code."""
     from srt_assets.definitions import build_defs
 
@@ -46,6 +54,11 @@ def run(settings: Settings, lake: Lake, assets: Sequence[str], students: Sequenc
         if slug not in registered:
             known = f"registered: {', '.join(registered)}" if registered else "none is registered yet"
             raise UserError(f"unknown student {slug!r}; {known}", "srt students add PATH|MODEL_ID registers one")
+    payable = {stage.asset for stage in stages.STAGES if stage.costs_money}
+    if renew and not payable & set(assets):
+        raise UserError(
+            "--renew pays again, but no asset is named that costs money", f"name {' or '.join(sorted(payable))}"
+        )
     defs = build_defs(settings)
     plan = _plan(defs, assets)
     chosen = list(students) or registered
@@ -58,9 +71,12 @@ def run(settings: Settings, lake: Lake, assets: Sequence[str], students: Sequenc
             publish(lake)
             show.summary(lake, chosen, began)
             console.print("[green]everything is up to date[/], nothing to do")
+            show.notes(settings, lake)
             return 0
         try:
-            code = _run_all(console, defs, instance, plan, chosen, verbose)
+            code = _run_all(
+                console, defs, instance, plan, chosen, verbose, sorted(payable & set(assets)) if renew else []
+            )
         except KeyboardInterrupt:
             # Here, for typer ends a command that is interrupted without a word.
             console.print("[yellow]stopped[/]; everything done so far is kept, `srt run` goes on from here")
@@ -110,6 +126,7 @@ def _run_all(
     plan: Plan,
     students: Sequence[str],
     verbose: bool,
+    renew: Sequence[str],
 ) -> int:
     """Run the plan. One student's failure does not stop the others; a failure before them does."""
 
@@ -117,7 +134,7 @@ def _run_all(
         if not assets:
             return 0
         with terminal_progress(console, student, shown=not verbose):
-            result = materialize(defs, instance, assets, student, verbose)
+            result = materialize(defs, instance, assets, student, verbose, renew)
         for error in result.errors:
             console.print(Text.assemble(("error ", "red"), error), soft_wrap=True)
         return result.exit_code

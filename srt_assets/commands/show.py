@@ -10,6 +10,7 @@ from rich.text import Text
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
+from srt_assets.core.sql.faults import faults
 from srt_assets.core.status import standings
 from srt_assets.core.student import checkpoints
 from srt_assets.settings import Settings
@@ -23,8 +24,7 @@ STYLES = {"fresh": "green", "changed": "yellow", "missing": "dim", "failed": "re
 
 def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
     """What happened to every input row, and what came of it; teacher calls in all and `since` (UTC)."""
-    con = lake.connect()
-    try:
+    with lake.connect() as con:
         records, rejected = con.execute(
             "SELECT (SELECT count(*) FROM raw_records), (SELECT count(*) FROM raw_rejects)"
         ).fetchall()[0]
@@ -39,8 +39,6 @@ def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
             for path in checkpoints:
                 # Whole on its line, so that it can be copied.
                 Console().print(Text(f"finetuned: {path}"), soft_wrap=True)
-    finally:
-        con.close()
 
 
 def _calls(con, where: str) -> str:
@@ -108,6 +106,15 @@ def status(settings: Settings, lake: Lake, students: Sequence[str]) -> None:
     Console().print(table)
     if not students:
         Console().print("no student is registered; srt students add PATH|MODEL_ID registers one")
+    for error in faults():
+        Console().print(Text.assemble(("SQL model left out: ", "yellow"), str(error)), soft_wrap=True)
+
+
+def notes(settings: Settings, lake: Lake) -> None:
+    """What is up to date and yet worth a word: an older program made it."""
+    for s in standings(settings, lake, []):
+        if s.state == "fresh" and s.why:
+            Console(stderr=True).print(Text.assemble((f"{s.asset}: ", "yellow"), s.why), soft_wrap=True)
 
 
 def calls(settings: Settings, lake: Lake, sample_id: str) -> None:

@@ -2,36 +2,47 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_CHUNK = 1 << 20
+
+def digest(**facts: Any) -> str:
+    """SHA-256 (64 hex digits) of the canonical JSON of the facts; the order they are named in does not matter.
+
+    TypeError for what JSON cannot hold: a set, say, would be written in another order each time.
+    """
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str).encode()
+@dataclass(frozen=True)
+class Fingerprint:
+    """What something is made of: named facts, and one digest of them all. Two are equal if their digests are."""
+
+    facts: Mapping[str, Any] = field(compare=False)
+    digest: str
+
+    @classmethod
+    def of(cls, **facts: Any) -> "Fingerprint":
+        """The fingerprint of these facts. TypeError for what JSON cannot hold."""
+        return cls(facts, digest(**facts))
+
+    def changed_since(self, before: Mapping[str, Any]) -> set[str]:
+        """Names of the facts that are not the same in `before`, those that only one side has included."""
+        return {name for name in {*self.facts, *before} if not _same(self.facts.get(name), before.get(name))}
 
 
-class Fingerprint(str):
-    """A hash that remembers what it was made of, so that a manifest can say later what has changed."""
-
-    facts: dict[str, Any]
-
-
-def fingerprint(**facts: Any) -> Fingerprint:
-    """SHA-256 (64 hex digits) of the canonical JSON of the facts; the order they are named in does not matter."""
-    made = Fingerprint(hashlib.sha256(_canonical(facts)).hexdigest())
-    made.facts = facts
-    return made
+def _same(one: Any, other: Any) -> bool:
+    # One of them has been through a file, where a tuple is a list.
+    return digest(value=one) == digest(value=other)
 
 
 def file_sha256(path: Path | str) -> str:
     """SHA-256 of a file's bytes, read in pieces so that size does not matter."""
-    digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _texts(*texts: str) -> str:

@@ -7,66 +7,41 @@
 Why not one DuckDB file: a process that writes one shuts every other out, readers included.
 """
 
-import fcntl
 import json
 import logging
-import os
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from srt_assets.core import manifest as manifests
 from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.locks import file_lock, keep_while, kept, replace_text, sync
+from srt_assets.core.manifest import Manifest
 from srt_assets.core.scratch import spill_into
 from srt_assets.core.tables import TABLES, Table, sql_literal
 
-SCHEMA_VERSION = 1
-# Longer than the longest query: a reader that planned over a superseded part must still find it.
+# Longer than the longest query through srt.duckdb: who planned over a superseded part must still find it.
 GRACE = timedelta(minutes=10)
 ORPHAN_AGE = timedelta(days=1)
-# A wait shorter than this is not worth a word.
-SILENT_S = 2.0
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a table (or one partition) holds, and the inputs its fingerprint was made of.
-
-    `content_hash` is of the rows, in no order, without volatile columns; '' while the content is unfinished.
-    """
-
-    table: str
-    partition: str | None
-    parts: tuple[str, ...]
-    rows: int
-    fingerprint: str
-    code_version: str
-    content_hash: str
-    complete: bool
-    written_at: str
-    stats: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, Any] = field(default_factory=dict)
-    superseded: dict[str, str] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
-
-
 class Lake:
-    """The tables under one home. `after_commit` is called whenever content changed: it republishes the catalog."""
+    """The tables under one home. `flushed` is called when a stage that goes on has put down what it has so far."""
 
-    def __init__(self, home: Path, after_commit: "Callable[[Lake], object] | None" = None) -> None:
+    def __init__(self, home: Path, flushed: "Callable[[Lake], object] | None" = None) -> None:
         self.home = Path(home).absolute()
         self.root = self.home / "lake"
-        self._after_commit = after_commit
+        self._flushed = flushed
+        self._readers = self.home / "locks" / "reading"
 
     # -- where things lie
 
@@ -79,13 +54,8 @@ class Lake:
         return sorted(p.parent.name for p in self.directory(table).glob("*=*/_manifest.json"))
 
     def manifest(self, table: str, partition: str | None = None) -> Manifest | None:
-        path = self.directory(table, partition) / "_manifest.json"
-        try:
-            facts = json.loads(path.read_text())
-        except FileNotFoundError:
-            return None
-        facts["parts"] = tuple(facts["parts"])
-        return Manifest(**facts)
+        """What a table or partition holds. UserError if a newer program wrote it, or it is damaged."""
+        return manifests.read(self.directory(table, partition))
 
     def manifests(self, table: str) -> list[Manifest]:
         """The manifests of a table: its own and those of its partitions."""
@@ -101,12 +71,13 @@ class Lake:
             manifests = self.manifests(table)
         return [self.directory(table, m.partition) / name for m in manifests for name in m.parts]
 
-    def is_current(self, table: str, fingerprint: str, partition: str | None = None) -> bool:
-        """True if the finished content was made from exactly these inputs and its files are still there."""
+    def whole(self, table: str, partition: str | None = None) -> Manifest | None:
+        """The manifest, if the content is finished and its files are there."""
         found = self.manifest(table, partition)
-        if not found or not found.complete or found.fingerprint != fingerprint:
-            return False
-        return all((self.directory(table, partition) / name).exists() for name in found.parts)
+        if not found or not found.complete:
+            return None
+        directory = self.directory(table, partition)
+        return found if all((directory / name).exists() for name in found.parts) else None
 
     # -- reading
 
@@ -121,8 +92,11 @@ class Lake:
         spill_into(con, self.home)
         if memory_limit:
             con.execute(f"SET memory_limit = {sql_literal(memory_limit)}")
+        parts = {name: self.parts(name) for name in TABLES}
+        # It may read for hours, while others replace what it reads.
+        keep_while(con, self._readers, (path.name for paths in parts.values() for path in paths))
         for name, table in TABLES.items():
-            con.execute(f'CREATE VIEW "{name}" AS {table.select_sql(self.parts(name))}')
+            con.execute(f'CREATE VIEW "{name}" AS {table.select_sql(parts[name])}')
         return con
 
     # -- writing
@@ -161,25 +135,26 @@ class Lake:
         temporary = directory / f".{name}.writing"
         try:
             write(temporary)
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(directory / name)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(directory)
+        sync(directory)
         return name
 
     def commit(
         self,
         table: str,
-        parts: list[str],
+        parts: Sequence[str],
         *,
-        fingerprint: str,
+        fingerprint: Fingerprint,
         code_version: str,
         partition: str | None = None,
         complete: bool = True,
-        stats: dict[str, Any] | None = None,
+        stats: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Make these parts the content. `complete=False` says that work is left: `is_current` stays false."""
+        """Make these parts the content. `complete=False` says that work is left: `whole` stays None."""
+        self._upgrade()
         directory = self.directory(table, partition)
         directory.mkdir(parents=True, exist_ok=True)
         now = datetime.now(UTC)
@@ -194,33 +169,61 @@ class Lake:
             partition=partition,
             parts=tuple(parts),
             rows=sum(pq.read_metadata(path).num_rows for path in paths),
-            fingerprint=fingerprint,
+            fingerprint=fingerprint.digest,
             code_version=code_version,
             # Unfinished content is committed often and compared never: hashing it each time would cost n².
             content_hash=row_content_hash(TABLES[table], paths) if complete else "",
             complete=complete,
             written_at=now.isoformat(),
-            stats=stats or {},
-            inputs=fingerprint.facts if isinstance(fingerprint, Fingerprint) else {},
+            stats=dict(stats or {}),
+            inputs=dict(fingerprint.facts),
             superseded=kept,
         )
-        _replace_text(directory / "_manifest.json", json.dumps(asdict(manifest), indent=1, default=str))
-        (directory / "_failure.json").unlink(missing_ok=True)
+        manifest.write(directory)
+        self.forget_failure(table, partition)
         self._sweep(directory, manifest, now)
-        if self._after_commit:
-            self._after_commit(self)
+        if not complete and self._flushed:
+            self._flushed(self)
         return manifest
 
+    def _upgrade(self) -> None:
+        """Before the first write to a home of an older program, bring all its manifests into this program's form."""
+        mark = self.root / "_version.json"
+        if mark.exists() and json.loads(mark.read_text()) == manifests.VERSION:
+            return
+        done, busy = 0, False
+        for path in sorted(self.root.glob(f"*/**/{manifests.NAME}")):
+            if manifests.version_of(path.parent) == manifests.VERSION:
+                continue
+            table, _, partition = path.parent.relative_to(self.root).as_posix().partition("/")
+            try:
+                with self.lock(table, partition or None, wait=False):
+                    manifests.upgrade(path.parent)
+                    done += 1
+            except BlockingIOError:  # whoever writes it writes the new form; if that is us, in a moment
+                busy = True
+        if done:
+            log.warning(
+                "%s was made by an older srt-assets: %d manifests upgraded, the old ones kept beside", self.home, done
+            )
+        if not busy:
+            self.root.mkdir(parents=True, exist_ok=True)
+            replace_text(mark, json.dumps(manifests.VERSION))
+
     def _sweep(self, directory: Path, manifest: Manifest, now: datetime) -> None:
+        expired: list[Path] = []
         for path in directory.glob("part-*.parquet"):
             if path.name in manifest.parts:
                 continue
             since = manifest.superseded.get(path.name)
             if since:
-                expired = now - datetime.fromisoformat(since) > GRACE
+                old = now - datetime.fromisoformat(since) > GRACE
             else:  # written by a process that died before its commit
-                expired = now - datetime.fromtimestamp(path.stat().st_mtime, UTC) > ORPHAN_AGE
-            if expired:
+                old = now - datetime.fromtimestamp(path.stat().st_mtime, UTC) > ORPHAN_AGE
+            expired += [path] if old else []
+        read = kept(self._readers) if expired else set()
+        for path in expired:
+            if path.name not in read:
                 path.unlink(missing_ok=True)
         for path in directory.glob(".part-*.writing"):  # by a process that was killed while it wrote
             with suppress(FileNotFoundError):  # it may get its name this moment
@@ -229,16 +232,20 @@ class Lake:
 
     # -- failures, so that `srt status` can tell "failed" from "never made"
 
-    def record_failure(self, table: str, partition: str | None, fingerprint: str, message: str) -> None:
+    def record_failure(self, table: str, partition: str | None, digest: str, message: str) -> None:
+        """Remember that making this failed. `digest`: of the fingerprint that was wanted, '' if nobody could say."""
         directory = self.directory(table, partition)
         directory.mkdir(parents=True, exist_ok=True)
-        facts = {"fingerprint": fingerprint, "message": message, "at": datetime.now(UTC).isoformat()}
-        _replace_text(directory / "_failure.json", json.dumps(facts))
+        facts = {"fingerprint": digest, "message": message, "at": datetime.now(UTC).isoformat()}
+        replace_text(directory / "_failure.json", json.dumps(facts))
 
     def failure(self, table: str, partition: str | None = None) -> dict[str, str] | None:
-        """The last failure since the last commit: fingerprint, message, at."""
+        """The last failure since somebody last tried: fingerprint, message, at."""
         path = self.directory(table, partition) / "_failure.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+    def forget_failure(self, table: str, partition: str | None = None) -> None:
+        (self.directory(table, partition) / "_failure.json").unlink(missing_ok=True)
 
 
 def row_content_hash(table: Table, paths: list[Path]) -> str:
@@ -259,54 +266,8 @@ def row_content_hash(table: Table, paths: list[Path]) -> str:
     return "-".join(f"{int(value or 0):x}" for value in row)
 
 
-@contextmanager
-def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """An exclusive lock between processes, freed by the kernel when its holder dies. Says so once if it waits long.
-
-    Raises BlockingIOError if another has it and we are not to wait.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        patience = time.monotonic() + SILENT_S
-        while not try_lock(file):
-            if not wait:
-                raise BlockingIOError(f"another process is writing {path.stem}")
-            if time.monotonic() > patience:
-                # A warning, for nothing less is shown on a terminal.
-                log.warning("waiting for another process that is writing %s", path.stem)
-                fcntl.flock(file, fcntl.LOCK_EX)
-                break
-            time.sleep(0.02)
-        yield
-
-
-def try_lock(file: IO[Any]) -> bool:
-    """Lock an open file for this process, until it is closed or the process dies; False if another has it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _conform(data: pa.Table, schema: pa.Schema) -> pa.Table:
     columns = [
         data.column(f.name).cast(f.type) if f.name in data.column_names else pa.nulls(len(data), f.type) for f in schema
     ]
     return pa.table(columns, schema=schema)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(text)
-    _sync(temporary)
-    temporary.replace(path)
-    _sync(path.parent)

@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    import duckdb
 
 CANDIDATES = ("original", "reflected_instruction", "reflected_response", "reflected_both")
 PASSES = ("response", "response_given_prompt", "instruction", "instruction_given_response")
@@ -32,6 +36,12 @@ class Column:
 def sql_literal(text: str) -> str:
     """A text as a SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def rows_as_dicts(cursor: "duckdb.DuckDBPyConnection") -> list[dict[str, Any]]:
+    """All rows of what was just executed, each by column name."""
+    names = [column[0] for column in cursor.description or []]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
         shared = any(s.student is None and s.state != "fresh" for s in found)
         due = [k for k in students if shared or any(s.student == k and s.state != "fresh" for s in found)]
         if not due:
-            return dg.SkipReason(f"{len(students)} students, all up to date")
+            notes = "".join(f"; {s.asset} was {s.why}" for s in found if s.state == "fresh" and s.why)
+            return dg.SkipReason(f"{len(students)} students, all up to date{notes}")
         when = context.scheduled_execution_time.isoformat()
         return [dg.RunRequest(run_key=f"{k}@{when}", partition_key=k, tags={names.TAG_STUDENT: k}) for k in due]
 

@@ -10,7 +10,7 @@ import dagster as dg
 import psutil
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.lake import file_lock
+from srt_assets.core.locks import file_lock
 from srt_assets.defs import names
 from srt_assets.settings import Settings
 

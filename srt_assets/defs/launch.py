@@ -27,6 +27,7 @@ def materialize(
     assets: Sequence[str],
     student: str | None,
     verbose: bool = False,
+    renew: Sequence[str] = (),
 ) -> RunResult:
     """Materialize assets (and their checks) in this process, recorded in the instance like any other run.
 
@@ -44,6 +45,7 @@ def materialize(
                 # Whoever killed a command does not want the daemon to take it up again.
                 "dagster/max_retries": "0",
                 **({names.TAG_STUDENT: student} if student else {}),
+                **({names.TAG_RENEW: ",".join(renew)} if renew else {}),
             },
             raise_on_error=False,
         )

@@ -3,12 +3,12 @@
 import base64
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from srt_assets.core.lake import Manifest
+from srt_assets.core.manifest import Manifest
 from srt_assets.core.outcome import Description
 from srt_assets.core.tables import Table
 
@@ -40,6 +40,8 @@ def describe_table(table: Table, manifest: Manifest, description: Description, p
         metadata["sample"] = sample_table(description.sample)
     if description.histogram and description.histogram[1]:
         metadata["histogram"] = dg.MetadataValue.md(f"![histogram]({histogram_png(*description.histogram)})")
+    if description.lines:
+        metadata["loss_curve"] = dg.MetadataValue.md(f"![loss by step]({lines_png(*description.lines)})")
     return metadata
 
 
@@ -78,4 +80,20 @@ def histogram_png(title: str, values: list[float]) -> str:
     axes.hist([v for v in values if v is not None and math.isfinite(v)], bins=40, color="#4c72b0")
     axes.set_xlabel(title)
     axes.set_ylabel("count")
+    return png_uri(figure)
+
+
+def lines_png(x: str, y: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """Lines over common axes, each with its name, as a data URI."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 2.6))
+    axes = figure.subplots()
+    for name, points in lines.items():
+        axes.plot(
+            [at for at, _ in points], [value for _, value in points], label=name, marker="." if len(points) < 30 else ""
+        )
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(fontsize=7)
     return png_uri(figure)

@@ -1,36 +1,25 @@
-"""Names that more than one definition uses: assets, groups, pools, tags, the students partition. Nothing else."""
+"""Names that more than one definition uses: jobs' parts, groups, tags, the students partition. Nothing else."""
 
 import dagster as dg
 
-RAW_DATASET = "raw_dataset"
-REFLECTED_INSTRUCTIONS = "reflected_instructions"
-REFLECTED_RESPONSES = "reflected_responses"
-STUDENT_CHECKPOINT = "student_checkpoint"
-STUDENT_SCORES = "student_scores"
-SELECTED_SET = "selected_set"
-FINETUNED_CHECKPOINT = "finetuned_checkpoint"
+from srt_assets.core import stages
+
+TEACHER_SIDE = tuple(stage.asset for stage in stages.shared())
+STUDENT_SIDE = tuple(stage.asset for stage in stages.of_student())
+STUDENT_CHECKPOINT = next(stage.asset for stage in stages.of_student() if not stage.needs)
+# Once these are made, everything is: what the table of the status comes after.
+LAST = (TEACHER_SIDE[-1], STUDENT_SIDE[-1])
 PIPELINE_STATUS = "pipeline_status"
 
-TEACHER_SIDE = (RAW_DATASET, REFLECTED_INSTRUCTIONS, REFLECTED_RESPONSES)
-STUDENT_SIDE = (STUDENT_CHECKPOINT, STUDENT_SCORES, SELECTED_SET, FINETUNED_CHECKPOINT)
-
-# Groups are the rooms of the UI's map.
-GROUP_RAW = "raw"
-GROUP_REFLECTION = "reflection"
-GROUP_STUDENTS = "students"
-GROUP_SCORES = "scores"
-GROUP_SELECTION = "selection"
-GROUP_TRAINING = "training"
+# Groups are the rooms of the UI's map; those of the stages are theirs to name.
 GROUP_SQL = "sql"
 GROUP_STATUS = "status"
-
-# Pools: at most so many steps at a time, over all runs (limits in dagster.yaml).
-POOL_TEACHER = "teacher_api"
-POOL_DEVICE = "device"
 
 TAG_STUDENT = "srt/student"
 TAG_HOST = "srt/host"
 TAG_COMMAND = "srt/command"
+# Assets, with commas between them, that are to be paid for again though only the program has changed.
+TAG_RENEW = "srt/renew"
 
 # Keys live in the Dagster instance, and the students themselves in the lake; `srt students add` writes both.
 students = dg.DynamicPartitionsDefinition(name="students")

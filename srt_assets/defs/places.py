@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from srt_assets.core.lake import try_lock
+from srt_assets.core.locks import try_lock
 
 LOOK_EVERY_S = 0.2
 

@@ -16,7 +16,4 @@ class LakeResource:
         return self.of
 
     def open(self) -> Lake:
-        """The lake; whatever is committed to it is published in `srt.duckdb` too."""
-        from srt_assets.core.sql.catalog import publish
-
-        return Lake(self.of.home, after_commit=publish)
+        return Lake(self.of.home)

@@ -1,18 +1,21 @@
 """The bridge from an asset to its stage: progress, failures and results in Dagster terms, nothing of the domain."""
 
 import time
-from collections.abc import Callable
 
 import dagster as dg
 
 from srt_assets.core.errors import StageError, UserError, disk_full
-from srt_assets.core.outcome import Description, Outcome
+from srt_assets.core.lake import Lake
+from srt_assets.core.outcome import Checked
 from srt_assets.core.progress import Fact, Progress, terminal, throttled
-from srt_assets.core.status import remember_failure
+from srt_assets.core.sql.catalog import Publisher
+from srt_assets.core.stage import Launcher, Stage
 from srt_assets.core.tables import TABLES
+from srt_assets.defs import names
 from srt_assets.defs.metadata import describe_table, plain
 from srt_assets.defs.orphans import end_with_run
 from srt_assets.defs.places import place
+from srt_assets.settings import Settings
 
 # An observation costs the event log 17 ms and about 1 kB, a log line 8 ms.
 LOG_EVERY_S = 5.0
@@ -21,40 +24,38 @@ EXIT_CODE = "srt/exit_code"
 
 
 def run_stage(
-    context: dg.AssetExecutionContext,
-    stage: Callable[[Progress], Outcome],
-    describe: Callable[[], Description],
-) -> dg.MaterializeResult:
+    context: dg.AssetExecutionContext, stage: Stage, settings: Settings, launch: Launcher | None = None
+) -> tuple[dg.MaterializeResult, list[Checked]]:
     """Run a stage and report it. A UserError or StageError becomes a Failure that no retry policy repeats."""
     started = time.monotonic()
     end_with_run()
+    publisher = Publisher()
+    lake = Lake(settings.home, flushed=publisher.flushed)
+    student = context.partition_key if context.has_partition_key else ""
+    renew = stage.asset in context.run.tags.get(names.TAG_RENEW, "").split(",")
     with explained():
         report = reporter(context)
         try:
             with place(context):
-                outcome = stage(report)
-        except Exception as error:
-            remember(context, error)
-            raise
+                outcome = stage.run(settings, lake, student, report, renew, launch)
+        finally:
+            publisher.ended(lake)
+        if outcome.note:
+            context.log.warning(outcome.note)
         rows = outcome.manifest.rows
         report(rows, rows, "rows", state="cached" if outcome.cached else "done")
-        description = describe()
-    table = TABLES[outcome.manifest.table]
+        description = stage.describe(lake, student)
+        checked = stage.check(lake, student)
     metadata = {
+        **plain(outcome.stats),
+        **describe_table(TABLES[stage.main], outcome.manifest, description, partitioned=stage.per_student),
+        # Last: nothing that a stage counts may take their place.
+        **({"note": outcome.note} if outcome.note else {}),
         "srt/cache": "hit" if outcome.cached else "miss",
         "seconds": round(time.monotonic() - started, 3),
-        **plain(outcome.stats),
-        **describe_table(table, outcome.manifest, description, partitioned=context.has_partition_key),
     }
-    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(outcome.manifest.content_hash))
-
-
-def remember(context: dg.AssetExecutionContext, error: Exception) -> None:
-    """Put the failure down in the lake, where `srt status` finds it until the stage has succeeded."""
-    lake = context.resources.lake
-    message = error.message if isinstance(error, UserError | StageError) else f"{type(error).__name__}: {error}"
-    student = context.partition_key if context.has_partition_key else ""
-    remember_failure(lake.settings(), lake.open(), context.asset_key.to_user_string(), student, message)
+    version = dg.DataVersion(outcome.manifest.content_hash)
+    return dg.MaterializeResult(metadata=metadata, data_version=version), checked
 
 
 class explained:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from srt_assets.core.errors import UserError, nearest
-from srt_assets.core.sql import models
-from srt_assets.core.tables import TABLES
+from srt_assets.core import stages
+from srt_assets.core.sql import faults, models
 from srt_assets.defs import names
 from srt_assets.defs.metadata import sample_table
 from srt_assets.defs.resources import LakeResource
@@ -16,66 +15,45 @@ from srt_assets.defs.run_stage import explained
 if TYPE_CHECKING:
     from srt_assets.core.sql.views import Seen
 
-# Which asset fills a table of the lake.
-MAKERS = {
-    "raw_records": names.RAW_DATASET,
-    "raw_rejects": names.RAW_DATASET,
-    "teacher_calls": names.REFLECTED_RESPONSES,
-    "candidates": names.REFLECTED_RESPONSES,
-    "students": names.STUDENT_CHECKPOINT,
-    "student_scores": names.STUDENT_SCORES,
-    "training_runs": names.FINETUNED_CHECKPOINT,
-    "training_steps": names.FINETUNED_CHECKPOINT,
-}
-
-
-# The table whose columns an asset shows as its own; columns of its other tables go by `table.column`.
-MAIN = {
-    names.RAW_DATASET: "raw_records",
-    names.REFLECTED_RESPONSES: "candidates",
-    names.STUDENT_CHECKPOINT: "students",
-    names.STUDENT_SCORES: "student_scores",
-    names.SELECTED_SET: "selected_set",
-    names.FINETUNED_CHECKPOINT: "training_runs",
-}
-
 
 def _maker(kind: str, name: str) -> str:
-    if kind == "ref" and name != models.RULE:
-        return name
-    return MAKERS.get(name, names.SELECTED_SET)
+    """The asset behind a reference: a view is its own, a table its stage's."""
+    stage = stages.maker(name) if kind == "source" or name == models.RULE else None
+    return stage.asset if stage else name
 
 
 def assets() -> list[dg.AssetsDefinition]:
     """One asset per model, all made by one step."""
     project = models.load()
-    if not project.views:
+    views = faults.usable_views()
+    if not views:
         return []
-    for model in project.views:
-        if model.name in (*names.TEACHER_SIDE, *names.STUDENT_SIDE, names.PIPELINE_STATUS):
-            raise UserError(f"{model.path}: there is an asset named {model.name} already", "give the file another name")
     specs = [
         dg.AssetSpec(
             model.name,
             deps=sorted({_maker("ref", r) for r in model.refs} | {_maker("source", s) for s in model.sources}),
-            description=model.description,
+            description=model.description or "A SQL model.",
             group_name=names.GROUP_SQL,
             kinds={"duckdb", "sql"},
             code_version=models.code_version(model, project),
             skippable=True,
         )
-        for model in project.views
+        for model in views
     ]
 
     @dg.multi_asset(name="sql_models", specs=specs, can_subset=True)
     def sql_models(
         context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
-    ) -> Iterator[dg.MaterializeResult]:
-        """Publish the views in `srt.duckdb` and look at each of them."""
+    ) -> Iterator[dg.MaterializeResult | dg.AssetObservation]:
+        """Look at each of the views. One that does not compile is named, with file and line, and skipped."""
         from srt_assets.core.sql.views import look
 
         store = lake.open()
         wanted = {key.to_user_string() for key in context.selected_asset_keys}
+        for name, error in models.broken().items():
+            if name in wanted:
+                context.log.error(str(error))
+                yield dg.AssetObservation(name, metadata={"does not compile": error.message})
         with explained():
             found = list(look(store, [m.name for m in models.load().views if m.name in wanted]))
         for seen in found:
@@ -116,24 +94,15 @@ def _lineage(columns: dict[str, list[tuple[str, str, str]]]) -> dg.TableColumnLi
 
 def _column(kind: str, table: str, column: str) -> dg.TableColumnDep:
     asset = _maker(kind, table)
-    own = asset not in MAIN or MAIN[asset] == table
+    stage = stages.maker(table) if asset != table else None
+    # The asset's main table is shown as its own; columns of its other tables go by `table.column`.
+    own = stage is None or stage.main == table
     return dg.TableColumnDep(dg.AssetKey(asset), column if own else f"{table}.{column}")
 
 
 def checks() -> list[dg.AssetChecksDefinition]:
     """One check per file of `dbt_like_sql/tests`: it passes when the query gives no row."""
-    project = models.load()
-    known = {*names.TEACHER_SIDE, *names.STUDENT_SIDE, *(model.name for model in project.views)}
-    for test in project.tests.values():
-        asset = test.facts.get("asset")
-        if asset is None:
-            raise UserError(f"{test.path}: whose check is it?", "add a line such as -- @asset: selected_set at the top")
-        if asset not in known:
-            raise UserError(f"{test.path}: @asset names {asset}, which does not exist", nearest(asset, known))
-        severity = test.facts.get("severity", "error")
-        if severity not in ("error", "warn"):
-            raise UserError(f"{test.path}: @severity is {severity!r}", "write warn, or leave the line out")
-    return [_check(test) for test in project.tests.values()]
+    return [_check(test) for test in models.load().tests.values() if not faults.wrong_fact(test)]
 
 
 def _check(test: models.Model) -> dg.AssetChecksDefinition:
@@ -151,6 +120,8 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
         from srt_assets.core.sql.views import failing_rows
 
         student = context.partition_key if context.has_partition_key else None
+        if error := models.broken().get(test.name):  # of the question, not of the data: it holds nobody up
+            return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
         with explained():
             bad, sample = failing_rows(lake.open(), test.name, student)
         severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
@@ -167,6 +138,3 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
         )
 
     return check
-
-
-assert set(MAKERS) <= set(TABLES)

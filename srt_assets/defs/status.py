@@ -4,7 +4,7 @@ import time
 
 import dagster as dg
 
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core.hashing import digest
 from srt_assets.defs import names
 from srt_assets.defs.resources import LakeResource
 
@@ -17,13 +17,14 @@ UNFINISHED = [s for s in dg.DagsterRunStatus if s not in FINISHED and s.value !=
 
 @dg.asset(
     name=names.PIPELINE_STATUS,
-    deps=[names.REFLECTED_RESPONSES, names.FINETUNED_CHECKPOINT],
+    deps=list(names.LAST),
     group_name=names.GROUP_STATUS,
     kinds={"markdown"},
     code_version="1",
 )
 def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:
-    """Every asset by student: fresh, changed (and why), missing or failed."""
+    """Every asset by student: fresh, changed (and why), missing or failed; and SQL models that do not compile."""
+    from srt_assets.core.sql.faults import faults
     from srt_assets.core.status import standings
     from srt_assets.core.student.checkpoints import list_students
 
@@ -31,13 +32,16 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     found = standings(lake.settings(), store, list_students(store))
     rows = ["| asset | student | state | why |", "|---|---|---|---|"]
     rows += [f"| {s.asset} | {s.student or '-'} | {s.state} | `{_one_line(s.why)}` |" for s in found]
+    broken = [error.message for error in faults()]
+    rows += [f"| SQL model | - | does not compile | `{_one_line(message)}` |" for message in broken]
     counts = {state: sum(s.state == state for s in found) for state in ("fresh", "changed", "missing", "failed")}
-    version = fingerprint(standings=[[s.asset, s.student, s.state, s.why] for s in found])
+    version = digest(standings=[[s.asset, s.student, s.state, s.why] for s in found], broken=broken)
     return dg.MaterializeResult(
         metadata={
             "status": dg.MetadataValue.md("\n".join(rows)),
             LOOKED_AT: dg.MetadataValue.timestamp(looked_at),
             **counts,
+            "sql_models_broken": len(broken),
         },
         data_version=dg.DataVersion(version),
     )

@@ -7,91 +7,87 @@ from collections.abc import Iterator
 from typing import Any
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import file_sha256, fingerprint, sample_id
+from srt_assets.core.hashing import Fingerprint, file_sha256, sample_id
 from srt_assets.core.lake import Lake
-from srt_assets.core.outcome import Description, Outcome
-from srt_assets.core.progress import Progress, silent
+from srt_assets.core.outcome import Description, Made
 from srt_assets.core.records.formats import SENTINEL_INPUTS, Pair, Reject, detect, to_pair
 from srt_assets.core.records.read import dataset_files, read_hub, read_rows
+from srt_assets.core.stage import Stage, Work
+from srt_assets.core.tables import rows_as_dicts
 from srt_assets.settings import Dataset, Settings
 
-VERSION = "1"
-TABLE = "raw_records"
+RECORDS, REJECTS = "raw_records", "raw_rejects"
 CHUNK = 20_000
 
 log = logging.getLogger(__name__)
 
 
-def wanted(settings: Settings, lake: Lake) -> str:
-    """Fingerprint of the records the settings ask for: the bytes of their files and how to read them."""
-    if not settings.datasets:
-        raise UserError("no dataset in the settings", "add a [[datasets]] block with name and path to srt.toml")
-    facts = []
-    for dataset in settings.datasets:
-        rules = dataset.model_dump(include={"name", "format", "limit", "multi_turn"})
-        if dataset.path:
-            rules["files"] = [file_sha256(f) for f in dataset_files(dataset)]
-        else:
-            rules["hub"] = [dataset.hf, dataset.split]
-        facts.append(rules)
-    return fingerprint(stage=TABLE, version=VERSION, datasets=facts)
+class RawDataset(Stage):
+    """Instruction-response pairs from the settings' files, with content ids; other rows are rejected with a reason."""
 
+    asset = "raw_dataset"
+    # Rejects are committed first: who sees the new records also finds the new rejects.
+    tables = (RECORDS, REJECTS)
+    version = "1"
+    group = "raw"
+    kinds = frozenset({"parquet"})
 
-def run(settings: Settings, lake: Lake, progress: Progress = silent) -> Outcome:
-    """Read all datasets into `raw_records` and `raw_rejects`. UserError names the file and line that cannot be read."""
-    with lake.lock(TABLE):
-        want = wanted(settings, lake)
-        if lake.is_current(TABLE, want) and lake.is_current("raw_rejects", want):
-            manifest = lake.manifest(TABLE)
-            assert manifest is not None
-            return Outcome(manifest, cached=True)
-        writer = _Writer(lake)
+    def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
+        """The bytes of the settings' files and how to read them."""
+        if not settings.datasets:
+            raise UserError("no dataset in the settings", "add a [[datasets]] block with name and path to srt.toml")
+        facts = []
         for dataset in settings.datasets:
+            rules = dataset.model_dump(include={"name", "format", "limit", "multi_turn"})
+            if dataset.path:
+                rules["files"] = [file_sha256(f) for f in dataset_files(dataset)]
+            else:
+                rules["hub"] = [dataset.hf, dataset.split]
+            facts.append(rules)
+        return Fingerprint.of(stage=RECORDS, version=self.version, datasets=facts)
+
+    def make(self, work: Work) -> Made:
+        """Read all datasets. UserError names the file and line that cannot be read."""
+        writer = _Writer(work.lake)
+        for dataset in work.settings.datasets:
             known, reasons = len(writer.ids), writer.reasons.copy()
             for file, index, row, format in _rows(dataset):
                 writer.add(dataset, file, index, row, format)
                 if writer.seen % 1000 == 0:
-                    progress(writer.seen, 0, "rows")
+                    work.progress(writer.seen, 0, "rows")
             if len(writer.ids) == known:
                 _warn_of_no_record(dataset, writer.reasons - reasons)
         writer.flush()
-        progress(writer.seen, writer.seen, "rows")
-        stats: dict[str, int | float | str] = {
-            "rows_read": writer.seen,
-            **{f"rejected_{r}": n for r, n in sorted(writer.reasons.items())},
-        }
+        work.progress(writer.seen, writer.seen, "rows")
+        stats = {"rows_read": writer.seen, **{f"rejected_{r}": n for r, n in sorted(writer.reasons.items())}}
         if writer.sentinels:
             stats["sentinel_inputs"] = writer.sentinels
             log.warning("%d records have an input such as '<noinput>'; they are kept as they are", writer.sentinels)
-        # Rejects first: a reader that sees the new records also finds the new rejects.
-        lake.commit("raw_rejects", writer.rejects, fingerprint=want, code_version=VERSION)
-        manifest = lake.commit(TABLE, writer.records, fingerprint=want, code_version=VERSION, stats=stats)
-        return Outcome(manifest, cached=False, stats=stats)
+        return Made({RECORDS: writer.records, REJECTS: writer.rejects}, stats)
 
-
-def describe(lake: Lake) -> Description:
-    """Counts by reason, lengths in characters, five records."""
-    con = lake.connect()
-    try:
-        numbers: dict[str, Any] = {}
-        counts = con.execute(
-            "SELECT (SELECT count(*) FROM raw_records), (SELECT count(*) FROM raw_rejects), "
-            "(SELECT count(*) FROM raw_records WHERE input <> '')"
-        ).fetchone()
-        assert counts is not None
-        numbers["records"], numbers["rejected"], numbers["with_input"] = counts
-        reasons = con.execute("SELECT reason, count(*) FROM raw_rejects GROUP BY 1 ORDER BY 1").fetchall()
+    def describe(self, lake: Lake, student: str = "") -> Description:
+        """Counts by reason, lengths in characters, five records."""
+        with lake.connect() as con:
+            [numbers] = rows_as_dicts(
+                con.execute(
+                    "SELECT (SELECT count(*) FROM raw_records) AS records, "
+                    "(SELECT count(*) FROM raw_rejects) AS rejected, "
+                    "(SELECT count(*) FROM raw_records WHERE input <> '') AS with_input"
+                )
+            )
+            reasons = con.execute("SELECT reason, count(*) FROM raw_rejects GROUP BY 1 ORDER BY 1").fetchall()
+            sample = rows_as_dicts(
+                con.execute(
+                    "SELECT sample_id, dataset, left(instruction, 200) AS instruction, left(input, 200) AS input, "
+                    "left(response, 200) AS response FROM raw_records ORDER BY dataset, source_index LIMIT 5"
+                )
+            )
+            lengths = con.execute("SELECT length(response)::DOUBLE FROM raw_records USING SAMPLE 20000 ROWS").fetchall()
         numbers |= {f"rejected_{reason}": n for reason, n in reasons}
-        sample = con.execute(
-            "SELECT sample_id, dataset, left(instruction, 200) AS instruction, left(input, 200) AS input, "
-            "left(response, 200) AS response FROM raw_records ORDER BY dataset, source_index LIMIT 5"
-        )
-        names = [d[0] for d in sample.description]
-        rows = [dict(zip(names, r, strict=True)) for r in sample.fetchall()]
-        lengths = con.execute("SELECT length(response)::DOUBLE FROM raw_records USING SAMPLE 20000 ROWS").fetchall()
-    finally:
-        con.close()
-    return Description(numbers, rows, ("response length (characters)", [n for (n,) in lengths]))
+        return Description(numbers, sample, ("response length (characters)", [n for (n,) in lengths]))
+
+
+STAGE = RawDataset()
 
 
 def _warn_of_no_record(dataset: Dataset, reasons: Counter[str]) -> None:
@@ -159,7 +155,7 @@ class _Writer:
 
     def flush(self) -> None:
         if self._good:
-            self.records.append(self.lake.write_part(TABLE, self._good))
+            self.records.append(self.lake.write_part(RECORDS, self._good))
         if self._bad:
-            self.rejects.append(self.lake.write_part("raw_rejects", self._bad))
+            self.rejects.append(self.lake.write_part(REJECTS, self._bad))
         self._good, self._bad = [], []

@@ -8,99 +8,116 @@ import duckdb
 import pyarrow as pa
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
-from srt_assets.core.outcome import Description, Outcome
-from srt_assets.core.progress import Progress, silent
+from srt_assets.core.outcome import Description, Made
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.sql import models
-from srt_assets.core.tables import TABLES, sql_literal
+from srt_assets.core.stage import Stage, Work
+from srt_assets.core.tables import TABLES, rows_as_dicts, sql_literal
 from srt_assets.settings import Settings
 
 TABLE = "selected_set"
-WRITES = ("policies", "decisions", "policy_decisions", TABLE)
-CODE_VERSION = "1"
 
 
-def wanted(settings: Settings, lake: Lake, student: str) -> str:
-    """Fingerprint of the selection: the scores, the candidates, the policies and the meaning of the rule's SQL.
+class SelectedSet(Stage):
+    """What the student chose: `dbt_like_sql/models/marts/decisions.sql` run for it, and the texts of what was kept."""
 
-    Raises StageError if the student has no finished scores of the present candidates.
-    """
-    scores = lake.manifest("student_scores", f"student={student}")
-    if scores is None or not scores.complete:
-        what = "unfinished" if scores else "missing"
-        raise StageError(
-            f"the scores of student {student} are {what}", f"make them: srt run student_scores --student {student}"
+    asset = "selected_set"
+    tables = (TABLE, "policy_decisions", "decisions", "policies")
+    version = "1"
+    needs = ("student_scores", "reflected_responses")
+    group = "selection"
+    kinds = frozenset({"duckdb", "parquet"})
+    per_student = True
+
+    def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
+        """The scores, the candidates, the policies and the meaning of the rule's SQL.
+
+        Raises StageError if the student has no finished scores of the present candidates, UserError with file and line
+        if the rule is not SQL that fits the tables.
+        """
+        scores = lake.manifest("student_scores", f"student={student}")
+        if scores is None or not scores.complete:
+            what = "unfinished" if scores else "missing"
+            raise StageError(
+                f"the scores of student {student} are {what}", f"make them: srt run student_scores --student {student}"
+            )
+        candidates = sorted(m.content_hash for m in lake.manifests("candidates"))
+        if sorted(scores.inputs.get("candidates", ())) != candidates:
+            # A verdict would hold for texts that were never scored.
+            raise StageError(
+                f"the candidates have changed since student {student} scored them",
+                f"score them: srt run selected_set --student {student}",
+            )
+        models.check_rule()
+        return Fingerprint.of(
+            stage=TABLE,
+            version=self.version,
+            student_scores=scores.content_hash,
+            candidates=candidates,
+            policies=policy_rows(settings.selection, settings.project.seed, student),
+            rule=models.code_version(models.load().models[models.RULE], models.load()),
         )
-    candidates = sorted(m.content_hash for m in lake.manifests("candidates"))
-    if sorted(scores.inputs.get("candidates", ())) != candidates:
-        # A verdict would hold for texts that were never scored.
-        raise StageError(
-            f"the candidates have changed since student {student} scored them",
-            f"score them: srt run selected_set --student {student}",
-        )
-    return fingerprint(
-        stage=TABLE,
-        version=CODE_VERSION,
-        student_scores=scores.content_hash,
-        candidates=candidates,
-        policies=policy_rows(settings.selection, settings.project.seed, student),
-        rule=models.code_version(models.load().models[models.RULE], models.load()),
-    )
 
-
-def run(settings: Settings, lake: Lake, progress: Progress = silent, student: str = "") -> Outcome:
-    """Decide for a student and store the verdicts and the kept texts. Returns at once if nothing has changed."""
-    partition = f"student={student}"
-    with lake.lock(TABLE, partition):
-        want = wanted(settings, lake, student)
-        if all(lake.is_current(table, want, partition) for table in WRITES):
-            manifest = lake.manifest(TABLE, partition)
-            assert manifest is not None
-            return Outcome(manifest, cached=True, stats=manifest.stats)
-        con = lake.connect()
-        try:
-            parts = {"policies": lake.write_part("policies", _rows(settings, student), partition)}
+    def make(self, work: Work) -> Made:
+        """Decide for a student and store the verdicts and the kept texts."""
+        lake, student, partition = work.lake, work.student, work.partition
+        with lake.connect() as con:
+            parts = {"policies": lake.write_part("policies", _rows(work.settings, student), partition)}
             con.execute("CREATE TEMP TABLE asked AS SELECT * FROM " + _part(lake, "policies", partition, parts))
             # No order is needed before the set's own, and keeping one costs memory.
             con.execute("SET preserve_insertion_order = false")
-            _check_rule(con)
             every = rule_sql(lake, student, "asked", active_only=False)
             parts["policy_decisions"] = lake.sink_part(con, every, "policy_decisions", partition)
-            progress(1, 3, "tables")
+            work.progress(1, 3, "tables")
             # The rule is run once: the active policy's verdicts are rows of what it just said.
             verdicts = _part(lake, "policy_decisions", partition, parts)
             active = f"SELECT * FROM {verdicts} WHERE policy IN (SELECT policy FROM asked WHERE active)"
             parts["decisions"] = lake.sink_part(con, active, "decisions", partition)
-            progress(2, 3, "tables")
+            work.progress(2, 3, "tables")
             con.execute("SET preserve_insertion_order = true")
             verdicts = _part(lake, "decisions", partition, parts)
             parts[TABLE] = lake.sink_part(con, selected_sql(lake, verdicts), TABLE, partition)
             stats = _counts(con, verdicts)
-        finally:
-            con.close()
-        if wanted(settings, lake, student) != want:
+        if self.wanted(work.settings, lake, student) != work.want:
             raise StageError(
                 f"scores or candidates of student {student} changed while they were being decided",
                 f"decide again: srt run selected_set --student {student}",
             )
-        # The selected set last: who sees it also finds the verdicts behind it.
-        manifests = [
-            lake.commit(
-                table, [parts[table]], fingerprint=want, code_version=CODE_VERSION, partition=partition, stats=stats
+        return Made({table: [part] for table, part in parts.items()}, stats)
+
+    def describe(self, lake: Lake, student: str = "") -> Description:
+        """Outcomes and branches, IFD and r-IFD of what was kept, five rows of the selected set, the IFD's histogram."""
+        decided = lake.source("decisions", f"student={student}")
+        with lake.connect() as con:
+            numbers = _counts(con, decided)
+            branches = con.execute(f"SELECT branch, count(*) FROM {decided} WHERE kept GROUP BY 1 ORDER BY 1")
+            numbers |= {f"kept_{branch}": n for branch, n in branches.fetchall()}
+            [ratios] = rows_as_dicts(
+                con.execute(
+                    "SELECT avg(exp(log_ifd)) AS ifd_mean, median(exp(log_ifd)) AS ifd_median, "
+                    "avg(exp(log_r_ifd)) AS r_ifd_mean, median(exp(log_r_ifd)) AS r_ifd_median "
+                    f"FROM {decided} WHERE kept"
+                )
             )
-            for table in WRITES
-        ]
-        return Outcome(manifests[-1], cached=False, stats=stats)
+            numbers |= {name: value for name, value in ratios.items() if value is not None}
+            if numbers["samples"]:
+                numbers["kept_share"] = float(numbers["kept"]) / float(numbers["samples"])
+            sample = rows_as_dicts(
+                con.execute(
+                    "SELECT sample_id, candidate, exp(log_ifd) AS ifd, exp(log_r_ifd) AS r_ifd, "
+                    "left(instruction, 200) AS instruction, left(input, 200) AS input, left(response, 200) AS response "
+                    f"FROM {lake.source(TABLE, f'student={student}')} ORDER BY position LIMIT 5"
+                )
+            )
+            values = con.execute(
+                f"SELECT exp(log_ifd) FROM {decided} WHERE kept AND log_ifd IS NOT NULL USING SAMPLE 20000 ROWS"
+            ).fetchall()
+        return Description(numbers, sample, ("IFD of the kept", [v for (v,) in values]))
 
 
-def _check_rule(con: duckdb.DuckDBPyConnection) -> None:
-    """UserError with file and line if the rule, or a model it reads, is not SQL that fits the tables."""
-    project = models.load()
-    for name in project.models[models.RULE].refs:
-        models.create_view(con, project.models[name])
-    models.create_view(con, project.models[models.RULE], "the rule as written")
+STAGE = SelectedSet()
 
 
 def rule_sql(lake: Lake, student: str, policies: str, active_only: bool = True) -> str:
@@ -147,7 +164,7 @@ def _rows(settings: Settings, student: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TABLES["policies"].arrow_schema)
 
 
-def _part(lake: Lake, table: str, partition: str, parts: dict[str, str]) -> str:
+def _part(lake: Lake, table: str, partition: str | None, parts: dict[str, str]) -> str:
     return f"({TABLES[table].select_sql([lake.directory(table, partition) / parts[table]])})"
 
 
@@ -157,34 +174,3 @@ def _counts(con: duckdb.DuckDBPyConnection, verdicts: str) -> dict[str, int | fl
     for outcome in ("kept", "not_chosen", "rejected"):
         stats[outcome] = sum(n for o, _, n in rows if o == outcome)
     return stats | {f"because_{reason}": n for outcome, reason, n in rows if outcome != "kept"}
-
-
-def describe(lake: Lake, student: str) -> Description:
-    """Outcomes and branches, IFD and r-IFD of what was kept, five rows of the selected set, the IFD's histogram."""
-    con = lake.connect()
-    try:
-        decided = lake.source("decisions", f"student={student}")
-        numbers = _counts(con, decided)
-        branches = con.execute(f"SELECT branch, count(*) FROM {decided} WHERE kept GROUP BY 1 ORDER BY 1").fetchall()
-        numbers |= {f"kept_{branch}": n for branch, n in branches}
-        row = con.execute(
-            "SELECT avg(exp(log_ifd)), median(exp(log_ifd)), avg(exp(log_r_ifd)), median(exp(log_r_ifd)) "
-            f"FROM {decided} WHERE kept"
-        ).fetchone()
-        names = ("ifd_mean", "ifd_median", "r_ifd_mean", "r_ifd_median")
-        numbers |= {name: value for name, value in zip(names, row or (), strict=True) if value is not None}
-        if numbers["samples"]:
-            numbers["kept_share"] = float(numbers["kept"]) / float(numbers["samples"])
-        cursor = con.execute(
-            "SELECT sample_id, candidate, exp(log_ifd) AS ifd, exp(log_r_ifd) AS r_ifd, "
-            "left(instruction, 200) AS instruction, left(input, 200) AS input, left(response, 200) AS response "
-            f"FROM {lake.source(TABLE, f'student={student}')} ORDER BY position LIMIT 5"
-        )
-        columns = [d[0] for d in cursor.description or []]
-        sample = [dict(zip(columns, r, strict=True)) for r in cursor.fetchall()]
-        values = con.execute(
-            f"SELECT exp(log_ifd) FROM {decided} WHERE kept AND log_ifd IS NOT NULL USING SAMPLE 20000 ROWS"
-        ).fetchall()
-    finally:
-        con.close()
-    return Description(numbers, sample, ("IFD of the kept", [v for (v,) in values]))

@@ -87,16 +87,13 @@ def export(settings: Settings, lake: Lake, student: str, format: str, out: Path)
 
 def _rows(lake: Lake, student: str, convert: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     columns = ("sample_id", "instruction", "input", "response")
-    con = lake.connect()
-    try:
+    with lake.connect() as con:
         cursor = con.execute(
             f"SELECT {', '.join(columns)} FROM {lake.source('selected_set', f'student={student}')} ORDER BY position"
         )
         while chunk := cursor.fetchmany(_CHUNK):
             for row in chunk:
                 yield convert(dict(zip(columns, row, strict=True)))
-    finally:
-        con.close()
 
 
 def _write(path: Path, rows: Iterator[dict[str, Any]], as_lines: bool) -> int:

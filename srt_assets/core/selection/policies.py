@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core.hashing import digest
 from srt_assets.settings import POLICIES as NAMES
 from srt_assets.settings import Selection
 
@@ -47,7 +47,7 @@ def policy_rows(selection: Selection, seed: int, student: str) -> list[dict]:
         facts = asdict(policy) | switches | {"seed": seed if name == "random" else None}
         if selection.keep_unreflected:
             facts["response_reflected_only"] = False
-        mark = fingerprint(policy=name, **facts)
+        mark = digest(policy=name, **facts)
         active = name == selection.policy
         rows.append({"student": student, "policy": name, "active": active, "policy_fingerprint": mark, **facts})
     return rows

@@ -6,14 +6,18 @@ build; its views name the parts by absolute path, so it is made again when the h
 """
 
 import logging
+import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 
-from srt_assets.core.hashing import fingerprint
-from srt_assets.core.lake import Lake, file_lock
+from srt_assets.core import stages  # noqa: F401 - all tables are known when all stages are
+from srt_assets.core.errors import UserError
+from srt_assets.core.hashing import digest
+from srt_assets.core.lake import Lake
+from srt_assets.core.locks import file_lock
 from srt_assets.core.sql import models
 from srt_assets.core.sql.models import META
 from srt_assets.core.tables import TABLES, sql_literal
@@ -21,7 +25,31 @@ from srt_assets.core.tables import TABLES, sql_literal
 # What DuckDB 1.5 can open; later versions write files that its command line shell cannot read.
 STORAGE_VERSION = "v1.5.0"
 
+# While a stage goes on, what it puts down is shown this often.
+EVERY_S = 30.0
+
 log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes when a stage ends, and now and then while it goes on. Never the reason that a stage fails."""
+
+    def __init__(self, every_s: float = EVERY_S) -> None:
+        self._every_s = every_s
+        self._last = time.monotonic()
+
+    def flushed(self, lake: Lake) -> None:
+        """A stage has put something down and goes on."""
+        if time.monotonic() - self._last >= self._every_s:
+            self.ended(lake)
+
+    def ended(self, lake: Lake) -> None:
+        """A stage has ended, well or badly."""
+        try:
+            publish(lake)
+        except (OSError, duckdb.Error, UserError) as error:
+            log.warning("srt.duckdb could not be renewed and shows what it showed before: %s", error)
+        self._last = time.monotonic()
 
 
 def path_of(lake: Lake) -> Path:
@@ -31,7 +59,7 @@ def path_of(lake: Lake) -> Path:
 def publish(lake: Lake) -> Path:
     """Make `srt.duckdb` show the lake as it is now, every table and view typed even without data. Gives its path.
 
-    Raises UserError with file and line when a model's SQL does not fit the tables.
+    Models that do not compile are left out; `faults.faults()` names them.
     """
     with file_lock(lake.home / "locks" / "catalog.lock"):
         # Inside the lock: whoever publishes last has also looked last.
@@ -62,6 +90,8 @@ def _build(lake: Lake) -> Path:
             con.execute(f'CREATE VIEW "{name}" AS {table.select_sql(parts[name])}')
             con.execute(f'COMMENT ON VIEW "{name}" IS {sql_literal(table.description)}')
         for model in models.load().views:
+            if model.name in models.broken():
+                continue
             models.create_view(con, model)
             con.execute(f'COMMENT ON VIEW "{model.name}" IS {sql_literal(model.description)}')
         con.execute(f"CREATE TABLE {META} (home VARCHAR, published_at TIMESTAMP, state VARCHAR)")
@@ -92,8 +122,8 @@ def _state(lake: Lake, parts: dict[str, list[Path]]) -> str:
     """What the published file depends on: the home, the parts, the tables' columns and the models."""
     files = {name: [str(path) for path in paths] for name, paths in parts.items()}
     columns = {name: [(c.name, c.type) for c in table.columns] for name, table in TABLES.items()}
-    views = {model.name: model.body for model in models.load().views}
-    return fingerprint(home=str(lake.home), files=files, columns=columns, views=views)
+    views = {m.name: m.body for m in models.load().views if m.name not in models.broken()}
+    return digest(home=str(lake.home), files=files, columns=columns, views=views)
 
 
 def _published_state(path: Path) -> str | None:

@@ -7,7 +7,7 @@ Jinja is `{{ ref('model') }}` and `{{ source('lake', 'table') }}`. Leading `--` 
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -16,7 +16,7 @@ import duckdb
 
 import srt_assets
 from srt_assets.core.errors import UserError, nearest
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core.hashing import digest
 from srt_assets.core.tables import TABLES
 
 SOURCE = "lake"
@@ -48,6 +48,8 @@ class Model:
     sources: tuple[str, ...]
     first_line: int = 1
     """Line of the file on which `body` begins."""
+    error: UserError | None = None
+    """What is wrong with the file, as far as that can be said without DuckDB."""
 
     @property
     def is_warning(self) -> bool:
@@ -69,11 +71,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Project:
-    """All models, each after those it refers to, and all tests."""
+    """All models, each after those it refers to, and all tests. `unusable`: files that can be neither."""
 
     root: Path
     models: Mapping[str, Model] = field(default_factory=dict)
     tests: Mapping[str, Model] = field(default_factory=dict)
+    unusable: tuple[UserError, ...] = ()
 
     @property
     def views(self) -> list[Model]:
@@ -94,21 +97,60 @@ def folder() -> Path:
 
 
 def load(root: Path | None = None) -> Project:
-    """Read and check the folder. Raises UserError with file:line, the nearest name, or the cycle as a path."""
+    """Read the folder. What is wrong with a file is in its model's `error`: it must not keep the others away."""
     return _load(root or folder())
 
 
 @lru_cache(maxsize=8)
 def _load(root: Path) -> Project:
-    models = _read_all(sorted((root / "models").rglob("*.sql")))
-    tests = _read_all(sorted((root / "tests").rglob("*.sql")))
-    for model in (*models.values(), *tests.values()):
-        _check_references(model, models)
-    return Project(root, {name: models[name] for name in _in_order(models)}, tests)
+    unusable: list[UserError] = []
+    models = _read_all(sorted((root / "models").rglob("*.sql")), unusable)
+    tests = _read_all(sorted((root / "tests").rglob("*.sql")), unusable)
+    for found in (models, tests):
+        for name, model in found.items():
+            found[name] = _with_known_references(model, models)
+    return Project(root, {name: models[name] for name in _in_order(models)}, tests, tuple(unusable))
+
+
+def broken(project: Project | None = None) -> Mapping[str, UserError]:
+    """What is wrong with the models and tests that do not compile, by name; tried over empty tables."""
+    return _broken((project or load()).root, tuple(TABLES))
+
+
+@lru_cache(maxsize=8)
+def _broken(root: Path, tables: tuple[str, ...]) -> dict[str, UserError]:
+    project = _load(root)
+    found: dict[str, UserError] = {}
+    with duckdb.connect() as con:
+        for name in tables:
+            con.execute(f'CREATE VIEW "{name}" AS {TABLES[name].select_sql([])}')
+        for model in (*project.models.values(), *project.tests.values()):
+            if waits_for := next((ref for ref in model.refs if ref in found), None):
+                found[model.name] = UserError(
+                    f"{model.path}: it reads {waits_for}, which does not compile", "correct that file first"
+                )
+                continue
+            is_view = model.name in project.models and model.name != RULE
+            try:
+                create_view(con, model, model.name if is_view else f"{model.name}, compiled")
+            except UserError as error:
+                found[model.name] = error
+    return found
+
+
+def check_rule() -> None:
+    """UserError with file and line if the rule, or a model it reads, is not SQL that fits the tables."""
+    project = load()
+    if RULE not in project.models:
+        raise UserError(f"{project.root}/models has no {RULE}.sql, which is the rule", "put it back")
+    if error := broken(project).get(RULE):
+        raise error
 
 
 def create_view(con: duckdb.DuckDBPyConnection, model: Model, name: str | None = None) -> None:
     """Make a model a view under its own name or another. UserError with file and line if its SQL does not fit."""
+    if model.error:
+        raise model.error
     view = f'CREATE VIEW "{name or model.name}" AS {model.sql()}'
     try:
         statements = len(con.extract_statements(view))
@@ -135,7 +177,7 @@ def code_version(model: Model, project: Project) -> str:
     Comments, white space and letter case of keywords do not count.
     """
     above = {name: code_version(project.models[name], project) for name in model.refs}
-    return fingerprint(sql=canonical(model.sql()), refs=above)[:16]
+    return digest(sql=canonical(model.sql()), refs=above)[:16]
 
 
 def canonical(sql: str) -> str:
@@ -148,45 +190,61 @@ def canonical(sql: str) -> str:
         return sql
 
 
-def _read_all(paths: Iterable[Path]) -> dict[str, Model]:
+def _read_all(paths: Iterable[Path], unusable: list[UserError]) -> dict[str, Model]:
     found: dict[str, Model] = {}
     for path in paths:
-        model = _read(path)
-        if model.name in found:
-            raise UserError(
-                f"{path}: a model named {model.name} exists already in {found[model.name].path}",
-                "rename one of the files",
-            )
-        found[model.name] = model
+        try:
+            _check_name(path, found)
+        except UserError as error:
+            unusable.append(error)
+        else:
+            found[path.stem] = _read(path)
     return found
 
 
-def _read(path: Path) -> Model:
+def _check_name(path: Path, found: Mapping[str, Model]) -> None:
     if not _NAME_OF_MODEL.fullmatch(path.stem):
         raise UserError(f"{path}: {path.stem!r} is no name for a view", "use small letters, digits and _ for the file")
     if (path.stem != RULE and path.stem in TABLES) or path.stem == META:
         raise UserError(f"{path}: there is a table named {path.stem} already", "give the file another name")
-    text = _text(path)
+    if path.stem in found:
+        other = found[path.stem].path
+        raise UserError(f"{path}: a model named {path.stem} exists already in {other}", "rename one of the files")
+
+
+def _read(path: Path) -> Model:
+    try:
+        text = _text(path)
+    except UserError as unreadable:
+        return Model(path.stem, path, "", "", {}, {}, (), (), error=unreadable)
     header, body = _split_header(text)
+    description, facts, columns = _describe(header)
+    body = body.rstrip()
+    refs, sources, error = _references(path, text)
+    if not body:
+        error = UserError(f"{path}: no SQL in the file", "write one SELECT, or remove the file")
+    elif body.endswith(";"):
+        line = text.rstrip().count("\n") + 1
+        error = UserError(f"{path}:{line}: a model ends without a semicolon", "remove it")
+    return Model(path.stem, path, body, description, facts, columns, refs, sources, len(header) + 1, error)
+
+
+def _references(path: Path, text: str) -> tuple[tuple[str, ...], tuple[str, ...], UserError | None]:
+    """Names of models and of tables, in order of first use, and the first Jinja that is neither."""
     refs: dict[str, None] = {}
     sources: dict[str, None] = {}
+    error = None
     for match in _JINJA.finditer(text):
         reference = _reference(match["call"]) if match["call"] is not None else None
         if reference is None:
             line = text.count("\n", 0, match.start()) + 1
-            raise UserError(
+            error = error or UserError(
                 f"{path}:{line}: {match.group().splitlines()[0]} is not supported in a model",
                 "use only {{ ref('model') }} and {{ source('lake', 'table') }}",
             )
+            continue
         (refs if reference[0] == "ref" else sources)[reference[1]] = None
-    if not body.strip():
-        raise UserError(f"{path}: no SQL in the file", "write one SELECT, or remove the file")
-    body = body.rstrip()
-    if body.endswith(";"):
-        raise UserError(f"{path}:{text.rstrip().count(chr(10)) + 1}: a model ends without a semicolon", "remove it")
-    description, facts, columns = _describe(header)
-    first_line = len(header) + 1
-    return Model(path.stem, path, body, description, facts, columns, tuple(refs), tuple(sources), first_line)
+    return tuple(refs), tuple(sources), error
 
 
 def _text(path: Path) -> str:
@@ -226,14 +284,16 @@ def _reference(call: str) -> tuple[str, str] | None:
     return None
 
 
-def _check_references(model: Model, models: Mapping[str, Model]) -> None:
+def _with_known_references(model: Model, models: Mapping[str, Model]) -> Model:
+    """The model without references to what does not exist, which is an error of its file."""
+    error = model.error
     for kind, names, known in (("ref", model.refs, models), ("source", model.sources, TABLES)):
         for name in names:
-            if name not in known:
-                raise UserError(
-                    f"{model.path}:{_line_of(model.path, kind, name)}: {kind} to {name}, which does not exist",
-                    nearest(name, known),
-                )
+            if name not in known and not error:
+                line = _line_of(model.path, kind, name)
+                error = UserError(f"{model.path}:{line}: {kind} to {name}, which does not exist", nearest(name, known))
+    refs = tuple(name for name in model.refs if name in models)
+    return replace(model, refs=refs, sources=tuple(s for s in model.sources if s in TABLES), error=error)
 
 
 def _line_of(path: Path, kind: str, name: str) -> int:
@@ -242,13 +302,18 @@ def _line_of(path: Path, kind: str, name: str) -> int:
     return text.count("\n", 0, next(hits).start()) + 1
 
 
-def _in_order(models: Mapping[str, Model]) -> list[str]:
-    try:
-        return list(TopologicalSorter({name: sorted(m.refs) for name, m in sorted(models.items())}).static_order())
-    except CycleError as error:
-        # graphlib lists each node before the one that depends on it; people read "a refers to b".
-        path = list(reversed(error.args[1]))
-        raise UserError(
-            f"{models[path[0]].path}: the models refer to each other in a circle: {' -> '.join(path)}",
-            "remove one of these references",
-        ) from error
+def _in_order(models: dict[str, Model]) -> list[str]:
+    """Names of the models, each after those it refers to. Models that refer to each other in a circle are errors."""
+    while True:
+        try:
+            return list(TopologicalSorter({name: sorted(m.refs) for name, m in sorted(models.items())}).static_order())
+        except CycleError as error:
+            # graphlib lists each node before the one that depends on it; people read "a refers to b".
+            circle = list(reversed(error.args[1]))
+            for name in circle:
+                wrong = UserError(
+                    f"{models[name].path}: the models refer to each other in a circle: {' -> '.join(circle)}",
+                    "remove one of these references",
+                )
+                others = tuple(ref for ref in models[name].refs if ref not in circle)
+                models[name] = replace(models[name], refs=others, error=wrong)

@@ -11,7 +11,8 @@ from sqlglot.errors import SqlglotError
 from sqlglot.lineage import lineage
 from sqlglot.schema import MappingSchema
 
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core import stages  # noqa: F401 - all tables are known when all stages are
+from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql import models
 from srt_assets.core.tables import TABLES, Column, sql_literal
@@ -35,20 +36,23 @@ class Seen:
 
 
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
-    """In-memory DuckDB with the lake's tables and every model as a view. Close it."""
+    """In-memory DuckDB with the lake's tables and every model that compiles as a view. Close it."""
     con = lake.connect()
     for model in models.load().views:
-        models.create_view(con, model)
+        if model.name not in models.broken():
+            models.create_view(con, model)
     return con
 
 
 def look(lake: Lake, names: list[str]) -> Iterator[Seen]:
-    """The named models, in the order given."""
+    """The named models, in the order given; those that do not compile are left out."""
     project = models.load()
     con = connect(lake)
     try:
         schemas = {t: {c.name: c.type for c in table.columns} for t, table in TABLES.items()}
         for model in project.views:
+            if model.name in models.broken():
+                continue
             schemas[model.name] = dict(
                 con.execute(f'SELECT column_name, column_type FROM (DESCRIBE "{model.name}")').fetchall()
             )
@@ -57,7 +61,7 @@ def look(lake: Lake, names: list[str]) -> Iterator[Seen]:
         def lineage_of(name: str) -> Lineage:
             return column_lineage(project.models[name], schemas)
 
-        for name in names:
+        for name in (name for name in names if name in schemas):
             row = con.execute(f'SELECT count(*) FROM "{name}"').fetchone()
             assert row is not None
             columns = [Column(c, kind, _meaning(name, c, lineage_of)) for c, kind in schemas[name].items()]
@@ -80,7 +84,7 @@ def _version(lake: Lake, project: models.Project, name: str) -> str:
     """
     under = sorted(_tables(project, name))
     content = {t: sorted(m.content_hash or m.fingerprint for m in lake.manifests(t)) for t in under}
-    return fingerprint(sql=models.code_version(project.models[name], project), content=content)[:16]
+    return digest(sql=models.code_version(project.models[name], project), content=content)[:16]
 
 
 def _tables(project: models.Project, name: str) -> set[str]:
@@ -122,7 +126,12 @@ def column_lineage(model: models.Model, schemas: dict[str, dict[str, str]]) -> L
 
 
 def failing_rows(lake: Lake, test: str, student: str | None = None) -> tuple[int, list[dict[str, Any]]]:
-    """How many rows a test returns (of one student, if the rows name one), and the first few of them."""
+    """How many rows a test returns (of one student, if the rows name one), and the first few of them.
+
+    UserError with file and line if the test does not compile.
+    """
+    if error := models.broken().get(test):
+        raise error
     con = connect(lake)
     try:
         models.create_view(con, models.load().tests[test], "failing rows")

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import file_sha256, fingerprint
+from srt_assets.core.hashing import digest, file_sha256
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -57,7 +57,7 @@ class Files:
 
     def fingerprint(self) -> str:
         """Hash over config, tokenizer and weights by content; file dates and places do not count."""
-        return fingerprint(
+        return digest(
             config={k: v for k, v in self.config.items() if k not in _NOT_IDENTITY},
             tokenizer={p.name: file_sha256(p) for p in self.tokenizer},
             weights={p.name: file_sha256(p) for p in self.weights},
@@ -66,7 +66,7 @@ class Files:
     def signature(self) -> str:
         """Cheap stand-in for the fingerprint: changes whenever a file was replaced or rewritten."""
         stats = {p.name: p.stat() for p in self.all}
-        return fingerprint(**{name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()})
+        return digest(**{name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()})
 
 
 @contextmanager

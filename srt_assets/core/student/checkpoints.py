@@ -10,20 +10,16 @@ import json
 import os
 import shutil
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import fingerprint
-from srt_assets.core.lake import Lake, file_lock
-from srt_assets.core.outcome import Description, Outcome
-from srt_assets.core.progress import Progress, silent
+from srt_assets.core.lake import Lake
+from srt_assets.core.locks import file_lock
 from srt_assets.core.student import sources
 from srt_assets.core.student.checkpoint_files import Files, inspect, readable, slugify
 from srt_assets.settings import Settings
 
-TABLE = "students"
-VERSION = "1"
 RECORD = "srt_student.json"
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 
@@ -214,45 +210,3 @@ def _ancestry(lake: Lake, files: Files) -> tuple[str, int]:
     parent = files.directory.relative_to(made).parts[0]
     before = _record(lake.home / "students" / parent)
     return parent, (before["generation"] if before else 0) + 1
-
-
-# -- the asset student_checkpoint
-
-
-def wanted(settings: Settings, lake: Lake, student: str) -> str:
-    """The fingerprint the row of this student should have now."""
-    info = get(lake, student)
-    return fingerprint(
-        student=info.fingerprint, source=info.source, revision=info.revision, generation=info.generation, code=VERSION
-    )
-
-
-def run(settings: Settings, lake: Lake, student: str, progress: Progress = silent) -> Outcome:
-    """Write the student's row: what it is now, by content."""
-    partition = f"student={student}"
-    with lake.lock(TABLE, partition):
-        info = get(lake, student)
-        want = wanted(settings, lake, student)
-        if lake.is_current(TABLE, want, partition):
-            manifest = lake.manifest(TABLE, partition)
-            assert manifest is not None
-            return Outcome(manifest, cached=True)
-        row = asdict(info) | {"student": student, "student_fingerprint": info.fingerprint}
-        part = lake.write_part(TABLE, [row], partition)
-        manifest = lake.commit(TABLE, [part], fingerprint=want, code_version=VERSION, partition=partition)
-        return Outcome(manifest, cached=False, stats={"n_parameters": info.n_parameters})
-
-
-def describe(lake: Lake, student: str) -> Description:
-    """What people look at first: size, kind and identity of the student."""
-    info = get(lake, student)
-    numbers: dict[str, int | float | str] = {
-        "parameters": info.n_parameters,
-        "weights_bytes": info.weights_bytes,
-        "vocab_size": info.vocab_size,
-        "architecture": info.architecture,
-        "source": info.source,
-        "fingerprint": info.fingerprint,
-        "generation": info.generation,
-    }
-    return Description(numbers)

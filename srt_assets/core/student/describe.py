@@ -18,8 +18,7 @@ _HISTOGRAM_ROWS = 20_000
 
 def describe(lake: Lake, student: str) -> Description:
     """Counts of rows and of passes by status, mean and median IFD and r-IFD (ratios of perplexities), five rows."""
-    con = lake.connect()
-    try:
+    with lake.connect() as con:
         con.execute(
             f"CREATE TEMP VIEW scored AS SELECT *, {_LOG_IFD}, {_LOG_R_IFD} "
             f"FROM {lake.source(TABLE, f'student={student}')}"
@@ -48,16 +47,13 @@ def describe(lake: Lake, student: str) -> Description:
         values = con.execute(
             f"SELECT exp(log_ifd) FROM scored WHERE log_ifd IS NOT NULL ORDER BY sample_id LIMIT {_HISTOGRAM_ROWS}"
         ).fetchall()
-    finally:
-        con.close()
     histogram = ("IFD (ratio of perplexities)", [value for (value,) in values]) if values else None
     return Description(numbers, [dict(zip(columns, row, strict=True)) for row in sample], histogram)
 
 
 def faults(lake: Lake, student: str) -> dict[str, int]:
     """Rows that break the table's promise, by kind; all zero in a sound table."""
-    con = lake.connect()
-    try:
+    with lake.connect() as con:
         rows = lake.source(TABLE, f"student={student}")
         unsound = " OR ".join(
             f"coalesce(CASE WHEN status_{p} = 'ok' THEN NOT (isfinite(sum_nll_{p}) AND n_tokens_{p} > 0) "
@@ -69,7 +65,5 @@ def faults(lake: Lake, student: str) -> dict[str, int]:
             f"(SELECT count(*) FROM candidates c ANTI JOIN {rows} s USING (sample_id, candidate)), "
             f"(SELECT count(*) - count(DISTINCT (sample_id, candidate)) FROM {rows})"
         ).fetchone()
-    finally:
-        con.close()
     assert found is not None
     return dict(zip(("unsound_rows", "candidates_without_row", "double_rows"), found, strict=True))

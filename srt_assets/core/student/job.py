@@ -4,8 +4,10 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.progress import Progress
 from srt_assets.core.selection.policies import policy_rows
+from srt_assets.core.sql import models
 from srt_assets.core.student import checkpoints, precision
 from srt_assets.core.student.store import TABLE, Store
 from srt_assets.settings import Settings
@@ -32,7 +34,7 @@ class Job:
     """One run of the stage: counts, pace, and when to put rows down. `want`: fingerprint for the commits on the way."""
 
     def __init__(
-        self, settings: Settings, info: checkpoints.StudentInfo, store: Store, want: str, progress: Progress
+        self, settings: Settings, info: checkpoints.StudentInfo, store: Store, want: Fingerprint, progress: Progress
     ) -> None:
         self.settings, self.info, self.store, self.want, self.progress = settings, info, store, want, progress
         self.known = store.counts()
@@ -51,6 +53,8 @@ class Job:
             from srt_assets.core.student.pace import Pace, chunks
 
             spec, names = self._spec(self.settings.student.dtype)
+            if spec.dtype != "float32":
+                models.check_rule()  # hours later the close calls are settled by it
             self.facts = {"devices": ",".join(names), "dtype": spec.dtype}
             pace = Pace()
             try:

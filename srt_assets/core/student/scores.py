@@ -9,23 +9,71 @@ from collections.abc import Mapping
 from typing import Any
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
-from srt_assets.core.outcome import Outcome
-from srt_assets.core.progress import Progress, silent
+from srt_assets.core.outcome import Check, Checked, Description, Made
 from srt_assets.core.selection.policies import policy_rows
-from srt_assets.core.student import checkpoints
+from srt_assets.core.stage import Stage, Work
+from srt_assets.core.student import checkpoints, describe
 from srt_assets.core.student.job import DTYPES, VERSION, Job, max_length
 from srt_assets.core.student.store import TABLE, Store, Way
 from srt_assets.settings import Settings
 
+COMPLETE = "every_candidate_has_a_score_or_a_status"
 CANDIDATE_SLICES = ("asset=reflected_instructions", "asset=reflected_responses")
 
 
-def wanted(settings: Settings, lake: Lake, student: str) -> str:
-    """The fingerprint the scores should have now. Raises UserError if the candidates or the student are missing."""
-    before = lake.manifest(TABLE, f"student={student}")
-    return _fingerprint(settings, student, _inputs(lake, student), before.stats if before else {})
+class StudentScores(Stage):
+    """Summed losses of four passes for every candidate: the numbers IFD and r-IFD are made of."""
+
+    asset = "student_scores"
+    tables = (TABLE,)
+    version = VERSION
+    needs = ("reflected_responses", "student_checkpoint")
+    group = "scores"
+    kinds = frozenset({"pytorch", "parquet"})
+    per_student = True
+    pool = "device"
+    checks = (
+        Check(
+            COMPLETE,
+            "One row a candidate; each pass has a finite loss over at least one token, or says why not.",
+            blocking=True,
+        ),
+    )
+
+    def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
+        """Raises UserError if the candidates or the student are missing."""
+        before = lake.manifest(TABLE, f"student={student}")
+        return _fingerprint(settings, student, _inputs(lake, student), before.stats if before else {})
+
+    def make(self, work: Work) -> Made:
+        """Score what is missing, keep what is known, forget what is gone.
+
+        Rows are put down every few seconds; after a kill the next run goes on from them. Raises UserError if the
+        student or a setting cannot work, StageError if a worker dies.
+        """
+        inputs = _inputs(work.lake, work.student)
+        info = checkpoints.get(work.lake, work.student)
+        store = Store(work.lake, work.student, _way(work.settings, info))
+        try:
+            job = Job(work.settings, info, store, work.want, work.progress)
+            job.score()
+            stats = job.stats()
+            parts = [store.write_all()]
+        finally:
+            store.close()
+        return Made({TABLE: parts}, stats, _fingerprint(work.settings, work.student, inputs, stats))
+
+    def describe(self, lake: Lake, student: str = "") -> Description:
+        return describe.describe(lake, student)
+
+    def check(self, lake: Lake, student: str = "") -> list[Checked]:
+        found = describe.faults(lake, student)
+        return [Checked(COMPLETE, not any(found.values()), found)]
+
+
+STAGE = StudentScores()
 
 
 def can_be_made(lake: Lake) -> bool:
@@ -46,12 +94,12 @@ def _inputs(lake: Lake, student: str) -> dict[str, Any]:
     return {"candidates": hashes, "student": checkpoints.get(lake, student).fingerprint}
 
 
-def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], stats: Mapping) -> str:
+def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], stats: Mapping) -> Fingerprint:
     # Scores in low precision are as exact as the policy needs them: another one has other close calls.
     rows = policy_rows(settings.selection, settings.project.seed, student)
     low = bool(stats.get("low_precision_records"))
     settled = {"settled_for": next(row["policy_fingerprint"] for row in rows if row["active"])} if low else {}
-    return fingerprint(
+    return Fingerprint.of(
         **inputs,
         template=settings.student.template,
         protocol=settings.student.protocol,
@@ -60,38 +108,6 @@ def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], st
         code=VERSION,
         **settled,
     )
-
-
-def run(settings: Settings, lake: Lake, student: str, progress: Progress = silent) -> Outcome:
-    """Bring the student's rows up to date: score what is missing, keep what is known, forget what is gone.
-
-    Rows are put down every few seconds; after a kill the next run goes on from them. Raises UserError if the student
-    or a setting cannot work, StageError if a worker dies.
-    """
-    partition = f"student={student}"
-    with lake.lock(TABLE, partition):
-        want = wanted(settings, lake, student)
-        manifest = lake.manifest(TABLE, partition)
-        if manifest and lake.is_current(TABLE, want, partition):
-            return Outcome(manifest, cached=True)
-        inputs = _inputs(lake, student)
-        info = checkpoints.get(lake, student)
-        store = Store(lake, student, _way(settings, info))
-        try:
-            job = Job(settings, info, store, want, progress)
-            job.score()
-            stats = job.stats()
-            manifest = lake.commit(
-                TABLE,
-                [store.write_all()],
-                fingerprint=_fingerprint(settings, student, inputs, stats),
-                code_version=VERSION,
-                partition=partition,
-                stats=stats,
-            )
-        finally:
-            store.close()
-    return Outcome(manifest, cached=False, stats=stats)
 
 
 def _way(settings: Settings, info: checkpoints.StudentInfo) -> Way:

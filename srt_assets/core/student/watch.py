@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoints, sources
 from srt_assets.core.student.checkpoint_files import inspect, slugify
@@ -53,7 +53,7 @@ def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
             if slug in whole:
                 refused[f"{LIST}: {name}"] = f"has the same key as {whole[slug].source}: {slug}"
             else:
-                whole[slug] = Found(source, fingerprint(source=source), listed=True)
+                whole[slug] = Found(source, digest(source=source), listed=True)
     return whole, refused
 
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from srt_assets.core.hashing import content_key, file_sha256, fingerprint
+from srt_assets.core.hashing import content_key, digest, file_sha256
 from srt_assets.core.teacher import grammar, prompts
 from srt_assets.core.teacher.prompts import Form, Kind, Message
 from srt_assets.settings import Teacher
@@ -71,7 +71,7 @@ def call_key(
 
     Not `max_tokens` (see `lookup`), api_base, run, path, order or concurrency. Key order in the schema does not count.
     """
-    return fingerprint(messages=messages, model=model, sampling=sampling, shape=shape)
+    return digest(messages=messages, model=model, sampling=sampling, shape=shape)
 
 
 class Prompter:
@@ -112,9 +112,7 @@ class Prompter:
             "model_id": self.identity,
             "temperature": self.sampling["temperature"],
             "reply_format": self.form,
-            "source_key": content_key(*source.texts)
-            if not reply
-            else fingerprint(texts=source.texts, reply=reply)[:16],
+            "source_key": content_key(*source.texts) if not reply else digest(texts=source.texts, reply=reply)[:16],
         }
         return Call(key, source.sample_id, purpose, messages, shape, facts)
 

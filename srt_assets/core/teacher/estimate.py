@@ -90,7 +90,7 @@ def _missing(lake: Lake, lookup: Lookup, prompter: Prompter, teacher: Teacher) -
         seen.add(call.key)
         return call
 
-    for sources in stage.sources_of(instructions.PLAN.subjects(lake)):
+    for sources in stage.sources_of(instructions.STAGE.subjects(lake)):
         others: list[Source] = []
         for step in resolve(lookup, prompter, sources, teacher.api_base):
             id, texts = step.source.sample_id, step.source.texts

@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from srt_assets.core.hashing import fingerprint
-from srt_assets.core.lake import Lake, try_lock
+from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.lake import Lake
+from srt_assets.core.locks import try_lock
 
 TABLE = "teacher_calls"
 VERSION = "1"
@@ -229,7 +230,7 @@ def _seal_claimed(lake: Lake, paths: list[Path]) -> int:
     finally:
         con.close()
     if moved or not before:
-        lake.commit(TABLE, names, fingerprint=fingerprint(parts=names), code_version=VERSION, complete=False)
+        lake.commit(TABLE, names, fingerprint=Fingerprint.of(parts=names), code_version=VERSION, complete=False)
     for path in paths:
         path.unlink(missing_ok=True)
     return moved

@@ -6,7 +6,7 @@ reflections. Criteria and marker names stand in the last user message, also in a
 
 from typing import Literal
 
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core.hashing import digest
 from srt_assets.core.teacher.shield import shield
 
 Kind = Literal["instruction", "response"]
@@ -134,7 +134,7 @@ def correction(before: list[Message], reply: str, status: str, kind: Kind, form:
     return [*before, {"role": "assistant", "content": quoted}, {"role": "user", "content": again}]
 
 
-PROMPT_VERSION = fingerprint(
+PROMPT_VERSION = digest(
     system=SYSTEM,
     criteria=CRITERIA,
     brief={**BRIEF, "system": BRIEF_SYSTEM, "example": EXAMPLE},

@@ -3,60 +3,45 @@
 from collections.abc import Iterator
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.outcome import Description, Outcome
-from srt_assets.core.progress import Progress, silent
 from srt_assets.core.teacher import instructions, stage
 from srt_assets.core.teacher.call import Source
-from srt_assets.settings import Settings
 
-VERSION = stage.VERSION
 PARTITION = "asset=reflected_responses"
 NO_INSTRUCTION = "no_reflected_instruction"
 
 
-def _upstream(lake: Lake) -> dict[str, str]:
-    before = stage.upstream_hash(lake, stage.TABLE, instructions.PARTITION, "reflected_instructions")
-    return {"reflected_instructions": before.content_hash}
+class ReflectedResponses(stage.Reflection):
+    """The teacher's better answers: to the instruction as given, and to the reflected one."""
+
+    asset = "reflected_responses"
+    share = PARTITION
+    needs = ("raw_dataset", "reflected_instructions")
+
+    def upstream(self, lake: Lake) -> dict[str, str]:
+        before = stage.upstream_hash(lake, stage.TABLE, instructions.PARTITION, "reflected_instructions")
+        return {"reflected_instructions": before.content_hash}
+
+    def subjects(self, lake: Lake) -> Iterator[list[stage.Subject]]:
+        with lake.connect() as con:
+            slice_ = lake.source(stage.TABLE, instructions.PARTITION)
+            cursor = con.execute(
+                "SELECT o.sample_id, o.dataset, o.instruction, o.input, o.response, "
+                "q.status, q.instruction, q.input, q.response "
+                f"FROM {slice_} o JOIN {slice_} q USING (sample_id) "
+                "WHERE o.candidate = 'original' AND q.candidate = 'reflected_instruction' "
+                "ORDER BY o.dataset, o.sample_id"
+            )
+            while records := cursor.fetchmany(stage.CHUNK):
+                chunk: list[stage.Subject] = []
+                for sample_id, dataset, instruction, input, response, status, *new in records:
+                    given = Source(sample_id, "reflect_response", instruction, input, response)
+                    chunk.append(stage.Subject(sample_id, dataset, "reflected_response", given))
+                    if status == "ok":
+                        both = Source(sample_id, "reflect_response_of_reflected", new[0], new[1], new[2])
+                        chunk.append(stage.Subject(sample_id, dataset, "reflected_both", both))
+                    else:
+                        chunk.append(stage.Subject(sample_id, dataset, "reflected_both", None, NO_INSTRUCTION))
+                yield chunk
 
 
-def _subjects(lake: Lake) -> Iterator[list[stage.Subject]]:
-    con = lake.connect()
-    try:
-        slice_ = lake.source(stage.TABLE, instructions.PARTITION)
-        cursor = con.execute(
-            "SELECT o.sample_id, o.dataset, o.instruction, o.input, o.response, "
-            "q.status, q.instruction, q.input, q.response "
-            f"FROM {slice_} o JOIN {slice_} q USING (sample_id) "
-            "WHERE o.candidate = 'original' AND q.candidate = 'reflected_instruction' ORDER BY o.dataset, o.sample_id"
-        )
-        while records := cursor.fetchmany(stage.CHUNK):
-            chunk: list[stage.Subject] = []
-            for sample_id, dataset, instruction, input, response, status, *new in records:
-                given = Source(sample_id, "reflect_response", instruction, input, response)
-                chunk.append(stage.Subject(sample_id, dataset, "reflected_response", given))
-                if status == "ok":
-                    both = Source(sample_id, "reflect_response_of_reflected", new[0], new[1], new[2])
-                    chunk.append(stage.Subject(sample_id, dataset, "reflected_both", both))
-                else:
-                    chunk.append(stage.Subject(sample_id, dataset, "reflected_both", None, NO_INSTRUCTION))
-            yield chunk
-    finally:
-        con.close()
-
-
-PLAN = stage.Plan(PARTITION, _upstream, _subjects)
-
-
-def wanted(settings: Settings, lake: Lake) -> str:
-    """The fingerprint the asset should have now. StageError if `reflected_instructions` has not been made."""
-    return stage.wanted(settings, lake, PLAN)
-
-
-def run(settings: Settings, lake: Lake, progress: Progress = silent) -> Outcome:
-    """Make the rows `reflected_response` and `reflected_both` of every record; ask the teacher for what is missing."""
-    return stage.run(settings, lake, PLAN, progress)
-
-
-def describe(lake: Lake) -> Description:
-    """Counts by status, tokens, money, five rows."""
-    return stage.describe(lake, PLAN)
+STAGE = ReflectedResponses()

@@ -6,16 +6,20 @@ records and the ledger alone (`_settle`). A changed parser therefore costs nothi
 
 import functools
 import time
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.hashing import content_key, fingerprint
-from srt_assets.core.lake import Lake, Manifest
-from srt_assets.core.outcome import Description, Outcome
+from srt_assets.core.hashing import Fingerprint, content_key
+from srt_assets.core.lake import Lake
+from srt_assets.core.manifest import Manifest
+from srt_assets.core.outcome import Description, Made
 from srt_assets.core.progress import Progress
+from srt_assets.core.stage import Stage, Work
+from srt_assets.core.tables import rows_as_dicts
 from srt_assets.core.teacher import ledger
 from srt_assets.core.teacher.call import Prompter, Source
 from srt_assets.core.teacher.engine import Engine, Tally, Verdict
@@ -49,57 +53,46 @@ class Subject:
     texts: tuple[str, str, str] | None = None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What one of the two assets is: its slice, its upstream's content, and how to read its subjects in chunks."""
+class Reflection(Stage):
+    """A stage that asks the teacher: its share of `candidates`, what is upstream of it, which rows it is to make."""
 
-    partition: str
-    upstream: Callable[[Lake], dict[str, str]]
-    subjects: Callable[[Lake], Iterator[list[Subject]]]
+    tables = (TABLE,)
+    feeds = (ledger.TABLE,)
+    version = VERSION
+    group = "reflection"
+    kinds = frozenset({"litellm", "parquet"})
+    pool = "teacher_api"
+    share: ClassVar[str]
+    costs_money = True
+    facts_of_program = frozenset({"version", "prompts"})
 
+    @abstractmethod
+    def upstream(self, lake: Lake) -> dict[str, str]:
+        """Content hashes of what the rows are made from. StageError if it has not been made."""
 
-def wanted(settings: Settings, lake: Lake, plan: Plan) -> str:
-    """The fingerprint the slice should have. Limits count only where a row was limited by them."""
-    manifest = lake.manifest(TABLE, plan.partition)
-    return _fingerprint(settings, plan, plan.upstream(lake), manifest.stats if manifest else {})
+    @abstractmethod
+    def subjects(self, lake: Lake) -> Iterator[list[Subject]]:
+        """The rows to make, in chunks."""
 
+    def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
+        """What the share should be made of. Limits count only where a row was limited by them."""
+        manifest = lake.manifest(TABLE, self.share)
+        return _fingerprint(settings, self, self.upstream(lake), manifest.stats if manifest else {})
 
-def _fingerprint(settings: Settings, plan: Plan, upstream: dict[str, str], stats: dict[str, Any]) -> str:
-    teacher = settings.teacher
-    prompter = Prompter(teacher)
-    facts: dict[str, Any] = {
-        "stage": plan.partition,
-        "version": VERSION,
-        "prompts": PROMPT_VERSION,
-        "model": prompter.identity,
-        "form": prompter.form,
-        "sampling": prompter.sampling,
-        "upstream": upstream,
-    }
-    if any(stats.get(status) for status in _LIMITED):
-        limits = {"max_tokens", "context_tokens", "max_attempts", "budget_usd", "api_base"}
-        facts["limits"] = teacher.model_dump(include=limits)
-    return fingerprint(**facts)
-
-
-def run(settings: Settings, lake: Lake, plan: Plan, progress: Progress) -> Outcome:
-    """Ask what is missing, then write the slice. Returns at once if it is current."""
-    with lake.lock(TABLE, plan.partition):
-        want = wanted(settings, lake, plan)
-        current = lake.manifest(TABLE, plan.partition)
-        if current and lake.is_current(TABLE, want, plan.partition):
-            return Outcome(current, cached=True)
+    def make(self, work: Work) -> Made:
+        """Ask what is missing, then write the rows."""
+        settings, lake = work.settings, work.lake
         started = time.monotonic()
         prompter = Prompter(settings.teacher)
         tally, asked, upstream = Tally(), 0, None
         # Asking takes hours: records that changed meanwhile have rows that nobody asked for, so they are asked now.
-        while upstream != (upstream := plan.upstream(lake)):
+        while upstream != (upstream := self.upstream(lake)):
             try:
-                more, unanswered, missed = _ask(settings, lake, plan, prompter, progress)
+                more, unanswered, missed = _ask(settings, lake, self, prompter, work.progress)
             finally:
                 ledger.seal(lake)
             tally, asked = tally.plus(more), asked + missed
-            parts, counts = _settle(lake, plan, prompter, unanswered)
+            parts, counts = _settle(lake, self, prompter, unanswered)
         stats = {
             **{status: n for status, n in sorted(counts.items()) if status != "from_teacher"},
             "calls_paid": tally.calls,
@@ -113,15 +106,50 @@ def run(settings: Settings, lake: Lake, plan: Plan, progress: Progress) -> Outco
             "seconds_calls": round(tally.seconds, 3),
             "seconds_all": round(time.monotonic() - started, 3),
         }
-        want = _fingerprint(settings, plan, upstream, stats)
-        manifest = lake.commit(
-            TABLE, parts, fingerprint=want, code_version=VERSION, partition=plan.partition, stats=stats
-        )
-        return Outcome(manifest, cached=False, stats=stats)
+        return Made({TABLE: parts}, stats, _fingerprint(settings, self, upstream, stats))
+
+    def describe(self, lake: Lake, student: str = "") -> Description:
+        """Counts by status, tokens, money, calls; five rewritten rows; lengths of the accepted responses."""
+        manifest = lake.manifest(TABLE, self.share)
+        source = lake.source(TABLE, self.share)
+        with lake.connect() as con:
+            rows = rows_as_dicts(
+                con.execute(
+                    "SELECT sample_id, candidate, status, left(instruction, 200) AS instruction, "
+                    f"left(input, 200) AS input, left(response, 200) AS response FROM {source} "
+                    "WHERE candidate <> 'original' ORDER BY status <> 'ok', sample_id, candidate LIMIT 5"
+                )
+            )
+            lengths = con.execute(
+                f"SELECT length(response)::DOUBLE FROM {source} WHERE status = 'ok' AND candidate <> 'original' "
+                "USING SAMPLE reservoir(20000 ROWS) REPEATABLE (0)"
+            ).fetchall()
+        histogram = ("length of accepted responses (characters)", [n for (n,) in lengths])
+        return Description(dict(manifest.stats) if manifest else {}, rows, histogram)
+
+
+def _fingerprint(
+    settings: Settings, plan: Reflection, upstream: dict[str, str] | None, stats: Mapping[str, Any]
+) -> Fingerprint:
+    teacher = settings.teacher
+    prompter = Prompter(teacher)
+    facts: dict[str, Any] = {
+        "stage": plan.share,
+        "version": VERSION,
+        "prompts": PROMPT_VERSION,
+        "model": prompter.identity,
+        "form": prompter.form,
+        "sampling": prompter.sampling,
+        "upstream": upstream,
+    }
+    if any(stats.get(status) for status in _LIMITED):
+        limits = {"max_tokens", "context_tokens", "max_attempts", "budget_usd", "api_base"}
+        facts["limits"] = teacher.model_dump(include=limits)
+    return Fingerprint.of(**facts)
 
 
 def _ask(
-    settings: Settings, lake: Lake, plan: Plan, prompter: Prompter, progress: Progress
+    settings: Settings, lake: Lake, plan: Reflection, prompter: Prompter, progress: Progress
 ) -> tuple[Tally, dict[str, Verdict], int]:
     """Make every missing call. Gives the tally, why calls stayed unanswered, and how many subjects needed one."""
     ledger.seal(lake)
@@ -139,7 +167,7 @@ def _ask(
 
             lookup.close()
             open_steps = lambda look: asking.steps(look, plan.subjects(lake))  # noqa: E731
-            ask_batches(settings.teacher, lake, plan.partition, open_steps, asking.unanswered, asking.tally, progress)
+            ask_batches(settings.teacher, lake, plan.share, open_steps, asking.unanswered, asking.tally, progress)
             return asking.tally, asking.unanswered, len(asking.missed)
         from srt_assets.core.teacher.session import ask_all
 
@@ -224,7 +252,9 @@ class _Asking:
         self.done += 1
 
 
-def _settle(lake: Lake, plan: Plan, prompter: Prompter, unanswered: dict[str, Verdict]) -> tuple[list[str], Counter]:
+def _settle(
+    lake: Lake, plan: Reflection, prompter: Prompter, unanswered: dict[str, Verdict]
+) -> tuple[list[str], Counter]:
     """Write the slice's rows from the records and the ledger. Every subject gets its row, whatever happened."""
     counts: Counter[str] = Counter(original_rows=0, from_teacher=0)
     parts: list[str] = []
@@ -246,10 +276,10 @@ def _settle(lake: Lake, plan: Plan, prompter: Prompter, unanswered: dict[str, Ve
                     counts[row["status"]] += 1
                 rows.append(row)
             if len(rows) >= PART_ROWS:
-                parts.append(lake.write_part(TABLE, rows, plan.partition))
+                parts.append(lake.write_part(TABLE, rows, plan.share))
                 rows = []
     if rows or not parts:
-        parts.append(lake.write_part(TABLE, rows, plan.partition))
+        parts.append(lake.write_part(TABLE, rows, plan.share))
     return parts, counts
 
 
@@ -282,26 +312,3 @@ def upstream_hash(lake: Lake, table: str, partition: str | None, asset: str) -> 
     if manifest is None:
         raise StageError(f"{asset} has not been made yet", f"run `srt run {asset}` first")
     return manifest
-
-
-def describe(lake: Lake, plan: Plan) -> Description:
-    """Counts by status, tokens, money, calls; five rewritten rows; lengths of the accepted responses."""
-    manifest = lake.manifest(TABLE, plan.partition)
-    numbers = dict(manifest.stats) if manifest else {}
-    con = lake.connect()
-    try:
-        source = lake.source(TABLE, plan.partition)
-        sample = con.execute(
-            "SELECT sample_id, candidate, status, left(instruction, 200) AS instruction, left(input, 200) AS input, "
-            f"left(response, 200) AS response FROM {source} WHERE candidate <> 'original' "
-            "ORDER BY status <> 'ok', sample_id, candidate LIMIT 5"
-        )
-        names = [column[0] for column in sample.description]
-        rows = [dict(zip(names, row, strict=True)) for row in sample.fetchall()]
-        lengths = con.execute(
-            f"SELECT length(response)::DOUBLE FROM {source} WHERE status = 'ok' AND candidate <> 'original' "
-            "USING SAMPLE reservoir(20000 ROWS) REPEATABLE (0)"
-        ).fetchall()
-    finally:
-        con.close()
-    return Description(numbers, rows, ("length of accepted responses (characters)", [n for (n,) in lengths]))

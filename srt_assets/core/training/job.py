@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.student.checkpoints import StudentInfo
 from srt_assets.settings import Settings
 
@@ -131,9 +131,9 @@ def lora(settings: Settings) -> Lora:
     return Lora(t.lora_rank, t.lora_alpha, t.lora_dropout, t.lora_targets, t.lora_merge)
 
 
-def training_fingerprint(settings: Settings, student_fingerprint: str, **data: Any) -> str:
+def training_fingerprint(settings: Settings, student_fingerprint: str, **data: Any) -> Fingerprint:
     """What a finished training must have been made from to be the one that is wanted now."""
-    return fingerprint(code=VERSION, student=student_fingerprint, **recipe(settings), **data)
+    return Fingerprint.of(code=VERSION, student=student_fingerprint, **recipe(settings), **data)
 
 
 def make(

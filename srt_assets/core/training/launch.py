@@ -4,13 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from srt_assets.core.errors import UserError
 
-# Command and extra environment to exit code (negative: killed by that signal). Blocks until the process has ended.
-Launcher = Callable[[Sequence[str], Mapping[str, str]], int]
 MODULE = "srt_assets.core.training.main"
 GRACE_S = 60.0
 

@@ -44,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
 def run_stage(student: str, settings_file: Path | None) -> int:
     """The stage by hand: exit code 0 done, 1 failed, 2 the user must change something."""
     from srt_assets.core.lake import Lake
-    from srt_assets.core.sql.catalog import publish
-    from srt_assets.core.training import stage
+    from srt_assets.core.sql.catalog import Publisher
+    from srt_assets.core.training.stage import STAGE
     from srt_assets.settings import load_settings
 
     def show(done: int, total: int, unit: str = "rows", **facts: float | int | str) -> None:
@@ -53,7 +53,9 @@ def run_stage(student: str, settings_file: Path | None) -> int:
 
     try:
         settings = load_settings(settings_file)
-        outcome = stage.run(settings, Lake(settings.home, after_commit=publish), student, progress=show)
+        lake = Lake(settings.home)
+        outcome = STAGE.run(settings, lake, student, progress=show)
+        Publisher().ended(lake)
     except (UserError, StageError) as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -140,7 +142,7 @@ def _only_one(job: Job, rank: int) -> Iterator[None]:
     if rank != 0:
         yield
         return
-    from srt_assets.core.lake import file_lock
+    from srt_assets.core.locks import file_lock
 
     with file_lock(job.directory / "process.lock"):
         yield

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.training import finished
+from srt_assets.core.training import finished, results
 from srt_assets.core.training.results import TABLE
 from srt_assets.settings import Settings
 
@@ -40,32 +40,19 @@ def remove(settings: Settings, lake: Lake) -> tuple[list[Waste], list[str]]:
                 busy.append(student)
                 continue
             gone += _of(settings, lake, student)
-            finished.thin_out(lake, student, settings.training.keep_last, _current(lake, student))
+            finished.thin_out(lake, student, settings.training.keep_last, results.current(lake, student))
             finished.drop_old_states(lake, student)
     return gone, busy
 
 
 def _of(settings: Settings, lake: Lake, student: str) -> list[Waste]:
     keep = settings.training.keep_last
-    old = finished.superseded(lake, student, keep, _current(lake, student))
+    old = finished.superseded(lake, student, keep, results.current(lake, student))
     states = finished.old_states(lake, student)
     return [
         *(Waste(path, student, _size(path), f"older than the newest {keep}") for path in old),
         *(Waste(path, student, _size(path), "unfinished, untouched for a week") for path in states),
     ]
-
-
-def _current(lake: Lake, student: str) -> list[Path]:
-    """The checkpoints that `training_runs` names: the present answer of the graph."""
-    con = lake.connect()
-    try:
-        # By name, for the column `path` is of where the home was when they were trained.
-        return [
-            finished.directory(lake, student) / run
-            for (run,) in con.execute("SELECT run FROM training_runs WHERE student = ?", [student]).fetchall()
-        ]
-    finally:
-        con.close()
 
 
 def _trained(lake: Lake) -> list[str]:

@@ -1,41 +1,65 @@
 """Trainings as rows: `training_runs` and `training_steps`, written from finished checkpoints and read for people."""
 
 from datetime import datetime
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
-from srt_assets.core.lake import Lake, Manifest
-from srt_assets.core.outcome import Description
-from srt_assets.core.training import job
-from srt_assets.core.training.finished import Finished
+import duckdb
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.outcome import Checked, Description, Facts
+from srt_assets.core.tables import rows_as_dicts
+from srt_assets.core.training.finished import Finished, directory
 
 TABLE = "training_runs"
 STEPS = "training_steps"
+FINITE = "loss_is_finite"
+LEARNED = "held_out_loss_fell"
+
+
+def current(lake: Lake, student: str) -> list[Path]:
+    """The checkpoints that `training_runs` names: the present answer of the graph."""
+    with duckdb.connect() as con:
+        found = con.execute(f"SELECT run FROM {lake.source(TABLE, f'student={student}')}").fetchall()
+    # By name, for the column `path` is of where the home was when they were trained.
+    return [directory(lake, student) / run for (run,) in found]
 
 
 def are_there(lake: Lake, student: str) -> bool:
     """Whether every checkpoint that `training_runs` names still exists."""
-    con = lake.connect()
-    try:
-        paths = con.execute("SELECT path FROM training_runs WHERE student = ?", [student]).fetchall()
-    finally:
-        con.close()
     return all(
-        (lake.home / path / "config.json").exists() or (lake.home / path / "adapter_config.json").exists()
-        for (path,) in paths
+        any((path / name).exists() for name in ("config.json", "adapter_config.json"))
+        for path in current(lake, student)
     )
 
 
-def commit(lake: Lake, student: str, want: str, done: list[Finished]) -> Manifest:
-    """Make these trainings, the active policy's first, the content of both tables."""
+def parts(lake: Lake, student: str, done: list[Finished]) -> dict[str, list[str]]:
+    """Parts of both tables that say these trainings, the active policy's first."""
     partition = f"student={student}"
     steps = [{**line, "student": student, "run": f.path.name} for f in done for line in f.steps]
-    runs = [_row(lake, student, f, main=i == 0) for i, f in enumerate(done)]
-    facts: dict[str, Any] = {"fingerprint": want, "code_version": job.VERSION, "partition": partition}
-    lake.commit(STEPS, [lake.write_part(STEPS, steps, partition)], **facts)
-    return lake.commit(TABLE, [lake.write_part(TABLE, runs, partition)], **facts)
+    runs = [_row(student, f, main=i == 0) for i, f in enumerate(done)]
+    return {TABLE: [lake.write_part(TABLE, runs, partition)], STEPS: [lake.write_part(STEPS, steps, partition)]}
 
 
-def _row(lake: Lake, student: str, done: Finished, main: bool) -> dict[str, Any]:
+def check(lake: Lake, student: str) -> list[Checked]:
+    """Finite losses; and whether the held-out loss of the active policy's training fell (no: nothing was held out)."""
+    bad = [f"{arm} step {step}" for arm, line in curve(lake, student).items() for step, x in line if not isfinite(x)]
+    with lake.connect() as con:
+        found = con.execute(
+            "SELECT eval_loss_before, eval_loss_after FROM training_runs WHERE student = ? AND is_active_policy",
+            [student],
+        ).fetchone()
+    before, after = found or (None, None)
+    measured = before is not None and after is not None
+    losses: Facts = {"before": before, "after": after} if measured else {"why": "no record was held out"}
+    return [
+        Checked(FINITE, not bad, {"steps_without_a_number": ", ".join(bad[:20]) or "none"}),
+        Checked(LEARNED, measured and after < before, losses),
+    ]
+
+
+def _row(student: str, done: Finished, main: bool) -> dict[str, Any]:
     record = done.record
     return {
         **record,
@@ -50,38 +74,35 @@ def _row(lake: Lake, student: str, done: Finished, main: bool) -> dict[str, Any]
 
 
 def describe(lake: Lake, student: str) -> Description:
-    """What people look at first: losses before and after, speed, memory, the counts of the split."""
-    con = lake.connect()
-    try:
-        found = con.execute(
-            "SELECT * EXCLUDE (student, finished_at) FROM training_runs WHERE student = ? "
-            "ORDER BY is_active_policy DESC, run",
-            [student],
+    """What people look at first: losses before and after, speed, memory, the counts of the split, the loss curve."""
+    with lake.connect() as con:
+        runs = rows_as_dicts(
+            con.execute(
+                "SELECT * EXCLUDE (student, finished_at, seconds), seconds AS training_seconds FROM training_runs "
+                "WHERE student = ? ORDER BY is_active_policy DESC, run",
+                [student],
+            )
         )
-        names = [d[0] for d in found.description]
-        runs = [dict(zip(names, values, strict=True)) for values in found.fetchall()]
-        columns = ("step", "loss", "learning_rate", "grad_norm", "tokens")
-        last = con.execute(
-            f"SELECT {', '.join(columns)} FROM training_steps WHERE student = ? AND run = ? ORDER BY step DESC LIMIT 5",
-            [student, runs[0]["run"]],
-        ).fetchall()
-    finally:
-        con.close()
+        last = rows_as_dicts(
+            con.execute(
+                "SELECT step, loss, learning_rate, grad_norm, tokens FROM training_steps WHERE student = ? AND run = ? "
+                "ORDER BY step DESC LIMIT 5",
+                [student, runs[0]["run"]],
+            )
+        )
     numbers = {k: v for k, v in runs[0].items() if v is not None and k != "is_active_policy"}
-    return Description(numbers, [dict(zip(columns, row, strict=True)) for row in reversed(last)])
+    lines = ("optimizer step", "loss (nats per response token)", curve(lake, student))
+    return Description(numbers, last[::-1], lines=lines)
 
 
 def curve(lake: Lake, student: str) -> dict[str, list[tuple[int, float]]]:
     """Loss by step for every current run of a student, by arm: what the loss picture is drawn from."""
-    con = lake.connect()
-    try:
+    with lake.connect() as con:
         found = con.execute(
             "SELECT r.arm, s.step, s.loss FROM training_steps s JOIN training_runs r USING (student, run) "
             "WHERE student = ? ORDER BY r.is_active_policy DESC, r.arm, s.step",
             [student],
         ).fetchall()
-    finally:
-        con.close()
     curves: dict[str, list[tuple[int, float]]] = {}
     for arm, step, loss in found:
         curves.setdefault(arm, []).append((step, loss))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import content_key, fingerprint
+from srt_assets.core.hashing import content_key, digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 
@@ -44,7 +44,7 @@ class Rows:
     @property
     def data_hash(self) -> str:
         """Hash of what is trained and measured on, in no order."""
-        return fingerprint(
+        return digest(
             rows=sorted([r["sample_id"], r["split"], content_key(*(r[t] for t in _TEXTS))] for r in self.rows)
         )
 
@@ -75,8 +75,7 @@ def _place(sample_id: str, seed: int) -> float:
 
 def active(lake: Lake, student: str, share: float, seed: int) -> Rows:
     """The student's selected set, split. UserError if it is missing or too small to train on."""
-    con = lake.connect()
-    try:
+    with lake.connect() as con:
         found = con.execute(
             f"SELECT {', '.join(_COLUMNS)} FROM {lake.source('selected_set', f'student={student}')} ORDER BY sample_id"
         ).fetchall()
@@ -89,8 +88,6 @@ def active(lake: Lake, student: str, share: float, seed: int) -> Rows:
             )
         held = held_out_ids([r["sample_id"] for r in chosen], share, seed)
         return _split(chosen, held, _originals(con, held))
-    finally:
-        con.close()
 
 
 def _originals(con, held: set[str]) -> list[dict]:
@@ -125,13 +122,10 @@ def of_policy(lake: Lake, student: str, policy: str, active: Rows) -> Rows:
 
     UserError if the policy keeps too few.
     """
-    con = lake.connect()
-    try:
+    with lake.connect() as con:
         found = con.execute(
             f"SELECT {', '.join(_COLUMNS)} FROM ({decide.arm_sql(lake, student, policy)}) ORDER BY sample_id"
         ).fetchall()
-    finally:
-        con.close()
     held = {r["sample_id"] for r in active.of(HELD_OUT)}
     measured = [r for r in active.rows if r["split"] != TRAIN]
     seen = {tuple(r[t] for t in _TEXTS) for r in active.of(HELD_OUT)}

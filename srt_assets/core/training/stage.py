@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.lake import Lake, Manifest
-from srt_assets.core.outcome import Outcome
-from srt_assets.core.progress import Progress, silent
+from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.lake import Lake
+from srt_assets.core.manifest import Manifest
+from srt_assets.core.outcome import Check, Checked, Description, Facts, Made
+from srt_assets.core.progress import Progress
+from srt_assets.core.stage import Stage, Work
 from srt_assets.core.student import checkpoints
 from srt_assets.core.training import finished, job, launch, results, rows
 from srt_assets.core.training.finished import Finished
@@ -23,7 +26,6 @@ from srt_assets.core.training.plan import count_steps
 from srt_assets.core.training.results import STEPS, TABLE
 from srt_assets.settings import Settings
 
-VERSION = job.VERSION
 LOOK_EVERY_S = 0.5
 
 log = logging.getLogger(__name__)
@@ -39,15 +41,61 @@ class Arm:
     steps: int
 
 
-def wanted(settings: Settings, lake: Lake, student: str) -> str:
-    """The fingerprint of the trainings these settings ask for: student, selected rows, every setting that matters."""
-    info = checkpoints.get(lake, student)
-    selected = _content(lake, "selected_set", student)
-    arms = settings.training.arms
-    data: dict[str, Any] = {"selected_set": selected.content_hash, "policy": settings.selection.policy}
-    if arms:
-        data |= {"arms": list(arms), "policy_decisions": _content(lake, "policy_decisions", student).content_hash}
-    return job.training_fingerprint(settings, info.fingerprint, **data)
+class FinetunedCheckpoint(Stage):
+    """The student trained on what it selected: an ordinary Hugging Face checkpoint with its training record."""
+
+    asset = "finetuned_checkpoint"
+    tables = (TABLE, STEPS)
+    version = job.VERSION
+    needs = ("selected_set", "student_checkpoint")
+    group = "training"
+    kinds = frozenset({"huggingface", "pytorch"})
+    per_student = True
+    pool = "device"
+    checks = (
+        Check(results.FINITE, "Every step's loss is a finite number.", blocking=True),
+        Check(results.LEARNED, "The loss on records that never entered training is lower than before.", blocking=False),
+    )
+
+    def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
+        """The trainings these settings ask for: student, selected rows, every setting that matters."""
+        info = checkpoints.get(lake, student)
+        selected = _content(lake, "selected_set", student)
+        arms = settings.training.arms
+        data: dict[str, Any] = {"selected_set": selected.content_hash, "policy": settings.selection.policy}
+        if arms:
+            data |= {"arms": list(arms), "policy_decisions": _content(lake, "policy_decisions", student).content_hash}
+        return job.training_fingerprint(settings, info.fingerprint, **data)
+
+    def is_there(self, lake: Lake, student: str) -> bool:
+        return results.are_there(lake, student)
+
+    def make(self, work: Work) -> Made:
+        """Train what is not trained yet. An interrupted training is continued from its last saved state.
+
+        UserError: too few rows, a student that cannot be trained; StageError: the training process failed.
+        """
+        done = _trainings(work)
+        main = done[0].record
+        stats = {k: main[k] for k in ("steps", "tokens", "tokens_per_s", "peak_memory_bytes")}
+        stats |= {"training_seconds": main["seconds"], "trainings": len(done)}
+        return Made(results.parts(work.lake, work.student, done), stats)
+
+    def tidy(self, work: Work) -> Facts:
+        """Delete checkpoints beyond `training.keep_last`, and states that nobody has continued for a week."""
+        current = results.current(work.lake, work.student)
+        gone = finished.thin_out(work.lake, work.student, work.settings.training.keep_last, current)
+        finished.drop_old_states(work.lake, work.student)
+        return {"checkpoints_removed": len(gone)}
+
+    def describe(self, lake: Lake, student: str = "") -> Description:
+        return results.describe(lake, student)
+
+    def check(self, lake: Lake, student: str = "") -> list[Checked]:
+        return results.check(lake, student)
+
+
+STAGE = FinetunedCheckpoint()
 
 
 def _content(lake: Lake, table: str, student: str) -> Manifest:
@@ -57,47 +105,12 @@ def _content(lake: Lake, table: str, student: str) -> Manifest:
     return manifest
 
 
-def run(
-    settings: Settings,
-    lake: Lake,
-    student: str,
-    launch: launch.Launcher = launch.plain,
-    progress: Progress = silent,
-) -> Outcome:
-    """Train what is not trained yet and commit `training_steps` and `training_runs`.
-
-    `launch` starts the training process and gives back its exit code. An interrupted training is continued from its
-    last saved state. UserError: too few rows, a student that cannot be trained; StageError: the process failed.
-    """
-    partition = f"student={student}"
-    with lake.lock(TABLE, partition):
-        want = wanted(settings, lake, student)
-        if (
-            lake.is_current(TABLE, want, partition)
-            and lake.is_current(STEPS, want, partition)
-            and results.are_there(lake, student)
-        ):
-            manifest = lake.manifest(TABLE, partition)
-            assert manifest is not None
-            return Outcome(manifest, cached=True)
-        done = _trainings(settings, lake, student, launch, progress)
-        manifest = results.commit(lake, student, want, done)
-        gone = finished.thin_out(lake, student, settings.training.keep_last, [f.path for f in done])
-        finished.drop_old_states(lake, student)
-        main = done[0].record
-        stats = {k: main[k] for k in ("steps", "tokens", "tokens_per_s", "seconds", "peak_memory_bytes")}
-        return Outcome(
-            manifest, cached=False, stats={**stats, "trainings": len(done), "checkpoints_removed": len(gone)}
-        )
-
-
-def _trainings(
-    settings: Settings, lake: Lake, student: str, start: launch.Launcher, progress: Progress
-) -> list[Finished]:
+def _trainings(work: Work) -> list[Finished]:
     """The active policy's training first, then those to compare with it: as many steps, the same held-out records."""
+    settings, lake, student = work.settings, work.lake, work.student
 
     def finish(arm: Arm) -> Finished:
-        return finished.find(lake, student, arm.fingerprint) or _train(settings, lake, student, arm, start, progress)
+        return finished.find(lake, student, arm.fingerprint) or _train(work, arm)
 
     active = active_arm(settings, lake, student)
     names = [name for name in settings.training.arms if name != active.name]
@@ -121,20 +134,19 @@ def active_arm(settings: Settings, lake: Lake, student: str) -> Arm:
 
 def _arm(settings: Settings, lake: Lake, student: str, name: str, data: rows.Rows, steps: int) -> Arm:
     made_from = checkpoints.get(lake, student).fingerprint
-    mark = job.training_fingerprint(settings, made_from, data=data.data_hash, arm=name, steps=steps)
+    mark = job.training_fingerprint(settings, made_from, data=data.data_hash, arm=name, steps=steps).digest
     return Arm(name, data, mark, steps)
 
 
-def _train(
-    settings: Settings, lake: Lake, student: str, arm: Arm, start: launch.Launcher, progress: Progress
-) -> Finished:
-    work = lake.home / "training" / student / arm.fingerprint[:16]
+def _train(work: Work, arm: Arm) -> Finished:
+    settings, lake, student, progress = work.settings, work.lake, work.student, work.progress
+    folder = lake.home / "training" / student / arm.fingerprint[:16]
     info = checkpoints.get(lake, student)
     name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{arm.name}-{arm.fingerprint[:8]}"
     task = job.make(
         settings,
         info,
-        work,
+        folder,
         run=name,
         arm=arm.name,
         data_hash=arm.rows.data_hash,
@@ -154,15 +166,15 @@ def _train(
     n = len(arm.rows.of(rows.TRAIN))
     log.info("training %r on %d rows of %s", student, n, arm.name)
     progress(0, count_steps(n, task.batch_size, task.epochs, arm.steps), "steps", arm=arm.name)
-    with _followed(work / "live.json", arm.name, progress):
+    with _followed(folder / "live.json", arm.name, progress):
         env = {"TOKENIZERS_PARALLELISM": "false", **launch.visible(settings.student.devices, os.environ)}
-        code = start(launch.command(file, task.processes), env)
+        code = (work.launch or launch.plain)(launch.command(file, task.processes), env)
     if code != 0:
         raise _explain(task, code)
     place = finished.directory(lake, student) / name
     place.parent.mkdir(parents=True, exist_ok=True)
     task.final.replace(place)
-    shutil.rmtree(work)
+    shutil.rmtree(folder)
     return Finished(place, json.loads((place / job.RECORD).read_text()))
 
 

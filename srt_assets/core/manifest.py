@@ -1,0 +1,104 @@
+"""The manifest of a table or partition: which parts are its content, what they were made of, which program wrote it.
+
+A manifest of an older program is read as it is and never rewritten by reading. The first write to a home upgrades all
+of them and leaves each old one beside the new. One of a newer program is refused by name: guessing would lose data.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from srt_assets import __version__
+from srt_assets.core.errors import UserError
+from srt_assets.core.locks import replace_text
+
+NAME = "_manifest.json"
+# Raised together with a step in _STEPS when the form of manifests changes.
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a table (or one partition) holds, and the inputs its fingerprint was made of.
+
+    `content_hash` is of the rows, in no order, without volatile columns; '' while the content is unfinished.
+    `program`: the version of srt-assets that wrote it.
+    """
+
+    table: str
+    partition: str | None
+    parts: tuple[str, ...]
+    rows: int
+    fingerprint: str
+    code_version: str
+    content_hash: str
+    complete: bool
+    written_at: str
+    stats: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    superseded: dict[str, str] = field(default_factory=dict)
+    schema_version: int = VERSION
+    program: str = __version__
+
+    def write(self, directory: Path) -> None:
+        replace_text(directory / NAME, json.dumps(asdict(self), indent=1))
+
+
+_FIELDS = {f.name: f for f in dataclasses.fields(Manifest)}
+_NEEDED = {name for name, f in _FIELDS.items() if f.default is f.default_factory is dataclasses.MISSING}
+# From each version to the next.
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda facts: facts | {"program": "0.1"}}
+
+
+def read(directory: Path) -> Manifest | None:
+    """The manifest in a directory, in this program's form. UserError if it is a newer program's, or damaged."""
+    path = directory / NAME
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    try:
+        facts = json.loads(text)
+        version = facts["schema_version"]
+        program = facts.get("program", "0.1")
+        missing = _NEEDED - facts.keys()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+    if not isinstance(version, int) or version > VERSION:
+        raise UserError(
+            f"{path} was written by srt-assets {program}, in version {version} of its form; this is srt-assets "
+            f"{__version__}, which knows versions up to {VERSION}",
+            f"install srt-assets {program} or newer (pip install -U srt-assets)",
+        )
+    if missing:
+        raise _damaged(path, f"it lacks {', '.join(sorted(missing))}")
+    while version < VERSION:
+        facts, version = _STEPS[version](facts), version + 1
+    if unknown := sorted(facts.keys() - _FIELDS.keys()):
+        raise UserError(
+            f"{path} has the key {unknown[0]!r}, which this program (srt-assets {__version__}) does not know; "
+            f"srt-assets {program} wrote it",
+            "install a newer srt-assets (pip install -U srt-assets); or take the key out, if it was put in by hand",
+        )
+    return Manifest(**facts | {"parts": tuple(facts["parts"]), "schema_version": VERSION})
+
+
+def version_of(directory: Path) -> int:
+    """The version a manifest has on disk."""
+    return int(json.loads((directory / NAME).read_text())["schema_version"])
+
+
+def upgrade(directory: Path) -> None:
+    """Write a manifest anew in this program's form and leave the old one beside it, as `_manifest.v1.json`."""
+    manifest = read(directory)
+    assert manifest is not None
+    path = directory / NAME
+    replace_text(path.with_name(f"_manifest.v{version_of(directory)}.json"), path.read_text())
+    manifest.write(directory)
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is damaged: {why}", "restore it from a backup")

@@ -1,0 +1,60 @@
+"""The stage behind the asset `student_checkpoint`: for each student a row that says what it is, by content."""
+
+from dataclasses import asdict
+
+from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.lake import Lake
+from srt_assets.core.outcome import Description, Made
+from srt_assets.core.stage import Stage, Work
+from srt_assets.core.student import checkpoints, watch
+from srt_assets.settings import Settings
+
+TABLE = "students"
+
+
+class StudentCheckpoint(Stage):
+    """The student model that scores, selects and is finetuned: config, tokenizer and weights, checked and hashed."""
+
+    asset = "student_checkpoint"
+    tables = (TABLE,)
+    version = "1"
+    group = "students"
+    kinds = frozenset({"huggingface"})
+    per_student = True
+
+    def prepare(self, settings: Settings, lake: Lake, student: str) -> None:
+        """Register a student of the watched folder, or refresh it."""
+        watch.register(settings, lake, student)
+
+    def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
+        info = checkpoints.get(lake, student)
+        return Fingerprint.of(
+            student=info.fingerprint,
+            source=info.source,
+            revision=info.revision,
+            generation=info.generation,
+            code=self.version,
+        )
+
+    def make(self, work: Work) -> Made:
+        info = checkpoints.get(work.lake, work.student)
+        row = asdict(info) | {"student": work.student, "student_fingerprint": info.fingerprint}
+        part = work.lake.write_part(TABLE, [row], work.partition)
+        return Made({TABLE: [part]}, {"n_parameters": info.n_parameters})
+
+    def describe(self, lake: Lake, student: str = "") -> Description:
+        """What people look at first: size, kind and identity of the student."""
+        info = checkpoints.get(lake, student)
+        numbers: dict[str, int | float | str] = {
+            "parameters": info.n_parameters,
+            "weights_bytes": info.weights_bytes,
+            "vocab_size": info.vocab_size,
+            "architecture": info.architecture,
+            "source": info.source,
+            "fingerprint": info.fingerprint,
+            "generation": info.generation,
+        }
+        return Description(numbers)
+
+
+STAGE = StudentCheckpoint()

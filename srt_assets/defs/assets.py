@@ -1,0 +1,72 @@
+"""The assets: one for each stage in `core/stages.py`. What it does is in its stage; here Dagster is told."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import dagster as dg
+
+from srt_assets.core import stages
+from srt_assets.core.outcome import Check, Checked
+from srt_assets.core.stage import Stage
+from srt_assets.core.training import launch
+from srt_assets.defs import names
+from srt_assets.defs.conditions import code_changed, inputs_or_code_changed
+from srt_assets.defs.resources import LakeResource
+from srt_assets.defs.run_stage import run_stage
+
+
+def assets() -> list[dg.AssetsDefinition]:
+    """The graph, in order."""
+    return [asset_of(stage) for stage in stages.STAGES]
+
+
+def asset_of(stage: Stage) -> dg.AssetsDefinition:
+    """A stage as Dagster sees it."""
+
+    @dg.asset(
+        name=stage.asset,
+        description=stage.__doc__,
+        group_name=stage.group,
+        kinds=set(stage.kinds),
+        deps=list(stage.needs),
+        code_version=stage.version,
+        pool=stage.pool,
+        partitions_def=names.students if stage.per_student else None,
+        automation_condition=_condition(stage),
+        check_specs=[
+            dg.AssetCheckSpec(c.name, asset=stage.asset, blocking=c.blocking, description=c.description)
+            for c in stage.checks
+        ],
+    )
+    def asset(context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:
+        done, checked = run_stage(context, stage, lake.settings(), through_pipes(context))
+        return done._replace(check_results=_results(stage.checks, checked))
+
+    return asset
+
+
+def _condition(stage: Stage) -> dg.AutomationCondition | None:
+    if not stage.per_student:  # it may cost money: nothing but a person or the night asks for it
+        return None
+    return inputs_or_code_changed if stage.needs else code_changed
+
+
+def _results(checks: Sequence[Check], checked: Sequence[Checked]) -> list[dg.AssetCheckResult]:
+    severity = {c.name: dg.AssetCheckSeverity.ERROR if c.blocking else dg.AssetCheckSeverity.WARN for c in checks}
+    return [
+        dg.AssetCheckResult(check_name=c.name, passed=c.passed, severity=severity[c.name], metadata=dict(c.facts))
+        for c in checked
+    ]
+
+
+def through_pipes(context: dg.AssetExecutionContext) -> Callable[[Sequence[str], Mapping[str, str]], int]:
+    """Starts a child process that speaks to this step through Dagster Pipes and is interrupted with it."""
+
+    def start(command: Sequence[str], env: Mapping[str, str]) -> int:
+        with dg.open_pipes_session(
+            context=context,
+            context_injector=dg.PipesEnvContextInjector(),
+            message_reader=dg.PipesTempFileMessageReader(),
+        ) as session:
+            return launch.plain(command, {**env, **session.get_bootstrap_env_vars()})
+
+    return start
