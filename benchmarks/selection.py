@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core.hashing import Fingerprint, digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 from srt_assets.core.selection.policies import policy_rows
@@ -75,9 +75,11 @@ def make(lake: Lake, n: int) -> None:
 def sink(lake: Lake, con, sql: str, table: str, partition: str, n: int) -> None:
     columns = ", ".join(f'"{c.name}"' for c in TABLES[table].columns)
     part = lake.sink_part(con, f"SELECT {columns} FROM ({sql})", table, partition)
-    mark = fingerprint(table=table, n=n)
+    mark = digest(table=table, n=n)
     # The content hash of these is no part of the question.
-    lake.commit(table, [part], fingerprint=mark, code_version="1", partition=partition, complete=False)
+    lake.commit(
+        table, [part], fingerprint=Fingerprint.of(of=mark), code_version="1", partition=partition, complete=False
+    )
     manifest = lake.directory(table, partition) / "_manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": True, "content_hash": mark}))
 

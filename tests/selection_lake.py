@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from srt_assets.core.hashing import content_key, fingerprint, sample_id
+from srt_assets.core.hashing import Fingerprint, content_key, sample_id
 from srt_assets.core.lake import Lake
 from srt_assets.core.tables import CANDIDATES, PASSES
 
@@ -20,7 +20,7 @@ def record(number: int, dataset: str = "alpaca") -> dict[str, Any]:
 
 def write_records(lake: Lake, records: list[dict[str, Any]], rejects: int = 0) -> None:
     part = lake.write_part("raw_records", records)
-    lake.commit("raw_records", [part], fingerprint="raw", code_version="1")
+    lake.commit("raw_records", [part], fingerprint=Fingerprint.of(of="raw"), code_version="1")
     bad = [
         {
             "dataset": "alpaca",
@@ -31,7 +31,9 @@ def write_records(lake: Lake, records: list[dict[str, Any]], rejects: int = 0) -
         }
         for i in range(rejects)
     ]
-    lake.commit("raw_rejects", [lake.write_part("raw_rejects", bad)], fingerprint="raw", code_version="1")
+    lake.commit(
+        "raw_rejects", [lake.write_part("raw_rejects", bad)], fingerprint=Fingerprint.of(of="raw"), code_version="1"
+    )
 
 
 def candidate_rows(record: Mapping[str, Any], flaws: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -68,7 +70,9 @@ def write_candidates(lake: Lake, rows: list[dict[str, Any]]) -> None:
     }
     for partition, names in slices.items():
         part = lake.write_part("candidates", [r for r in rows if r["candidate"] in names], partition)
-        lake.commit("candidates", [part], fingerprint="candidates", code_version="1", partition=partition)
+        lake.commit(
+            "candidates", [part], fingerprint=Fingerprint.of(of="candidates"), code_version="1", partition=partition
+        )
 
 
 def score_row(student: str, candidate: Mapping[str, Any], losses: Losses, tokens: int = 8) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def score_row(student: str, candidate: Mapping[str, Any], losses: Losses, tokens
 def write_scores(lake: Lake, student: str, rows: list[dict[str, Any]]) -> None:
     part = lake.write_part("student_scores", rows, f"student={student}")
     # As the stage does: scores say which candidates they are of.
-    mark = fingerprint(student=student, candidates=sorted(m.content_hash for m in lake.manifests("candidates")))
+    mark = Fingerprint.of(student=student, candidates=sorted(m.content_hash for m in lake.manifests("candidates")))
     lake.commit("student_scores", [part], fingerprint=mark, code_version="1", partition=f"student={student}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiny_student import make_tiny_student
 
-from srt_assets.core.hashing import content_key, sample_id
+from srt_assets.core.hashing import Fingerprint, content_key, sample_id
 from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoints
 from srt_assets.settings import Settings
@@ -57,7 +57,7 @@ def put_candidates(lake: Lake, rows: list[dict]) -> None:
     ):
         mine = [row for row in rows if row["candidate"] in names]
         part = lake.write_part("candidates", mine, partition)
-        lake.commit("candidates", [part], fingerprint=part, code_version="test", partition=partition)
+        lake.commit("candidates", [part], fingerprint=Fingerprint.of(of=part), code_version="test", partition=partition)
 
 
 def make_lake(home: Path, rows: list[dict] | None = None, settings: Settings | None = None, **student) -> Lake:

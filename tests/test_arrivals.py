@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from tiny_student import make_tiny_student
 
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoints, scores, watch
 from srt_assets.defs import names
@@ -61,7 +62,14 @@ def job() -> dg.JobDefinition:
 
 def teacher_side(home: Path, complete: bool = True) -> None:
     for partition in scores.CANDIDATE_SLICES:
-        Lake(home).commit("candidates", [], fingerprint="f", code_version="1", partition=partition, complete=complete)
+        Lake(home).commit(
+            "candidates",
+            [],
+            fingerprint=Fingerprint.of(of="f"),
+            code_version="1",
+            partition=partition,
+            complete=complete,
+        )
 
 
 @pytest.fixture

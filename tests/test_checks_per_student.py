@@ -5,13 +5,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.defs import names, sql_models
 from srt_assets.defs.resources import LakeResource
 from srt_assets.settings import Project, Settings
 
 
-@dg.asset(name=names.SELECTED_SET, partitions_def=names.students)
+@dg.asset(name="selected_set", partitions_def=names.students)
 def stands_in_for_selected_set() -> None: ...
 
 
@@ -25,7 +26,10 @@ def two_students(home: Path) -> Lake:
     """Two records; student a has a verdict on both, student b was not run since the second one came."""
     lake = Lake(home)
     lake.commit(
-        "raw_records", [lake.write_part("raw_records", [sample(0), sample(1)])], fingerprint="f", code_version="1"
+        "raw_records",
+        [lake.write_part("raw_records", [sample(0), sample(1)])],
+        fingerprint=Fingerprint.of(of="f"),
+        code_version="1",
     )
     for student, count in (("a", 2), ("b", 1)):
         rows = [
@@ -34,7 +38,7 @@ def two_students(home: Path) -> Lake:
         ]
         partition = f"student={student}"
         part = lake.write_part("decisions", rows, partition)
-        lake.commit("decisions", [part], fingerprint="f", code_version="1", partition=partition)
+        lake.commit("decisions", [part], fingerprint=Fingerprint.of(of="f"), code_version="1", partition=partition)
     return lake
 
 

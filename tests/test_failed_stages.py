@@ -9,12 +9,12 @@ import pytest
 from student_lake import make_lake, settings_for
 
 from srt_assets.core.lake import Lake
+from srt_assets.core.records import raw
 from srt_assets.core.status import standings
 from srt_assets.core.student import scores
 from srt_assets.defs import names
-from srt_assets.defs.raw import raw_dataset
+from srt_assets.defs.assets import asset_of
 from srt_assets.defs.resources import LakeResource
-from srt_assets.defs.scores import student_scores
 from srt_assets.settings import Settings
 
 
@@ -29,11 +29,11 @@ def test_a_failed_stage_is_failed_until_it_succeeds(home: Path, tmp_path: Path) 
         {"project": {"home": home}, "datasets": [{"name": "d", "path": str(data)}], "student": {"devices": "cpu"}}
     )
     resources = {"lake": LakeResource(settings)}
-    assert not dg.materialize([raw_dataset], resources=resources, raise_on_error=False).success
+    assert not dg.materialize([asset_of(raw.STAGE)], resources=resources, raise_on_error=False).success
     state, why = state_of(settings, Lake(home), "raw_dataset", [])
     assert state == "failed" and "data.json" in why
     data.write_text('[{"instruction": "Name a tree.", "input": "", "output": "Oak."}]')
-    assert dg.materialize([raw_dataset], resources=resources).success
+    assert dg.materialize([asset_of(raw.STAGE)], resources=resources).success
     assert state_of(settings, Lake(home), "raw_dataset", []) == ("fresh", "")
 
 
@@ -44,14 +44,14 @@ def test_an_error_nobody_foresaw_counts_too(home: Path, monkeypatch: pytest.Monk
 
     lake = make_lake(home)
     settings = settings_for().model_copy(update={"project": Settings().project.model_copy(update={"home": home})})
-    monkeypatch.setattr(scores, "run", fails)
+    monkeypatch.setattr(scores.StudentScores, "make", fails)
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(names.students.name or "", ["tiny"])
         done = dg.materialize(
             [
-                dg.AssetSpec(names.REFLECTED_RESPONSES),
+                dg.AssetSpec("reflected_responses"),
                 dg.AssetSpec(names.STUDENT_CHECKPOINT, partitions_def=names.students),
-                student_scores,
+                asset_of(scores.STAGE),
             ],
             partition_key="tiny",
             instance=instance,

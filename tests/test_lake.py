@@ -18,9 +18,11 @@ import pytest
 
 from srt_assets.core import lake as lake_module
 from srt_assets.core.errors import disk_full
-from srt_assets.core.hashing import fingerprint
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql.catalog import publish
+
+WANT = Fingerprint.of(f=1)
 
 
 def row(n: int, **more: object) -> dict:
@@ -28,10 +30,9 @@ def row(n: int, **more: object) -> dict:
     return {**base, "source_file": "f", "source_index": n, **more}
 
 
-def commit(lake: Lake, rows: list[dict], want: str = "f", **more: object):
-    return lake.commit(
-        "raw_records", [lake.write_part("raw_records", rows)], fingerprint=want, code_version="1", **more
-    )
+def commit(lake: Lake, rows: list[dict], want: Fingerprint = WANT, **more: object):
+    part = lake.write_part("raw_records", rows)
+    return lake.commit("raw_records", [part], fingerprint=want, code_version="1", **more)
 
 
 def rows_of(lake: Lake, sql: str) -> list[tuple]:
@@ -55,28 +56,27 @@ def test_an_empty_lake_has_every_table_typed_and_empty(lake: Lake) -> None:
 def test_a_part_is_content_only_after_its_commit(lake: Lake) -> None:
     part = lake.write_part("raw_records", [row(1)])
     assert rows_of(lake, "SELECT count(*) FROM raw_records") == [(0,)]
-    lake.commit("raw_records", [part], fingerprint="f", code_version="1")
+    lake.commit("raw_records", [part], fingerprint=Fingerprint.of(of="f"), code_version="1")
     assert rows_of(lake, "SELECT count(*) FROM raw_records") == [(1,)]
 
 
 def test_content_hash_ignores_order_layout_and_volatile_columns(lake: Lake) -> None:
     one = commit(lake, [row(1), row(2)])
     parts = [lake.write_part("raw_records", [row(2, source_file="moved")]), lake.write_part("raw_records", [row(1)])]
-    two = lake.commit("raw_records", parts, fingerprint="f", code_version="1")
+    two = lake.commit("raw_records", parts, fingerprint=Fingerprint.of(of="f"), code_version="1")
     assert one.content_hash == two.content_hash
     assert commit(lake, [row(1), row(3)]).content_hash != one.content_hash
     assert commit(lake, [row(1), row(1)]).content_hash != commit(lake, [row(1)]).content_hash
 
 
-def test_current_means_complete_same_inputs_and_files_there(lake: Lake) -> None:
-    manifest = commit(lake, [row(1)], want=fingerprint(a=1))
-    assert lake.is_current("raw_records", fingerprint(a=1))
-    assert not lake.is_current("raw_records", fingerprint(a=2))
-    assert manifest.inputs == {"a": 1}
+def test_whole_means_complete_and_files_there(lake: Lake) -> None:
+    manifest = commit(lake, [row(1)], want=Fingerprint.of(a=1))
+    assert lake.whole("raw_records") == manifest
+    assert manifest.inputs == {"a": 1} and manifest.fingerprint == Fingerprint.of(a=1).digest
     (lake.directory("raw_records") / manifest.parts[0]).unlink()
-    assert not lake.is_current("raw_records", fingerprint(a=1))
-    commit(lake, [row(1)], want=fingerprint(a=1), complete=False)
-    assert not lake.is_current("raw_records", fingerprint(a=1))
+    assert lake.whole("raw_records") is None
+    commit(lake, [row(1)], want=Fingerprint.of(a=1), complete=False)
+    assert lake.whole("raw_records") is None
 
 
 def test_superseded_parts_stay_for_the_grace_time(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_older_parts_without_a_column_read_as_null(lake: Lake) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"sample_id": ["a"], "unknown": [1]}), directory / "part-old.parquet")
-    lake.commit("raw_records", ["part-old.parquet"], fingerprint="f", code_version="0")
+    lake.commit("raw_records", ["part-old.parquet"], fingerprint=Fingerprint.of(of="f"), code_version="0")
     assert rows_of(lake, "SELECT sample_id, response FROM raw_records") == [("a", None)]
 
 
@@ -199,12 +199,13 @@ def test_what_killed_processes_left_is_removed(home: Path, monkeypatch: pytest.M
         folder.mkdir(parents=True)
         (folder / "duckdb_temp_storage_DEFAULT-0.tmp").write_bytes(b"x")
     os.utime(far, times=(0, 0))
-    lake = Lake(home, after_commit=publish)
+    lake = Lake(home)
     commit(lake, [row(1)])
     half, catalog = lake.directory("raw_records") / ".part-1.parquet.writing", home / ".srt.duckdb.1"
     for file in (half, catalog):
         file.write_bytes(b"x")
     commit(lake, [row(2)])
+    publish(lake)
     assert half.exists(), "it may still be written"
     assert not catalog.exists()
     monkeypatch.setattr(lake_module, "ORPHAN_AGE", timedelta(0))

@@ -12,7 +12,6 @@ import pytest
 
 from srt_assets.core.lake import Lake
 from srt_assets.definitions import defs
-from srt_assets.defs import names
 from srt_assets.defs.instance import prepare_instance
 from srt_assets.settings import Project, Settings
 
@@ -41,7 +40,7 @@ POOL = (
 LOG = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 def work(instance, number):
-    with hold(instance, names.POOL_DEVICE):
+    with hold(instance, "device"):
         began = time.time()
         if number == 5:
             os._exit(9)  # dies at work: its place must be free at once
@@ -51,7 +50,7 @@ def work(instance, number):
 
 with dg.DagsterInstance.get() as instance:
     if len(sys.argv) > 2:
-        instance.event_log_storage.set_concurrency_slots(names.POOL_DEVICE, int(sys.argv[2]))
+        instance.event_log_storage.set_concurrency_slots("device", int(sys.argv[2]))
 print(at_once(10, work))
 """
 )
@@ -107,10 +106,10 @@ def test_of_ten_at_once_as_many_work_as_the_pool_admits(instance_home: Path, tmp
 def test_what_takes_a_device_or_the_teacher_is_in_its_pool() -> None:
     graph = defs.resolve_asset_graph()
     pools = {key.to_user_string(): graph.get(key).pools for key in graph.get_all_asset_keys()}
-    device = {name for name, pool in pools.items() if names.POOL_DEVICE in pool}
-    teacher = {name for name, pool in pools.items() if names.POOL_TEACHER in pool}
-    assert device == {names.STUDENT_SCORES, names.FINETUNED_CHECKPOINT}
-    assert teacher == {names.REFLECTED_INSTRUCTIONS, names.REFLECTED_RESPONSES}
+    device = {name for name, pool in pools.items() if "device" in pool}
+    teacher = {name for name, pool in pools.items() if "teacher_api" in pool}
+    assert device == {"student_scores", "finetuned_checkpoint"}
+    assert teacher == {"reflected_instructions", "reflected_responses"}
 
 
 def test_runs_that_write_one_table_at_once_leave_one_content_whole(

@@ -9,6 +9,7 @@ from tiny_student import make_tiny_student
 from typer.testing import CliRunner
 
 from srt_assets.cli import app
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoints
 from srt_assets.core.training import job, prune
@@ -24,7 +25,7 @@ def settings(lake: Lake) -> Settings:
         (place / job.RECORD).write_text(json.dumps({"finished_at": f"2026-01-0{number + 1}T00:00:00+00:00"}))
     current = lake.home / "checkpoints" / "tiny" / "run-1"
     part = lake.write_part("training_runs", [{"student": "tiny", "run": "run-1", "path": str(current)}], "student=tiny")
-    lake.commit("training_runs", [part], fingerprint="f", code_version="1", partition="student=tiny")
+    lake.commit("training_runs", [part], fingerprint=Fingerprint.of(of="f"), code_version="1", partition="student=tiny")
     checkpoints.add(settings, lake, str(lake.home / "checkpoints" / "tiny" / "run-2"), "second")
     return settings
 

@@ -14,6 +14,7 @@ from selection_lake import write_scores as store_scores
 
 from srt_assets.commands import explain as explain_command
 from srt_assets.core.errors import UserError
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.records.formats import Pair, to_pair
 from srt_assets.core.selection import decide
@@ -43,7 +44,9 @@ def decided(tmp_path: Path) -> Lake:
     calls.append(call(key, "reflected_both", "reflect_response_of_reflected", 1, "ok"))
     for minute, one in enumerate(calls):
         one["created_at"] = datetime(2026, 1, 1, 0, minute)
-    lake.commit("teacher_calls", [lake.write_part("teacher_calls", calls)], fingerprint="c", code_version="1")
+    lake.commit(
+        "teacher_calls", [lake.write_part("teacher_calls", calls)], fingerprint=Fingerprint.of(of="c"), code_version="1"
+    )
     return lake
 
 
@@ -219,7 +222,7 @@ def test_every_wrong_export_is_one_clear_error(decided: Lake, tmp_path: Path) ->
     there.write_text("mine")
     empty = settings.model_copy(update={"selection": Selection(policy="selective", top_k=1)})
     decide.STAGE.run(empty, decided, student="other")
-    decided.commit("selected_set", [], fingerprint="x", code_version="1", partition="student=other")
+    decided.commit("selected_set", [], fingerprint=Fingerprint.of(of="x"), code_version="1", partition="student=other")
     for student, format, out, message in (
         ("tiny", "csv", "a.json", "unknown format 'csv'"),
         ("tinny", "alpaca", "a.json", "did you mean tiny"),
@@ -273,7 +276,9 @@ def hostile(tmp_path: Path) -> Lake:
     store_scores(lake, "tiny", four_scores)
     bad = call(record(0)["sample_id"], "x", "reflect|[link](javascript:1)", 1, "ok")
     bad["model"] = "<script>alert(1)</script>"
-    lake.commit("teacher_calls", [lake.write_part("teacher_calls", [bad])], fingerprint="c", code_version="1")
+    lake.commit(
+        "teacher_calls", [lake.write_part("teacher_calls", [bad])], fingerprint=Fingerprint.of(of="c"), code_version="1"
+    )
     decide.STAGE.run(Settings(project=Project(home=tmp_path)), lake, student="tiny")
     return lake
 
@@ -282,7 +287,9 @@ def test_a_report_has_the_numbers_and_stands_alone(decided: Lake, tmp_path: Path
     run = {"student": "tiny", "run": "r1", "arm": "selective", "is_active_policy": True, "n_train": 3, "n_held_out": 1}
     run |= {"eval_loss_before": 3.25, "eval_loss_after": 2.125}
     part = decided.write_part("training_runs", [run], "student=tiny")
-    decided.commit("training_runs", [part], fingerprint="t", code_version="1", partition="student=tiny")
+    decided.commit(
+        "training_runs", [part], fingerprint=Fingerprint.of(of="t"), code_version="1", partition="student=tiny"
+    )
     for ending in (".md", ".html"):
         out = tmp_path / f"report{ending}"
         report(decided, "tiny", out)

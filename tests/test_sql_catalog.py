@@ -16,6 +16,7 @@ from selection_lake import small_lake
 
 import srt_assets
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 from srt_assets.core.sql import catalog, models, query
@@ -78,7 +79,7 @@ def test_new_content_and_a_broken_file_are_noticed(tmp_path):
     before = path.stat().st_ino
     catalog.ensure_published(lake)
     assert path.stat().st_ino == before
-    lake.commit("raw_rejects", [], fingerprint="y", code_version="1")
+    lake.commit("raw_rejects", [], fingerprint=Fingerprint.of(of="y"), code_version="1")
     assert ask(lake, "SELECT count(*) AS n FROM raw_rejects") == [{"n": 0}]
     path.write_bytes(b"no database")
     assert ask(lake, "SELECT count(*) AS n FROM raw_records") == [{"n": 8}]

@@ -15,7 +15,7 @@ from selection_lake import (
     write_scores,
 )
 
-from srt_assets.core.hashing import content_key
+from srt_assets.core.hashing import Fingerprint, content_key
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 from srt_assets.core.sql import models, views
@@ -59,7 +59,7 @@ def rewrite(lake: Lake, table: str, change: str) -> None:
     con = lake.connect()
     part = lake.sink_part(con, change, table, MINE)
     con.close()
-    lake.commit(table, [part], fingerprint="spoiled", code_version="1", partition=MINE)
+    lake.commit(table, [part], fingerprint=Fingerprint.of(of="spoiled"), code_version="1", partition=MINE)
 
 
 # -- one way to spoil the data for each check

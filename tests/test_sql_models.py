@@ -185,25 +185,25 @@ def test_materialized_through_dagster(tmp_path):
     lake = small_lake(tmp_path)
     settings = Settings(project=Project(home=tmp_path))
     resources = {"lake": LakeResource(settings)}
-    upstream = [dg.AssetSpec(n) for n in (names.RAW_DATASET, names.REFLECTED_RESPONSES)]
+    upstream = [dg.AssetSpec(n) for n in ("raw_dataset", "reflected_responses")]
     upstream += [
         dg.AssetSpec(n, partitions_def=names.students)
-        for n in (names.STUDENT_CHECKPOINT, names.STUDENT_SCORES, names.FINETUNED_CHECKPOINT)
+        for n in (names.STUDENT_CHECKPOINT, "student_scores", "finetuned_checkpoint")
     ]
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("students", ["tiny"])
-        mine = [c for c in sql_models.checks() if next(iter(c.check_keys)).asset_key == dg.AssetKey(names.SELECTED_SET)]
+        mine = [c for c in sql_models.checks() if next(iter(c.check_keys)).asset_key == dg.AssetKey("selected_set")]
         ran = dg.materialize(
             [selection.selected_set, *mine, *upstream],
             instance=instance,
             partition_key="tiny",
             resources=resources,
-            selection=dg.AssetSelection.assets(names.SELECTED_SET),
+            selection=dg.AssetSelection.assets("selected_set"),
         )
         assert ran.success
         results = {e.check_name: e for e in ran.get_asset_check_evaluations()}
         assert results["counts_reconcile"].passed and len(results) == len(mine)
-        assert ran.asset_materializations_for_node(names.SELECTED_SET)[0].partition == "tiny"
+        assert ran.asset_materializations_for_node("selected_set")[0].partition == "tiny"
         views = dg.materialize(
             [*sql_models.assets(), selection.selected_set, *upstream],
             instance=instance,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from selection_lake import candidate_rows, ratios, record, score_row, small_lake, write_candidates, write_scores
 
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 from srt_assets.core.sql import models, views
@@ -34,7 +35,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 def put(lake: Lake, table: str, rows: list[dict[str, Any]], partition: str | None = None) -> None:
     part = lake.write_part(table, rows, partition)
-    lake.commit(table, [part], fingerprint="put", code_version="1", partition=partition)
+    lake.commit(table, [part], fingerprint=Fingerprint.of(of="put"), code_version="1", partition=partition)
 
 
 def test_candidate_scores_are_the_paper_formulas(tmp_path: Path) -> None:

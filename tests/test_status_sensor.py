@@ -82,7 +82,7 @@ def test_a_run_that_ends_while_the_table_is_being_read_is_in_the_next_one(
         return []
 
     monkeypatch.setattr("srt_assets.core.status.standings", another_ends)
-    upstream = [dg.AssetSpec(names.REFLECTED_RESPONSES), dg.AssetSpec(names.FINETUNED_CHECKPOINT)]
+    upstream = [dg.AssetSpec("reflected_responses"), dg.AssetSpec("finetuned_checkpoint")]
     lake = LakeResource(Settings(project=Project(home=home)))
     dg.materialize([*upstream, pipeline_status], instance=instance, resources={"lake": lake})
     assert late and tick(instance) == late[0]
@@ -101,7 +101,7 @@ def test_a_reason_of_many_lines_stays_in_its_row(
 ) -> None:
     why = "a worker failed:\n# Traceback | `x`\n" + "  File ...\n" * 500
     monkeypatch.setattr("srt_assets.core.status.standings", lambda *_: [Standing("a", "s", "failed", why)])
-    upstream = [dg.AssetSpec(names.REFLECTED_RESPONSES), dg.AssetSpec(names.FINETUNED_CHECKPOINT)]
+    upstream = [dg.AssetSpec("reflected_responses"), dg.AssetSpec("finetuned_checkpoint")]
     lake = LakeResource(Settings(project=Project(home=home)))
     done = dg.materialize([*upstream, pipeline_status], instance=instance, resources={"lake": lake})
     [made] = done.asset_materializations_for_node(names.PIPELINE_STATUS)

@@ -9,16 +9,20 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.lake import Lake
 from srt_assets.core.training import finished, job, stage, states
+from srt_assets.core.training.results import FINITE, LEARNED, STEPS, TABLE, check
+from srt_assets.defs.assets import asset_of
+from srt_assets.defs.metadata import lines_png
 from srt_assets.defs.resources import LakeResource
-from srt_assets.defs.training import ENDS_WELL, LEARNED, checks, finetuned_checkpoint, loss_png
 from tests.training_data import Bench, in_process, make_bench
 
 
 def materialize(bench: Bench, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     instance.add_dynamic_partitions("students", ["tiny"])
     return dg.materialize(
-        [finetuned_checkpoint],
+        [asset_of(stage.STAGE)],
         instance=instance,
         partition_key="tiny",
         resources={"lake": LakeResource(bench.settings)},
@@ -38,7 +42,7 @@ def test_materialized_once_through_pipes(tmp_path: Path, monkeypatch: pytest.Mon
         assert metadata["steps"].value == 8
         assert str(metadata["loss_curve"].value).startswith("![loss by step](data:image/png;base64,")
         verdicts = {e.check_name: e.passed for e in first.get_asset_check_evaluations()}
-        assert verdicts == {ENDS_WELL: True, LEARNED: True}
+        assert verdicts == {FINITE: True, LEARNED: True}
         # The child's own words came through Pipes, its steps through our progress.
         told = [e.user_message for e in instance.all_logs(first.run_id)]
         assert any("14 samples to train on, 2 held out" in t for t in told)
@@ -88,14 +92,25 @@ def test_a_refusal_is_one_message_with_the_remedy(tmp_path: Path, monkeypatch: p
         assert failure.metadata["srt/exit_code"].value == 2
 
 
-def test_checks_see_what_is_wrong() -> None:
-    finite, learned = checks({"eval_loss_before": 2.0, "eval_loss_after": 2.5}, {"a": [(1, 2.0), (2, float("nan"))]})
-    assert not finite.passed and finite.metadata["steps_without_a_number"].value == "a step 2"
-    assert not learned.passed and learned.severity == dg.AssetCheckSeverity.WARN
-    finite, learned = checks({}, {"a": [(1, 2.0)]})
-    assert finite.passed and not learned.passed and "no record" in str(learned.metadata["why"].value)
+def put_runs(lake: Lake, steps: list[tuple[int, float]], **run: object) -> None:
+    partition = "student=tiny"
+    rows = [{"student": "tiny", "run": "r", "step": step, "loss": loss} for step, loss in steps]
+    runs = [{"student": "tiny", "run": "r", "arm": "a", "is_active_policy": True, **run}]
+    for table, content in ((STEPS, rows), (TABLE, runs)):
+        part = lake.write_part(table, content, partition)
+        lake.commit(table, [part], fingerprint=Fingerprint.of(of=part), code_version="1", partition=partition)
+
+
+def test_checks_see_what_is_wrong(lake: Lake) -> None:
+    put_runs(lake, [(1, 2.0), (2, float("nan"))], eval_loss_before=2.0, eval_loss_after=2.5)
+    finite, learned = check(lake, "tiny")
+    assert not finite.passed and finite.facts["steps_without_a_number"] == "a step 2"
+    assert not learned.passed and learned.facts == {"before": 2.0, "after": 2.5}
+    put_runs(lake, [(1, 2.0)])
+    finite, learned = check(lake, "tiny")
+    assert finite.passed and not learned.passed and "no record" in str(learned.facts["why"])
 
 
 def test_the_picture_is_small() -> None:
     curves = {name: [(i, 5.0 / (i + 1)) for i in range(500)] for name in ("selective", "original")}
-    assert len(loss_png(curves)) < 100_000
+    assert len(lines_png("step", "loss", curves)) < 100_000

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from srt_assets.core.hashing import content_key
+from srt_assets.core.hashing import Fingerprint, content_key
 from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoints
 from srt_assets.settings import Settings
@@ -72,7 +72,7 @@ class Bench:
 
     def _put(self, table: str, rows: list[dict], partition: str) -> None:
         part = self.lake.write_part(table, rows, partition)
-        self.lake.commit(table, [part], fingerprint=part, code_version="1", partition=partition)
+        self.lake.commit(table, [part], fingerprint=Fingerprint.of(of=part), code_version="1", partition=partition)
 
 
 def in_process(command, env) -> int:
