@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srt_assets.core.errors import StageError, UserError, disk_full, not_accessible
-from srt_assets.settings import Settings, find_settings_file, load_settings
+from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
     from srt_assets.core.lake import Lake
@@ -55,17 +55,21 @@ def main() -> None:
 
 
 def _open() -> "tuple[Settings, Lake]":
+    from srt_assets.core import home
     from srt_assets.core.lake import Lake
     from srt_assets.core.sql.catalog import publish
 
-    settings = load_settings()
-    if find_settings_file() is None and not os.environ.get("SRT_HOME") and not settings.home.exists():
-        # In the wrong folder everything would look empty, and an empty home would be left there.
-        raise UserError(
-            f"there is no srt.toml in {Path.cwd()} or above it, and no {settings.home.name}",
-            "go to the project's folder, or name its file with SRT_SETTINGS or its home with SRT_HOME",
-        )
+    settings = home.project()
     return settings, Lake(settings.home, after_commit=publish)
+
+
+def _open_to_read() -> "tuple[Settings, Lake]":
+    """For commands that are of no use before anything was made."""
+    from srt_assets.core import home
+
+    settings, lake = _open()
+    home.to_read(settings.home)
+    return settings, lake
 
 
 def _slugs(lake: "Lake") -> list[str]:
@@ -169,7 +173,7 @@ def sql(
     """Ask one SELECT of everything the project knows; read-only, also while a run is writing."""
     from srt_assets.core.sql import query as queries
 
-    _, lake = _open()
+    _, lake = _open_to_read()
     queries.run(lake, query, _format(format, ("table", "csv", "json")))
 
 
@@ -182,7 +186,7 @@ def explain(
     """Why a record was kept or not: candidates, teacher's replies, losses, every comparison, the verdict."""
     from srt_assets.commands import explain as command
 
-    _, lake = _open()
+    _, lake = _open_to_read()
     command.run(lake, sample_id, student, _format(format, ("table", "json")))
 
 
@@ -197,7 +201,7 @@ def export(
     """Write a student's selected set for other trainers; the same set gives the same bytes."""
     from srt_assets.core.selection import export as exports
 
-    settings, lake = _open()
+    settings, lake = _open_to_read()
     rows = exports.export(settings, lake, student, format, out.expanduser())
     typer.echo(f"{rows:,} rows in {out}")
 
@@ -210,7 +214,7 @@ def report(
     """Write one page about a student: counts, branches, scores, policies, cost, loss before and after."""
     from srt_assets.core.selection import report as reports
 
-    _, lake = _open()
+    _, lake = _open_to_read()
     reports.report(lake, student, out.expanduser())
     typer.echo(f"written to {out}")
 
@@ -234,7 +238,7 @@ def why_call(
     """Say for each teacher call of a record if the ledger already holds its reply, and if not, what has changed."""
     from srt_assets.commands import show
 
-    settings, lake = _open()
+    settings, lake = _open_to_read()
     show.calls(settings, lake, sample_id)
 
 
