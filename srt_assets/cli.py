@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srt_assets.core.errors import StageError, UserError, disk_full, not_accessible
+from srt_assets.core.paths import expanded
 from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def export(
     from srt_assets.core.selection import export as exports
 
     settings, lake = _open_to_read()
-    rows = exports.export(settings, lake, student, format, out.expanduser())
+    rows = exports.export(settings, lake, student, format, expanded(out, "--out"))
     typer.echo(f"{rows:,} rows in {out}")
 
 
@@ -215,7 +216,7 @@ def report(
     from srt_assets.core.selection import report as reports
 
     _, lake = _open_to_read()
-    reports.report(lake, student, out.expanduser())
+    reports.report(lake, student, expanded(out, "--out"))
     typer.echo(f"written to {out}")
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.home import project, to_read
 from srt_assets.core.lake import Lake
+from srt_assets.core.paths import expanded
 from srt_assets.core.sql.views import connect
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def read(name: str, student: str | None = None, home: Path | str | None = None) 
     the folder that is no home. Makes none.
     """
     # Not from srt.duckdb: in a notebook that holds it open for writing DuckDB would refuse to attach it a second time.
-    con = connect(Lake(to_read(Path(home).expanduser() if home else project().home)))
+    con = connect(Lake(to_read(expanded(home, "home") if home else project().home)))
     try:
         rows = con.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
         if name not in {table for table, _ in rows}:

@@ -1,0 +1,14 @@
+"""Paths as people write them."""
+
+from pathlib import Path
+
+from srt_assets.core.errors import UserError
+
+
+def expanded(text: Path | str, where: str) -> Path:
+    """The path with `~` written out. UserError names `where` it stands if there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        remedy = "write the path in full; a name that begins with ~ as ./~name"
+        raise UserError(f"{where}: {str(text)!r} names the home folder of a user who has none", remedy) from None
