@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.paths import expanded
+from srt_assets.core.paths import expanded, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -65,6 +65,8 @@ class Project(_Section):
     def _a_folder(cls, value: Any) -> Any:
         if value == "":
             raise ValueError("it is empty; write '.' for the folder of the settings file")
+        if isinstance(value, str) and shown(value) != value:  # no database takes it
+            raise ValueError(f"the name {shown(value)} is not UTF-8; rename the folder, or name another")
         return value
 
 
@@ -294,7 +296,7 @@ def _explain(error: ValidationError, file: Path | None, origins: dict[tuple[str,
         variables = [v for (section, key), v in origins.items() if where[:2] in ([section], [section, key])]
         places = [f"environment variable {v}" for v in variables]
         if not variables or (len(where) == 1 and problem["type"] != "extra_forbidden"):
-            places.insert(0, str(file or "defaults"))
+            places.insert(0, shown(file or "defaults"))
         line = f"{', '.join(places)}: {'.'.join(where) or 'settings'}: {_what(problem)}"
         if line not in lines:
             lines.append(line)

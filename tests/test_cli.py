@@ -1,15 +1,21 @@
 """What a careless user gets from the commands: one message with a remedy, exit code 2, and nothing left behind."""
 
+import importlib.metadata
+import json
 import sys
 from pathlib import Path
 
 import pytest
 from selection_lake import small_lake
+from tiny_student import make_tiny_student
 
 import srt_assets
 from srt_assets.cli import main
+from srt_assets.commands import doctor, show
 from srt_assets.core.errors import UserError, not_accessible
+from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
+from srt_assets.core.student import checkpoints
 from srt_assets.settings import Project, Settings
 
 
@@ -93,6 +99,55 @@ def test_a_home_that_is_no_folder_is_one_message(
     for words in (["sql", "SELECT 1"], ["status"], ["explain", "abc"]):
         code, told = srt(capsys, *words)
         assert code == 2 and str(tmp_path / "home") in told and "->" in told
+
+
+@pytest.mark.parametrize("words", [["sql", "SELECT '\udcff'"], ["explain", "\udcff"], ["why-call", "\udcff"]])
+def test_an_argument_that_is_not_utf_8_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.setenv("SRT_HOME", str(small_lake(tmp_path / "home").home))
+    code, told = srt(capsys, *words)
+    assert code == 2 and "->" in told
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder := tmp_path / "caf\udce9").mkdir()
+    (folder / "srt.toml").write_text("")
+    monkeypatch.chdir(folder)
+    for words in (["sql", "SELECT 1"], ["status"], ["run"]):
+        code, told = srt(capsys, *words)
+        assert code == 2 and "project.home" in told and "caf\\xe9/.srt is not UTF-8" in told
+    monkeypatch.setattr(sys, "argv", ["srt", "doctor"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "not UTF-8" in " ".join(capsys.readouterr().out.split())
+    assert [path.name for path in folder.iterdir()] == ["srt.toml"]
+
+
+def test_a_configuration_may_hold_the_marks_of_rich(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_tiny_student(tmp_path / "source")
+    facts = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(facts | {"architectures": ["[/odd]"]}))
+    lake = Lake(tmp_path / "home")
+    checkpoints.add(Settings(), lake, str(source), "tiny")
+    show.students(lake)
+    assert "[/odd]" in capsys.readouterr().out
+
+
+def test_doctor_finds_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = importlib.metadata.version
+
+    def without(name: str) -> str:
+        if name == "litellm":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without)
+    assert any(f.level == "error" and "litellm" in f.what for f in doctor.examine())
 
 
 def test_only_what_the_user_can_change_is_his_error() -> None:

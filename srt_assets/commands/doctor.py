@@ -42,7 +42,10 @@ def examine() -> Iterator[Finding]:
     """All findings, in the order a run would meet them."""
     yield Finding("ok", f"Python {sys.version.split()[0]}")
     for name in ("dagster", "duckdb", "torch", "transformers", "litellm"):
-        yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
+        try:
+            yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("error", f"the package {name} is not installed", "pip install srt-assets")
     try:
         settings = load_settings()
     except UserError as error:

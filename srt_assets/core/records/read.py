@@ -1,13 +1,13 @@
 """Files to rows as they stand: any JSON value and its place in the file. What a row means is decided in formats.py."""
 
 import json
-import os
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.paths import shown
 from srt_assets.settings import Dataset
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
@@ -32,9 +32,8 @@ def dataset_files(dataset: Dataset) -> list[Path]:
             raise UserError(
                 f"dataset {dataset.name!r}: {file} is none of {', '.join(SUFFIXES)}", "convert it or narrow the glob"
             )
-        shown = os.fsencode(file).decode(errors="backslashreplace")
-        if shown != str(file):  # no table takes it
-            raise UserError(f"dataset {dataset.name!r}: the name {shown} is not UTF-8", "rename the file")
+        if shown(file) != str(file):  # no table takes it
+            raise UserError(f"dataset {dataset.name!r}: the name {shown(file)} is not UTF-8", "rename the file")
     return files
 
 

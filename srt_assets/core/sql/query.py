@@ -82,6 +82,8 @@ def connect_locked(lake: Lake) -> duckdb.DuckDBPyConnection:
 
 def _check_one_select(con: duckdb.DuckDBPyConnection, query: str) -> None:
     remedy = "give exactly one SELECT; changes are made by `srt run`, never by a query"
+    if query != query.encode(errors="replace").decode():
+        raise UserError("the query is not UTF-8", "write it in UTF-8")
     with _explained():
         statements = con.extract_statements(query)
     if len(statements) > 1 and query.lstrip()[:5].upper() == "PIVOT":
