@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 def read(name: str, student: str | None = None, home: Path | str | None = None) -> pd.DataFrame:
     """A table or view of the lake (`raw_records`, `decisions`, `score_summary` …), of one student if given.
 
-    `home` is the one of the settings found from here unless given. UserError if there is no such table.
+    `home` is the one of the settings found from here unless given. UserError if there is no such table or home.
     """
     from srt_assets.core.sql.read import read as read_table
 

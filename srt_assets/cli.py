@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srt_assets.core.errors import StageError, UserError, disk_full, not_accessible
-from srt_assets.settings import Settings, find_settings_file, load_settings
+from srt_assets.core.paths import expanded
+from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
     from srt_assets.core.lake import Lake
@@ -55,16 +56,20 @@ def main() -> None:
 
 
 def _open() -> "tuple[Settings, Lake]":
+    from srt_assets.core import home
     from srt_assets.core.lake import Lake
 
-    settings = load_settings()
-    if find_settings_file() is None and not os.environ.get("SRT_HOME") and not settings.home.exists():
-        # In the wrong folder everything would look empty, and an empty home would be left there.
-        raise UserError(
-            f"there is no srt.toml in {Path.cwd()} or above it, and no {settings.home.name}",
-            "go to the project's folder, or name its file with SRT_SETTINGS or its home with SRT_HOME",
-        )
+    settings = home.project()
     return settings, Lake(settings.home)
+
+
+def _open_to_read() -> "tuple[Settings, Lake]":
+    """For commands that are of no use before anything was made."""
+    from srt_assets.core import home
+
+    settings, lake = _open()
+    home.to_read(settings.home)
+    return settings, lake
 
 
 def _slugs(lake: "Lake") -> list[str]:
@@ -172,7 +177,7 @@ def sql(
     """Ask one SELECT of everything the project knows; read-only, also while a run is writing."""
     from srt_assets.core.sql import query as queries
 
-    _, lake = _open()
+    _, lake = _open_to_read()
     queries.run(lake, query, _format(format, ("table", "csv", "json")))
 
 
@@ -185,7 +190,7 @@ def explain(
     """Why a record was kept or not: candidates, teacher's replies, losses, every comparison, the verdict."""
     from srt_assets.commands import explain as command
 
-    _, lake = _open()
+    _, lake = _open_to_read()
     command.run(lake, sample_id, student, _format(format, ("table", "json")))
 
 
@@ -200,8 +205,8 @@ def export(
     """Write a student's selected set for other trainers; the same set gives the same bytes."""
     from srt_assets.core.selection import export as exports
 
-    settings, lake = _open()
-    rows = exports.export(settings, lake, student, format, out.expanduser())
+    settings, lake = _open_to_read()
+    rows = exports.export(settings, lake, student, format, expanded(out, "--out"))
     typer.echo(f"{rows:,} rows in {out}")
 
 
@@ -213,8 +218,8 @@ def report(
     """Write one page about a student: counts, branches, scores, policies, cost, loss before and after."""
     from srt_assets.core.selection import report as reports
 
-    _, lake = _open()
-    reports.report(lake, student, out.expanduser())
+    _, lake = _open_to_read()
+    reports.report(lake, student, expanded(out, "--out"))
     typer.echo(f"written to {out}")
 
 
@@ -237,7 +242,7 @@ def why_call(
     """Say for each teacher call of a record if the ledger already holds its reply, and if not, what has changed."""
     from srt_assets.commands import show
 
-    settings, lake = _open()
+    settings, lake = _open_to_read()
     show.calls(settings, lake, sample_id)
 
 

@@ -7,11 +7,15 @@ upwards from the current folder; relative paths in it are relative to it. `SRT_H
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.paths import expanded, shown
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Policy = Literal[
     "selective",
@@ -30,6 +34,8 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 When = Literal["auto", "always", "never"]
 # Variables of these names are switches of the program, not settings.
 _NOT_SETTINGS = {"SRT_SETTINGS", "SRT_HOME"}
+# What pydantic says in Python's words.
+_PLAIN = {"tuple_type": "Input should be a list", "path_type": "Input should be a text"}
 # In a variable: names with commas between them.
 _LISTS = {("training", "arms"), ("training", "lora_targets")}
 
@@ -39,11 +45,13 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _a_plain_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError("it is neither true nor false")
         if isinstance(value, int | float) and not abs(value) < 2**63:
             raise ValueError(f"{value} is out of range")
+        if isinstance(value, str) and "\0" in value:  # no system takes it
+            raise ValueError("it has a character of code 0")
         return value
 
 
@@ -57,6 +65,8 @@ class Project(_Section):
     def _a_folder(cls, value: Any) -> Any:
         if value == "":
             raise ValueError("it is empty; write '.' for the folder of the settings file")
+        if isinstance(value, str) and shown(value) != value:  # no database takes it
+            raise ValueError(f"the name {shown(value)} is not UTF-8; rename the folder, or name another")
         return value
 
 
@@ -184,18 +194,19 @@ class Settings(_Section):
     def home(self) -> Path:
         return self.project.home
 
-    @model_validator(mode="after")
-    def _distinct_names(self) -> "Settings":
-        names = [d.name for d in self.datasets]
-        if len(set(names)) < len(names):
-            raise ValueError("two datasets have the same name")
-        return self
+    @field_validator("datasets")
+    @classmethod
+    def _distinct_names(cls, value: tuple[Dataset, ...]) -> tuple[Dataset, ...]:
+        names = [d.name for d in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two datasets are named {twice[0]!r}; give each a name of its own")
+        return value
 
 
 def find_settings_file() -> Path | None:
     """The file `SRT_SETTINGS` names, else the first `srt.toml` upwards from here, else None (defaults only)."""
     if named := os.environ.get("SRT_SETTINGS"):
-        path = Path(named).absolute()
+        path = expanded(named, "SRT_SETTINGS").absolute()
         if not path.is_file():
             raise UserError(f"SRT_SETTINGS names {path}, which is no file", "correct the variable or unset it")
         return path
@@ -208,7 +219,8 @@ def load_settings(path: Path | str | None = None) -> Settings:
     file = Path(path).absolute() if path else find_settings_file()
     base = file.parent if file else Path.cwd()
     facts = _read_toml(file) if file else {}
-    _make_paths_absolute(facts, base)
+    if file:
+        _make_paths_absolute(facts, file)
     origins = _apply_environment(facts)
     if "project" in facts and isinstance(facts["project"], dict):
         facts["project"].setdefault("home", str(base / ".srt"))
@@ -229,16 +241,16 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is no valid TOML: {error}", "correct the line it names") from None
 
 
-def _make_paths_absolute(facts: dict[str, Any], base: Path) -> None:
-    def anchor(section: Any, key: str) -> None:
+def _make_paths_absolute(facts: dict[str, Any], file: Path) -> None:
+    def anchor(section: Any, key: str, name: str) -> None:
         if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
-            section[key] = str(base / Path(section[key]).expanduser())
+            section[key] = str(file.parent / expanded(section[key], f"{file}: {name}.{key}"))
 
-    anchor(facts.get("project"), "home")
-    anchor(facts.get("automation"), "watch")
+    anchor(facts.get("project"), "home", "project")
+    anchor(facts.get("automation"), "watch", "automation")
     datasets = facts.get("datasets")
-    for dataset in datasets if isinstance(datasets, list) else []:
-        anchor(dataset, "path")
+    for number, dataset in enumerate(datasets if isinstance(datasets, list) else []):
+        anchor(dataset, "path", f"datasets.{number}")
 
 
 def _apply_environment(facts: dict[str, Any]) -> dict[tuple[str, str], str]:
@@ -248,16 +260,19 @@ def _apply_environment(facts: dict[str, Any]) -> dict[tuple[str, str], str]:
         if not variable.startswith("SRT_") or "__" not in variable or variable in _NOT_SETTINGS:
             continue
         section, _, key = variable.removeprefix("SRT_").lower().partition("__")
+        if section == "datasets":
+            raise UserError(f"the environment variable {variable} cannot set a list", "set it in srt.toml")
         target = facts.setdefault(section, {})
         if not isinstance(target, dict):
-            raise UserError(f"the environment variable {variable} cannot set a list", "set it in srt.toml")
+            continue  # no section: said by its own name
         if (section, key) in (("project", "home"), ("automation", "watch")) and text:
-            target[key] = str(Path(text).expanduser().absolute())
+            target[key] = str(expanded(text, variable).absolute())
         else:
             target[key] = _names(text) if (section, key) in _LISTS and text[:1] != "[" else _as_value(text)
         origins[(section, key)] = variable
-    if home := os.environ.get("SRT_HOME"):
-        facts.setdefault("project", {})["home"] = str(Path(home).expanduser().absolute())
+    project = facts.get("project", {})
+    if (home := os.environ.get("SRT_HOME")) and isinstance(project, dict):
+        facts["project"] = project | {"home": str(expanded(home, "SRT_HOME").absolute())}
         origins[("project", "home")] = "SRT_HOME"
     return origins
 
@@ -275,22 +290,32 @@ def _as_value(text: str) -> Any:
 
 def _explain(error: ValidationError, file: Path | None, origins: dict[tuple[str, str], str]) -> UserError:
     lines: list[str] = []
-    unknown_sections = {section: variable for (section, _), variable in origins.items()}
     for problem in error.errors():
+        # The loc of a rule about all settings is empty, that of one about a section its name.
         where = [str(p) for p in problem["loc"] if not (isinstance(p, str) and p in ("int", "float"))]
-        variable = origins.get((where[0], where[1])) if len(where) > 1 else unknown_sections.get(where[0])
-        key = ".".join(where) or "settings"
-        place = f"environment variable {variable}" if variable else str(file or "defaults")
-        if problem["type"] == "extra_forbidden":
-            what = f"unknown setting{_nearest(problem['loc'])}"
-        else:
-            what = problem["msg"].removeprefix("Value error, ")
-            if problem["type"] not in ("missing", "value_error"):
-                what += f", not {problem['input']!r}"
-        line = f"{place}: {key}: {what}"
+        variables = [v for (section, key), v in origins.items() if where[:2] in ([section], [section, key])]
+        places = [f"environment variable {v}" for v in variables]
+        if not variables or (len(where) == 1 and problem["type"] != "extra_forbidden"):
+            places.insert(0, shown(file or "defaults"))
+        line = f"{', '.join(places)}: {'.'.join(where) or 'settings'}: {_what(problem)}"
         if line not in lines:
             lines.append(line)
     return UserError("\n".join(lines), "correct it; srt.toml at the project's root shows every setting")
+
+
+def _what(problem: "ErrorDetails") -> str:
+    kind, place = problem["type"], problem["loc"]
+    if kind == "extra_forbidden":
+        return f"unknown setting{_nearest(place)}"
+    if kind in ("model_type", "dict_type", "tuple_type") and place[:1] == ("datasets",):
+        return "write each dataset as a table [[datasets]]"
+    if kind in ("model_type", "dict_type"):
+        return f"write it as a table [{'.'.join(map(str, place))}]"
+    what = _PLAIN.get(kind) or problem["msg"].removeprefix("Value error, ")
+    # Tables and lists are not shown: there may be a key in them, misplaced.
+    if kind in ("missing", "value_error") or isinstance(problem["input"], dict | list | tuple):
+        return what
+    return f"{what}, not {problem['input']!r}"
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:

@@ -273,6 +273,9 @@ def test_a_listed_student_is_registered_at_its_revision_and_runs_again_at_anothe
         ("a = ", "no valid TOML"),
         ('a.b = "org/name"', "no hub id"),
         ('same = "org/name"', "same key"),
+        (f'a = "{"x" * 300}"', "cannot be looked for: File name too long"),
+        ('a = "~no-such-user/x"', "home folder of a user who has none"),
+        ('a = "x\\u0000"', "no checkpoint directory"),
     ],
 )
 def test_a_bad_line_is_named_and_holds_nobody_up(ticker: Ticker, folder: Path, line: str, why: str) -> None:

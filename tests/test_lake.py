@@ -185,6 +185,7 @@ assert not list(Path(sys.argv[1], "tmp").iterdir())
 
 
 def test_two_that_spill_at_once_do_not_meet(home: Path) -> None:
+    home.mkdir()
     # A process of its own, for in one folder they crash.
     subprocess.run([sys.executable, "-c", SPILL, str(home)], check=True, timeout=120)
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from srt_assets import settings as settings_module
 from srt_assets.core.errors import UserError
 from srt_assets.settings import Dataset, Settings, find_settings_file, load_settings
 
@@ -77,6 +79,26 @@ def test_variables_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("[training]\nepochs = inf", ["training.epochs", "inf is out of range"]),
         ("[training]\nlearning_rate = inf", ["training.learning_rate", "inf is out of range"]),
         ('[project]\nhome = ""', ["project.home", "empty"]),
+        # Rules about all settings.
+        (2 * '[[datasets]]\nname = "a"\npath = "x"\n', ["datasets", "two datasets are named 'a'"]),
+        # Sections of another shape.
+        ("datasets = 3", ["datasets: ", "[[datasets]]"]),
+        ("datasets = [3]", ["datasets.0: ", "[[datasets]]"]),
+        ('[datasets]\nname = "a"', ["datasets: ", "[[datasets]]"]),
+        ('[datasets.a]\npath = "x"', ["datasets: ", "[[datasets]]"]),
+        ('[[teacher]]\nmodel = "x"', ["teacher: ", "table [teacher]"]),
+        ("teacher = 3", ["teacher: ", "table [teacher]"]),
+        ("project = 3", ["project: ", "table [project]"]),
+        ("[teacher.model]\na = 1", ["teacher.model", "string"]),
+        ("[nonsense]\na.b.c = 1", ["nonsense", "unknown"]),
+        ('[[datasets]]\nname = "a"\npath = "x"\n[datasets.more]\na = 1', ["datasets.0.more", "unknown"]),
+        ('[training]\narms = "random"', ["training.arms", "a list", "'random'"]),
+        ("[project]\nhome = 3", ["project.home", "a text, not 3"]),
+        # Paths that no system takes.
+        ('[project]\nhome = "a\\u0000b"', ["project.home", "code 0"]),
+        ('[project]\nhome = "~no-such-user/x"', ["project.home", "~no-such-user", "./~name"]),
+        ('[[datasets]]\nname = "a"\npath = "~no-such-user/x"', ["datasets.0.path", "~no-such-user"]),
+        ('[automation]\nwatch = "~no-such-user"', ["automation.watch", "~no-such-user"]),
     ],
 )
 def test_errors_name_file_key_and_remedy(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -119,3 +141,60 @@ def test_an_unknown_key_never_shows_its_value(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_settings(file)
     assert "sk-very-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ['[[teacher]]\napi_key = "sk-very-secret"', '[teacher.model]\nkey = "sk-very-secret"'])
+def test_a_table_in_the_wrong_place_does_not_show_what_is_in_it(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="teacher") as caught:
+        load_settings(write(tmp_path / "srt.toml", text))
+    assert "sk-very-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("SRT_NONSENSE__X", "1", ["SRT_NONSENSE__X: nonsense: unknown setting"]),
+        ("SRT___X", "1", ["SRT___X", "unknown setting"]),
+        ("SRT_TEACHER__", "1", ["SRT_TEACHER__: ", "unknown setting"]),
+        ("SRT_DATASETS__NAME", "x", ["SRT_DATASETS__NAME", "cannot set a list", "srt.toml"]),
+        ("SRT_HOME", "~no-such-user/x", ["SRT_HOME", "~no-such-user"]),
+        ("SRT_PROJECT__HOME", "~no-such-user/x", ["SRT_PROJECT__HOME", "~no-such-user"]),
+        ("SRT_SETTINGS", "~no-such-user/x", ["SRT_SETTINGS", "~no-such-user"]),
+    ],
+)
+def test_odd_variables_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: list[str]
+) -> None:
+    write(tmp_path / "srt.toml", "")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError) as caught:
+        load_settings()
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["SRT_HOME", "SRT_PROJECT__SEED", "SRT_TEACHER__MODEL"])
+def test_a_variable_does_not_hide_a_section_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    file = write(tmp_path / "srt.toml", "project = 3\nteacher = [1]")
+    with pytest.raises(UserError) as caught:
+        load_settings(file)
+    assert f"{file}: project: " in str(caught.value) and f"{file}: teacher: " in str(caught.value)
+
+
+def test_a_rule_about_a_section_names_everything_it_was_read_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRT_SELECTION__POLICY", "original")
+    file = write(tmp_path / "srt.toml", "[selection]\ntop_k = 2.5")
+    with pytest.raises(UserError, match=f"{file}, environment variable SRT_SELECTION__POLICY: selection: top_k"):
+        load_settings(file)
+
+
+def test_an_error_without_a_place_is_explained_too(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate(3)
+    assert f"{tmp_path}: settings: " in str(settings_module._explain(caught.value, tmp_path, {}))

@@ -43,7 +43,10 @@ def examine() -> Iterator[Finding]:
     """All findings, in the order a run would meet them."""
     yield Finding("ok", f"Python {sys.version.split()[0]}")
     for name in ("dagster", "duckdb", "torch", "transformers", "litellm"):
-        yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
+        try:
+            yield Finding("ok", f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("error", f"the package {name} is not installed", "pip install srt-assets")
     try:
         settings = load_settings()
     except UserError as error:
@@ -77,6 +80,10 @@ def _home(settings: Settings) -> Iterator[Finding]:
     there = next(p for p in (settings.home, *settings.home.parents) if p.exists())
     if not os.access(there, os.W_OK):
         yield Finding("error", f"{there} cannot be written to", "set project.home or SRT_HOME to a folder of yours")
+    from srt_assets.defs.instance import dagster_home, not_for_dagster
+
+    if unusable := not_for_dagster(dagster_home(settings)):
+        yield Finding("error", unusable.message, unusable.remedy)
     free = shutil.disk_usage(there).free
     size = f"home {settings.home}: {free / 2**30:.0f} GiB free"
     yield Finding("warning", size, "checkpoints need room") if free < LOW_DISK_BYTES else Finding("ok", size)

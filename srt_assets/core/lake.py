@@ -94,7 +94,8 @@ class Lake:
             con.execute(f"SET memory_limit = {sql_literal(memory_limit)}")
         parts = {name: self.parts(name) for name in TABLES}
         # It may read for hours, while others replace what it reads.
-        keep_while(con, self._readers, (path.name for paths in parts.values() for path in paths))
+        if names := [path.name for paths in parts.values() for path in paths]:
+            keep_while(con, self._readers, names)
         for name, table in TABLES.items():
             con.execute(f'CREATE VIEW "{name}" AS {table.select_sql(parts[name])}')
         return con

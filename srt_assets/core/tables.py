@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from srt_assets.core.duck_paths import exactly
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -65,7 +67,7 @@ class Table:
         empty = ", ".join(f'NULL::{c.type} AS "{c.name}"' for c in self.columns)
         if not paths:
             return f"SELECT {empty} WHERE false"
-        files = ", ".join(sql_literal(str(p)) for p in paths)
+        files = ", ".join(sql_literal(exactly(p)) for p in paths)
         parts = f"SELECT * FROM read_parquet([{files}], union_by_name=true, hive_partitioning=false)"
         return f"SELECT {typed} FROM (SELECT {empty} WHERE false UNION ALL BY NAME {parts})"
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -51,7 +52,9 @@ log = logging.getLogger(__name__)
 
 def prepare_instance(settings: Settings) -> Path:
     """Make sure that DAGSTER_HOME is set, exists and has a dagster.yaml. One that is set already wins."""
-    home = Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster").absolute()
+    home = dagster_home(settings)
+    if unusable := not_for_dagster(home):
+        raise unusable
     home.mkdir(parents=True, exist_ok=True)
     if not os.access(home, os.W_OK):  # said here, for its databases would say it in their own words
         raise UserError(f"{home} cannot be written to", "set DAGSTER_HOME or SRT_HOME to a folder of yours")
@@ -68,6 +71,20 @@ def prepare_instance(settings: Settings) -> Path:
                 instance.all_instigator_state()
             ready.touch()
     return home
+
+
+def not_for_dagster(home: Path) -> UserError | None:
+    """Why Dagster cannot keep its databases in this folder: it writes its path into a URL as it stands."""
+    found = re.search(r"\?|%[0-9A-Fa-f]{2}", str(home))
+    if found is None:
+        return None
+    remedy = f"rename the folder, or set DAGSTER_HOME or SRT_HOME to a folder without {found[0]}"
+    return UserError(f"{home}: Dagster cannot keep its databases where the path has {found[0]!r}", remedy)
+
+
+def dagster_home(settings: Settings) -> Path:
+    """DAGSTER_HOME if it is set, else a folder of the home."""
+    return Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster").absolute()
 
 
 def write_workspace() -> Path:

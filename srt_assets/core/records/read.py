@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.paths import shown
 from srt_assets.settings import Dataset
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
@@ -14,12 +15,16 @@ SUFFIXES = (".json", ".jsonl", ".parquet")
 
 def dataset_files(dataset: Dataset) -> list[Path]:
     """The files a dataset's `path` (a file or a glob) names, sorted. UserError if there is none, or no data file."""
-    path = Path(dataset.path)
-    files = [path] if path.is_file() else sorted(Path(p) for p in glob(dataset.path, recursive=True))  # noqa: PTH207 (absolute pattern)
-    files = [f for f in files if f.is_file()]
+    folder, pattern = _pattern(Path(dataset.path).absolute())
+    path = folder / pattern
+    # Not Path.glob, which finds hidden files too.
+    found = [pattern] if path.is_file() else glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207
+    files = sorted(file for name in found if (file := folder / name).is_file())
+    if not files and path.is_dir():
+        raise UserError(f"dataset {dataset.name!r}: {path} is a folder", f"name its files: {dataset.path}/*.jsonl")
     if not files:
         raise UserError(
-            f"dataset {dataset.name!r}: no file at {dataset.path}",
+            f"dataset {dataset.name!r}: no file at {path}",
             "correct datasets.path in srt.toml; relative paths count from the folder of srt.toml",
         )
     for file in files:
@@ -27,7 +32,20 @@ def dataset_files(dataset: Dataset) -> list[Path]:
             raise UserError(
                 f"dataset {dataset.name!r}: {file} is none of {', '.join(SUFFIXES)}", "convert it or narrow the glob"
             )
+        if shown(file) != str(file):  # no table takes it
+            raise UserError(f"dataset {dataset.name!r}: the name {shown(file)} is not UTF-8", "rename the file")
     return files
+
+
+def _pattern(path: Path) -> tuple[Path, str]:
+    """A path cut where its pattern begins: folders that are there under their very names, `[exp]` too, are none."""
+    folder, *names = path.parts
+    there = Path(folder)
+    for place, name in enumerate(names[:-1]):
+        if not (there / name).is_dir():
+            return there, str(Path(*names[place:]))
+        there /= name
+    return there, names[-1] if names else ""
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, Any]]:

@@ -67,6 +67,7 @@ def explain(lake: Lake, sample_id: str, student: str | None = None) -> dict[str,
 
 
 def _record(con: duckdb.DuckDBPyConnection, sample_id: str) -> dict[str, Any]:
+    sample_id = sample_id.encode(errors="replace").decode()  # DuckDB refuses what is no UTF-8
     rows = _rows(
         con,
         "SELECT sample_id, dataset, source_file, source_index, instruction, input, response FROM raw_records "

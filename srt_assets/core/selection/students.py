@@ -1,18 +1,23 @@
 """Which students something can be asked about, and the error when it is not one of them."""
 
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.lake import Lake
-from srt_assets.core.sql.models import nearest
+from srt_assets.core.student import folders
 
 
 def known_student(lake: Lake, student: str, table: str = "student_scores") -> None:
     """UserError if the student has nothing in this table: unknown (names the nearest), or not made yet."""
-    have = {p.removeprefix("student=") for p in lake.partitions(table)}
+    have = _of(lake, table)
     if student in have:
         return
-    registered = {p.removeprefix("student=") for p in lake.partitions("students")} | have
+    # One that was registered just now is in no table yet, and one whose folder is gone still is in some.
+    registered = {*folders.slugs(lake), *_of(lake, "students"), *have}
     if student in registered:
-        asset = "selected_set" if table in ("decisions", "selected_set") else table
-        raise UserError(f"student {student} has no {table} yet", f"make it: srt run {asset} --student {student}")
+        what = "student_scores" if table == "student_scores" else "selected_set"
+        raise UserError(f"student {student} has no {what} yet", f"make it: srt run selected_set --student {student}")
     remedy = nearest(student, registered) if registered else "none is registered; srt students add PATH|MODEL_ID"
     raise UserError(f"there is no student {student!r}", remedy)
+
+
+def _of(lake: Lake, table: str) -> set[str]:
+    return {partition.removeprefix("student=") for partition in lake.partitions(table)}

@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 
 from srt_assets.core import stages  # noqa: F401 - all tables are known when all stages are
+from srt_assets.core.duck_paths import database_for
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
@@ -78,12 +79,23 @@ def _build(lake: Lake) -> Path:
     for left in lake.home.glob(".srt.duckdb.*"):  # by a process that was killed: under the lock nobody else builds one
         left.unlink(missing_ok=True)
     temporary = lake.home / f".srt.duckdb.{uuid.uuid4().hex}"
+    try:
+        with database_for(temporary) as place:
+            _write(lake, place)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+        temporary.with_name(temporary.name + ".wal").unlink(missing_ok=True)
+    return target
+
+
+def _write(lake: Lake, place: Path) -> None:
     parts = _parts(lake)
     con = duckdb.connect()
     try:
         con.execute("SET enable_progress_bar = false")
         version = sql_literal(STORAGE_VERSION)
-        con.execute(f"ATTACH {sql_literal(str(temporary))} AS srt (TYPE duckdb, STORAGE_VERSION {version})")
+        con.execute(f"ATTACH {sql_literal(str(place))} AS srt (TYPE duckdb, STORAGE_VERSION {version})")
         con.execute("USE srt")
         con.execute("BEGIN")
         for name, table in TABLES.items():
@@ -100,12 +112,8 @@ def _build(lake: Lake) -> Path:
         con.execute("COMMIT")
         con.execute("USE memory")
         con.execute("DETACH srt")
-        temporary.replace(target)
     finally:
         con.close()
-        temporary.unlink(missing_ok=True)
-        temporary.with_name(temporary.name + ".wal").unlink(missing_ok=True)
-    return target
 
 
 def _parts(lake: Lake) -> dict[str, list[Path]]:

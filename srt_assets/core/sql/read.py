@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srt_assets.core.errors import UserError, nearest
+from srt_assets.core.home import project, to_read
 from srt_assets.core.lake import Lake
+from srt_assets.core.paths import expanded
 from srt_assets.core.sql.views import connect
-from srt_assets.settings import load_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 def read(name: str, student: str | None = None, home: Path | str | None = None) -> "pd.DataFrame":
     """A table or view as a DataFrame; with `student`, only that student's rows.
 
-    `home` is the settings' home if left out. UserError names the nearest table when there is none of that name.
+    `home` is the settings' home if left out. UserError names the nearest table when there is none of that name, and
+    the folder that is no home. Makes none.
     """
     # Not from srt.duckdb: in a notebook that holds it open for writing DuckDB would refuse to attach it a second time.
-    con = connect(Lake(Path(home) if home else load_settings().home))
+    con = connect(Lake(to_read(expanded(home, "home") if home else project().home)))
     try:
         rows = con.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
         if name not in {table for table, _ in rows}:

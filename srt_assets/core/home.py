@@ -1,0 +1,42 @@
+"""Which home is meant, and the errors when there is none: in the wrong folder everything would look empty.
+
+Whoever only reads makes no home; a run does, where the settings say.
+"""
+
+import os
+from pathlib import Path
+
+from srt_assets.core.errors import UserError
+from srt_assets.settings import Settings, find_settings_file, load_settings
+
+# One of them is in every home in which something was made.
+_MADE = ("lake", "students", "srt.duckdb")
+_NAMED_BY = ("SRT_HOME", "SRT_PROJECT__HOME")
+
+
+def project() -> Settings:
+    """The settings found from here. UserError in a folder of no project: no settings, and no home either."""
+    settings = load_settings()
+    named = any(os.environ.get(variable) for variable in _NAMED_BY)
+    if find_settings_file() is None and not named and not settings.home.exists():
+        raise UserError(
+            f"there is no srt.toml in {Path.cwd()} or above it, and no {settings.home.name}",
+            "go to the project's folder, or name its file with SRT_SETTINGS or its home with SRT_HOME",
+        )
+    return settings
+
+
+def to_read(home: Path) -> Path:
+    """The home, if something was made there. UserError if not: reading would leave an empty one."""
+    if _is_home(home):
+        return home
+    what = f"{home} is no home: nothing was made there" if home.exists() else f"there is no home {home}"
+    inside = home / ".srt"
+    raise UserError(
+        what,
+        f"did you mean {inside}?" if _is_home(inside) else "make it: srt run; or correct project.home or SRT_HOME",
+    )
+
+
+def _is_home(path: Path) -> bool:
+    return any((path / name).exists() for name in _MADE)

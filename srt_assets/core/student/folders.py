@@ -1,0 +1,73 @@
+"""The folders of the registered students, and what a registration that was killed has left there.
+
+    students/<slug>/          the student, with its record
+    students/.aside-<slug>/   being filled, to take its place
+    students/.old-<slug>/     the one before, for the moment in which the other takes its place
+
+No file system can put one folder in the place of another in one step: whoever finds a student's folder gone puts the
+one before back.
+"""
+
+import json
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.locks import file_lock
+
+RECORD = "srt_student.json"
+_WRITTEN = {"source": str, "revision": str, "parent": str, "generation": int}
+
+
+def slugs(lake: Lake) -> list[str]:
+    """Slugs of all registered students, sorted."""
+    root = lake.home / "students"
+    found = {p.name.removeprefix(".old-") for p in root.glob("*")}
+    # The last place once more: it may have been replaced while we looked.
+    places = {slug: (root / slug, old(root, slug), root / slug) for slug in found if not slug.startswith(".")}
+    return sorted(slug for slug in places if any((place / RECORD).exists() for place in places[slug]))
+
+
+def record(path: Path) -> dict | None:
+    """What is written of a student: None if nothing is, {} if a crash left it unreadable."""
+    try:
+        found = json.loads((path / RECORD).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in _WRITTEN.items())
+    return found if whole else {}
+
+
+def known(lake: Lake, slug: str) -> dict | None:
+    """`record` of a student, which is put back first if whoever was replacing it was killed."""
+    root = lake.home / "students"
+    found = record(root / slug)
+    if found is not None:
+        return found
+    if old(root, slug).exists():
+        with registering(lake, slug):
+            settle(root, slug)
+    # Also if it was not there: whoever was replacing it may have come to the end since we looked.
+    return record(root / slug)
+
+
+def old(root: Path, slug: str) -> Path:
+    """Where a student's folder lies for the moment in which it is replaced."""
+    return root / f".old-{slug}"
+
+
+def settle(root: Path, slug: str) -> None:
+    """Put back or remove what a registration has left. Only while `registering`."""
+    before = old(root, slug)
+    if before.exists() and not (root / slug).exists():
+        before.replace(root / slug)
+    for left in (before, root / f".aside-{slug}"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def registering(lake: Lake, slug: str) -> AbstractContextManager[None]:
+    """Be the only one who changes which folder is this student's."""
+    return file_lock(lake.home / "locks" / f"students.{slug}.lock")
