@@ -87,7 +87,6 @@ def test_new_content_and_a_broken_file_are_noticed(tmp_path):
 
 def test_readers_are_undisturbed_while_a_run_writes(tmp_path):
     lake = small_lake(tmp_path)
-    lake = Lake(tmp_path)
     settings = Settings(project=Project(home=tmp_path))
     stop = threading.Event()
     seen: list[int] = []

@@ -163,7 +163,7 @@ class Lake:
         superseded = dict(before.superseded) if before else {}
         for name in before.parts if before else ():
             superseded[name] = now.isoformat()
-        kept = {n: at for n, at in superseded.items() if n not in parts and (directory / n).exists()}
+        superseded = {n: at for n, at in superseded.items() if n not in parts and (directory / n).exists()}
         paths = [directory / name for name in parts]
         manifest = Manifest(
             table=table,
@@ -178,7 +178,7 @@ class Lake:
             written_at=now.isoformat(),
             stats=dict(stats or {}),
             inputs=dict(fingerprint.facts),
-            superseded=kept,
+            superseded=superseded,
         )
         manifest.write(directory)
         self.forget_failure(table, partition)
@@ -188,28 +188,25 @@ class Lake:
         return manifest
 
     def _upgrade(self) -> None:
-        """Before the first write to a home of an older program, bring all its manifests into this program's form."""
+        """Before the first write to a home of an older program, bring all its manifests into this program's form.
+
+        Every commit comes by here first, so that none writes a manifest while this goes on.
+        """
         mark = self.root / "_version.json"
-        if mark.exists() and json.loads(mark.read_text()) == manifests.VERSION:
+        if _says(mark, manifests.VERSION):
             return
-        done, busy = 0, False
-        for path in sorted(self.root.glob(f"*/**/{manifests.NAME}")):
-            if manifests.version_of(path.parent) == manifests.VERSION:
-                continue
-            table, _, partition = path.parent.relative_to(self.root).as_posix().partition("/")
-            try:
-                with self.lock(table, partition or None, wait=False):
-                    manifests.upgrade(path.parent)
-                    done += 1
-            except BlockingIOError:  # whoever writes it writes the new form; if that is us, in a moment
-                busy = True
-        if done:
-            log.warning(
-                "%s was made by an older srt-assets: %d manifests upgraded, the old ones kept beside", self.home, done
-            )
-        if not busy:
+        with file_lock(self.home / "locks" / "upgrade.lock"):
+            if _says(mark, manifests.VERSION):
+                return
+            found = [path.parent for path in sorted(self.root.glob(f"*/**/{manifests.NAME}"))]
+            old = [directory for directory in found if manifests.version_of(directory) < manifests.VERSION]
+            for directory in old:
+                manifests.upgrade(directory)
             self.root.mkdir(parents=True, exist_ok=True)
             replace_text(mark, json.dumps(manifests.VERSION))
+        if old:
+            what = "%s was made by an older srt-assets: %d manifests are of the new form, the old ones lie beside them"
+            log.warning(what, self.home, len(old))
 
     def _sweep(self, directory: Path, manifest: Manifest, now: datetime) -> None:
         expired: list[Path] = []
@@ -247,6 +244,10 @@ class Lake:
 
     def forget_failure(self, table: str, partition: str | None = None) -> None:
         (self.directory(table, partition) / "_failure.json").unlink(missing_ok=True)
+
+
+def _says(mark: Path, version: int) -> bool:
+    return mark.exists() and json.loads(mark.read_text()) == version
 
 
 def row_content_hash(table: Table, paths: list[Path]) -> str:

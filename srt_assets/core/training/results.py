@@ -22,7 +22,7 @@ def current(lake: Lake, student: str) -> list[Path]:
     """The checkpoints that `training_runs` names: the present answer of the graph."""
     with duckdb.connect() as con:
         found = con.execute(f"SELECT run FROM {lake.source(TABLE, f'student={student}')}").fetchall()
-    # By name, for the column `path` is of where the home was when they were trained.
+    # By name, for the column `path` is of where the home was when they were written.
     return [directory(lake, student) / run for (run,) in found]
 
 
@@ -32,6 +32,13 @@ def are_there(lake: Lake, student: str) -> bool:
         any((path / name).exists() for name in ("config.json", "adapter_config.json"))
         for path in current(lake, student)
     )
+
+
+def have_moved(lake: Lake, student: str) -> bool:
+    """Whether the column `path` is of where the home was before."""
+    with duckdb.connect() as con:
+        found = con.execute(f"SELECT path FROM {lake.source(TABLE, f'student={student}')}").fetchall()
+    return {path for (path,) in found} != {str(path) for path in current(lake, student)}
 
 
 def parts(lake: Lake, student: str, done: list[Finished]) -> dict[str, list[str]]:

@@ -70,6 +70,9 @@ class FinetunedCheckpoint(Stage):
     def is_there(self, lake: Lake, student: str) -> bool:
         return results.are_there(lake, student)
 
+    def is_outdated(self, lake: Lake, student: str) -> bool:
+        return results.have_moved(lake, student)
+
     def make(self, work: Work) -> Made:
         """Train what is not trained yet. An interrupted training is continued from its last saved state.
 
