@@ -1,5 +1,6 @@
 """The README as a contract: what it names exists, and what exists is named."""
 
+import os
 import re
 import shlex
 import tomllib
@@ -9,12 +10,48 @@ import pytest
 import typer.main
 
 from srt_assets.cli import app
+from srt_assets.core import stages
+from srt_assets.core.sql import models
+from srt_assets.core.tables import TABLES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(?:bash|sh|console)\n(.*?)```", README, re.S)
 LINES = [line.removeprefix("$ ").strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 COMMANDS = typer.main.get_command(app)
+
+
+TABLES_PAGE = ROOT / "docs" / "tables.md"
+
+
+def tables_page() -> str:
+    """The page of assets, tables and views, made from what the program knows of them."""
+    lines = [
+        "# Assets, tables, views",
+        "",
+        "Made from the list of stages, `tables.py` and `dbt_like_sql/`: `UPDATE_DOCS=1 pytest tests/test_docs.py`.",
+        "",
+        "| asset | made for | needs | completes the tables |",
+        "|---|---|---|---|",
+    ]
+    for stage in stages.STAGES:
+        own = [name for name in (*stage.tables, *stage.feeds) if stages.maker(name) is stage]
+        whom, needs = "each student" if stage.per_student else "all students", ", ".join(stage.needs)
+        lines.append(f"| `{stage.asset}` | {whom} | {needs} | {', '.join(f'`{n}`' for n in own)} |")
+    for table in TABLES.values():
+        key = ", ".join(f"`{name}`" for name in table.key)
+        lines += ["", f"## {table.name}", "", table.description, f"One row for each {key}.", ""]
+        lines += ["| column | type | meaning |", "|---|---|---|"]
+        lines += [f"| `{c.name}` | {c.type} | {c.description.replace('|', chr(92) + '|')} |" for c in table.columns]
+    lines += ["", "# Views", "", "| view | what it shows |", "|---|---|"]
+    lines += [f"| `{m.name}` | {m.description.replace('|', chr(92) + '|')} |" for m in models.load().views]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_page_of_tables_is_what_the_program_knows() -> None:
+    if os.environ.get("UPDATE_DOCS"):
+        TABLES_PAGE.write_text(tables_page())
+    assert TABLES_PAGE.read_text() == tables_page(), "run UPDATE_DOCS=1 pytest tests/test_docs.py"
 
 
 def commands(group=COMMANDS, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:

@@ -7,10 +7,14 @@ import dagster as dg
 import pytest
 from selection_lake import small_lake
 
+from srt_assets.commands import doctor, show
 from srt_assets.core.errors import UserError
+from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
-from srt_assets.core.sql import catalog, models, views
-from srt_assets.defs import names, selection, sql_models
+from srt_assets.core.sql import catalog, faults, models, query, views
+from srt_assets.definitions import build_defs
+from srt_assets.defs import names, sql_models
+from srt_assets.defs.assets import asset_of
 from srt_assets.defs.resources import LakeResource
 from srt_assets.settings import Project, Settings
 
@@ -42,9 +46,8 @@ def folder(tmp_path: Path, **files: str) -> Path:
     ],
 )
 def test_what_is_not_the_subset_is_an_error_with_its_place(tmp_path, files, message):
-    with pytest.raises(UserError) as error:
-        models.load(folder(tmp_path, **files))
-    assert message in str(error.value)
+    project = models.load(folder(tmp_path, **files))
+    assert any(message in str(error) for error in (*project.unusable, *project.broken.values()))
 
 
 def test_a_file_in_another_encoding_is_named_and_a_byte_order_mark_is_none_of_the_text(tmp_path):
@@ -53,8 +56,7 @@ def test_a_file_in_another_encoding_is_named_and_a_byte_order_mark_is_none_of_th
     assert models.load(root).models["a"].description == "Words."
     (root / "models" / "a.sql").write_bytes("-- Words.\n-- gr\xfcn\nSELECT 1 AS x".encode("latin-1"))
     models._load.cache_clear()
-    with pytest.raises(UserError, match=r"a\.sql:2: not UTF-8"):
-        models.load(root)
+    assert "a.sql:2: not UTF-8" in str(models.load(root).broken["a"])
 
 
 def test_a_second_statement_is_not_run(tmp_path):
@@ -79,8 +81,8 @@ def test_a_check_of_ones_own_says_what_it_lacks(tmp_path, monkeypatch, header, m
     (root / "tests").mkdir()
     (root / "tests" / "broken.sql").write_text(f"{header}\nSELECT 1 AS x")
     monkeypatch.setattr(models, "folder", lambda: root)
-    with pytest.raises(UserError, match=message):
-        sql_models.checks()
+    assert not sql_models.checks()
+    assert message in "".join(map(str, faults.faults()))
 
 
 def test_order_description_and_facts(tmp_path):
@@ -116,26 +118,105 @@ def test_wrong_sql_names_file_and_line(tmp_path, sql, message):
     con.close()
 
 
-def test_a_wrong_rule_and_a_wrong_view_stop_with_their_place(tmp_path, monkeypatch):
+def test_a_wrong_rule_stops_with_its_place_before_anything_is_computed(tmp_path, monkeypatch):
     lake = small_lake(tmp_path / "home")
     copy = tmp_path / "sql"
     shutil.copytree(models.folder(), copy)
     monkeypatch.setattr(models, "folder", lambda: copy)
     rule = copy / "models" / "marts" / "decisions.sql"
-    good = rule.read_text()
-    lines = good.splitlines()
+    lines = rule.read_text().splitlines()
     line = next(i for i, text in enumerate(lines, start=1) if "END AS margin_2" in text)
     lines[line - 1] = lines[line - 1].replace("END AS margin_2", "END + nonsense AS margin_2")
     rule.write_text("\n".join(lines))
     models._load.cache_clear()
     with pytest.raises(UserError, match=rf"decisions.sql:{line}: .*nonsense"):
         decide.STAGE.run(Settings(project=Project(home=lake.home)), lake, student="tiny")
-    rule.write_text(good)
+    assert lake.manifest("policies", "student=tiny") is None, "nothing was computed"
+    models._load.cache_clear()
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """The project's SQL with a view, one that reads it, a file of a wrong name and a check that do not compile."""
+    copy = tmp_path / "sql"
+    shutil.copytree(models.folder(), copy)
+    monkeypatch.setattr(models, "folder", lambda: copy)
     (copy / "models" / "mine.sql").write_text("SELECT 1 AS x\nFROM {{ ref('candidate_scores') }}\nWHERE nonsense")
+    (copy / "models" / "yours.sql").write_text("-- @column x: x\nSELECT x FROM {{ ref('mine') }}")
+    (copy / "models" / "Not a name.sql").write_text("SELECT 1 AS x")
+    (copy / "tests" / "odd.sql").write_text(
+        "-- @asset: raw_dataset\nSELECT nonsense FROM {{ source('lake', 'students') }}"
+    )
     models._load.cache_clear()
-    with pytest.raises(UserError, match=r"mine.sql:3: .*nonsense"):
-        catalog.publish(lake)
+    yield copy
     models._load.cache_clear()
+
+
+NAMED = ("mine.sql:3: ", "yours.sql: it reads mine", "Not a name.sql: ", "odd.sql:2: ")
+
+
+def test_what_does_not_compile_is_named_and_the_rest_is_published(tmp_path, broken, capsys):
+    lake = small_lake(tmp_path / "home")
+    settings = Settings(project=Project(home=lake.home))
+    assert not decide.STAGE.run(settings, lake, student="tiny").cached
+    catalog.publish(lake)
+    with query.rows_of(lake, "SELECT count(*) FROM score_summary") as (_, rows):
+        assert list(rows) == [(5,)]
+    with (
+        pytest.raises(UserError, match=r"there is no mine: .*mine.sql:3: .*nonsense"),
+        query.rows_of(lake, "FROM mine"),
+    ):
+        pass
+    show.status(settings, lake, [])
+    said = capsys.readouterr().out
+    found = "".join(f.what for f in doctor.examine())
+    assert all(name in said and name in found for name in NAMED)
+
+
+def test_what_does_not_compile_is_seen_in_the_ui_and_fails_no_run(tmp_path, broken):
+    lake = small_lake(tmp_path / "home")
+    defs = build_defs(Settings(project=Project(home=lake.home)))
+    dg.Definitions.validate_loadable(defs)
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_implicit_global_asset_job_def()
+        assets = [dg.AssetKey(n) for n in ("mine", "yours", "score_summary", names.PIPELINE_STATUS)]
+        ran = job.execute_in_process(instance=instance, asset_selection=assets)
+        assert ran.success
+        events = [e.step_materialization_data.materialization for e in ran.get_asset_materialization_events()]
+        made = {m.asset_key.to_user_string(): m for m in events}
+        assert set(made) == {"score_summary", names.PIPELINE_STATUS}
+        table = str(made[names.PIPELINE_STATUS].metadata["status"].value)
+        assert all(name in table for name in NAMED)
+        noted = [e.asset_observation_data.asset_observation for e in ran.get_asset_observation_events()]
+        [note] = [n for n in noted if n.asset_key == dg.AssetKey("mine")]
+        assert "mine.sql:3: " in str(note.metadata["does not compile"].value)
+    [odd] = [c for c in sql_models.checks() if next(iter(c.check_keys)).name == "odd"]
+    result = odd(None, LakeResource(Settings(project=Project(home=lake.home))))
+    assert not result.passed and result.severity == dg.AssetCheckSeverity.WARN and "odd.sql:2: " in result.description
+
+
+def test_a_stage_publishes_once_at_its_end_and_seldom_on_the_way(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(catalog, "publish", lambda lake: seen.append(lake))
+    monkeypatch.setattr(catalog.time, "monotonic", lambda: clock[0])
+    clock = [0.0]
+    publisher, lake = catalog.Publisher(every_s=30), Lake(tmp_path)
+    for clock[0] in range(0, 100, 10):
+        publisher.flushed(lake)
+    assert len(seen) == 3
+    publisher.ended(lake)
+    assert len(seen) == 4
+
+
+def test_a_catalog_that_cannot_be_written_fails_no_stage(tmp_path, monkeypatch, caplog):
+    lake = small_lake(tmp_path)
+
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(catalog, "publish", full)
+    catalog.Publisher().ended(lake)
+    assert "could not be renewed" in caplog.text and "No space left" in caplog.text
 
 
 def test_comments_do_not_change_the_code_version(tmp_path):
@@ -194,7 +275,7 @@ def test_materialized_through_dagster(tmp_path):
         instance.add_dynamic_partitions("students", ["tiny"])
         mine = [c for c in sql_models.checks() if next(iter(c.check_keys)).asset_key == dg.AssetKey("selected_set")]
         ran = dg.materialize(
-            [selection.selected_set, *mine, *upstream],
+            [asset_of(decide.STAGE), *mine, *upstream],
             instance=instance,
             partition_key="tiny",
             resources=resources,
@@ -205,7 +286,7 @@ def test_materialized_through_dagster(tmp_path):
         assert results["counts_reconcile"].passed and len(results) == len(mine)
         assert ran.asset_materializations_for_node("selected_set")[0].partition == "tiny"
         views = dg.materialize(
-            [*sql_models.assets(), selection.selected_set, *upstream],
+            [*sql_models.assets(), asset_of(decide.STAGE), *upstream],
             instance=instance,
             resources=resources,
             selection=dg.AssetSelection.groups(names.GROUP_SQL),

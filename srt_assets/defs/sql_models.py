@@ -50,7 +50,7 @@ def assets() -> list[dg.AssetsDefinition]:
 
         store = lake.open()
         wanted = {key.to_user_string() for key in context.selected_asset_keys}
-        for name, error in models.broken().items():
+        for name, error in models.load().broken.items():
             if name in wanted:
                 context.log.error(str(error))
                 yield dg.AssetObservation(name, metadata={"does not compile": error.message})
@@ -120,7 +120,7 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
         from srt_assets.core.sql.views import failing_rows
 
         student = context.partition_key if context.has_partition_key else None
-        if error := models.broken().get(test.name):  # of the question, not of the data: it holds nobody up
+        if error := models.load().broken.get(test.name):  # of the question, not of the data: it holds nobody up
             return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
         with explained():
             bad, sample = failing_rows(lake.open(), test.name, student)

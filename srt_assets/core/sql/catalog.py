@@ -101,9 +101,7 @@ def _write(lake: Lake, place: Path) -> None:
         for name, table in TABLES.items():
             con.execute(f'CREATE VIEW "{name}" AS {table.select_sql(parts[name])}')
             con.execute(f'COMMENT ON VIEW "{name}" IS {sql_literal(table.description)}')
-        for model in models.load().views:
-            if model.name in models.broken():
-                continue
+        for model in models.load().good_views:
             models.create_view(con, model)
             con.execute(f'COMMENT ON VIEW "{model.name}" IS {sql_literal(model.description)}')
         con.execute(f"CREATE TABLE {META} (home VARCHAR, published_at TIMESTAMP, state VARCHAR)")
@@ -130,7 +128,7 @@ def _state(lake: Lake, parts: dict[str, list[Path]]) -> str:
     """What the published file depends on: the home, the parts, the tables' columns and the models."""
     files = {name: [str(path) for path in paths] for name, paths in parts.items()}
     columns = {name: [(c.name, c.type) for c in table.columns] for name, table in TABLES.items()}
-    views = {m.name: m.body for m in models.load().views if m.name not in models.broken()}
+    views = {model.name: model.body for model in models.load().good_views}
     return digest(home=str(lake.home), files=files, columns=columns, views=views)
 
 

@@ -18,7 +18,7 @@ def faults() -> list[UserError]:
         for model in project.views
         if model.name in names_of_assets()
     ]
-    return [*project.unusable, *models.broken(project).values(), *wrong_facts, *wrong_names]
+    return [*project.unusable, *project.broken.values(), *wrong_facts, *wrong_names]
 
 
 def usable_views() -> list[Model]:

@@ -8,7 +8,7 @@ Jinja is `{{ ref('model') }}` and `{{ source('lake', 'table') }}`. Leading `--` 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -83,6 +83,16 @@ class Project:
         """The models that are views for people: all but the rule."""
         return [model for name, model in self.models.items() if name != RULE]
 
+    @cached_property
+    def broken(self) -> Mapping[str, UserError]:
+        """What is wrong with the models and tests that do not compile, by name; tried over empty tables."""
+        return _compiled(self)
+
+    @property
+    def good_views(self) -> list[Model]:
+        """The views that compile."""
+        return [model for model in self.views if model.name not in self.broken]
+
 
 def folder() -> Path:
     """Where `dbt_like_sql/` lies: inside the installed package, or beside it in a checkout."""
@@ -112,18 +122,11 @@ def _load(root: Path) -> Project:
     return Project(root, {name: models[name] for name in _in_order(models)}, tests, tuple(unusable))
 
 
-def broken(project: Project | None = None) -> Mapping[str, UserError]:
-    """What is wrong with the models and tests that do not compile, by name; tried over empty tables."""
-    return _broken((project or load()).root, tuple(TABLES))
-
-
-@lru_cache(maxsize=8)
-def _broken(root: Path, tables: tuple[str, ...]) -> dict[str, UserError]:
-    project = _load(root)
+def _compiled(project: Project) -> dict[str, UserError]:
     found: dict[str, UserError] = {}
     with duckdb.connect() as con:
-        for name in tables:
-            con.execute(f'CREATE VIEW "{name}" AS {TABLES[name].select_sql([])}')
+        for name, table in TABLES.items():
+            con.execute(f'CREATE VIEW "{name}" AS {table.select_sql([])}')
         for model in (*project.models.values(), *project.tests.values()):
             if waits_for := next((ref for ref in model.refs if ref in found), None):
                 found[model.name] = UserError(
@@ -143,7 +146,7 @@ def check_rule() -> None:
     project = load()
     if RULE not in project.models:
         raise UserError(f"{project.root}/models has no {RULE}.sql, which is the rule", "put it back")
-    if error := broken(project).get(RULE):
+    if error := project.broken.get(RULE):
         raise error
 
 

@@ -21,6 +21,7 @@ from srt_assets.core.duck_paths import exactly
 from srt_assets.core.errors import StageError, UserError, disk_full
 from srt_assets.core.lake import Lake
 from srt_assets.core.scratch import spill_into
+from srt_assets.core.sql import models
 from srt_assets.core.sql.catalog import ensure_published
 from srt_assets.core.tables import sql_literal
 from srt_assets.core.terminal import printable
@@ -108,6 +109,9 @@ def _explained() -> Iterator[None]:
     except duckdb.PermissionException as error:
         raise UserError(f"not allowed: {error}", "a query reads the tables and views of srt.duckdb only") from error
     except duckdb.CatalogException as error:
+        for name, wrong in models.load().broken.items():
+            if f"with name {name} " in str(error):
+                raise UserError(f"there is no {name}: {wrong.message}", wrong.remedy) from error
         raise UserError(str(error), "`srt sql 'SHOW TABLES'` lists every table and view") from error
     except duckdb.IOException as error:
         # Superseded parts stay for a while, not for ever.

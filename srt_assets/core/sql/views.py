@@ -38,9 +38,8 @@ class Seen:
 def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     """In-memory DuckDB with the lake's tables and every model that compiles as a view. Close it."""
     con = lake.connect()
-    for model in models.load().views:
-        if model.name not in models.broken():
-            models.create_view(con, model)
+    for model in models.load().good_views:
+        models.create_view(con, model)
     return con
 
 
@@ -50,9 +49,7 @@ def look(lake: Lake, names: list[str]) -> Iterator[Seen]:
     con = connect(lake)
     try:
         schemas = {t: {c.name: c.type for c in table.columns} for t, table in TABLES.items()}
-        for model in project.views:
-            if model.name in models.broken():
-                continue
+        for model in project.good_views:
             schemas[model.name] = dict(
                 con.execute(f'SELECT column_name, column_type FROM (DESCRIBE "{model.name}")').fetchall()
             )
@@ -130,7 +127,7 @@ def failing_rows(lake: Lake, test: str, student: str | None = None) -> tuple[int
 
     UserError with file and line if the test does not compile.
     """
-    if error := models.broken().get(test):
+    if error := models.load().broken.get(test):
         raise error
     con = connect(lake)
     try:
