@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def read(name: str, student: str | None = None, home: Path | str | None = None) -> pd.DataFrame:

@@ -31,13 +31,13 @@ def tables_page() -> str:
         "",
         "Made from the list of stages, `tables.py` and `dbt_like_sql/`: `UPDATE_DOCS=1 pytest tests/test_docs.py`.",
         "",
-        "| asset | made for | needs | completes the tables |",
+        "| asset | made for | needs | writes the tables |",
         "|---|---|---|---|",
     ]
     for stage in stages.STAGES:
-        own = [name for name in (*stage.tables, *stage.feeds) if stages.maker(name) is stage]
         whom, needs = "each student" if stage.per_student else "all students", ", ".join(stage.needs)
-        lines.append(f"| `{stage.asset}` | {whom} | {needs} | {', '.join(f'`{n}`' for n in own)} |")
+        written = ", ".join(f"`{name}`" for name in (*stage.tables, *stage.feeds))
+        lines.append(f"| `{stage.asset}` | {whom} | {needs} | {written} |")
     for table in TABLES.values():
         key = ", ".join(f"`{name}`" for name in table.key)
         lines += ["", f"## {table.name}", "", table.description, f"One row for each {key}.", ""]
