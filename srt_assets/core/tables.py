@@ -1,5 +1,6 @@
 """Every table of the lake: names, types, meaning. Parts, views, UI column schemas and docs are all made from here."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,12 +51,16 @@ class Table:
         return pa.schema([(c.name, _ARROW[c.type]) for c in self.columns])
 
     def select_sql(self, paths: Sequence[Path | str]) -> str:
-        """A typed SELECT over Parquet parts. No part: no rows. A column that older parts lack: null."""
+        """A typed SELECT over Parquet parts. No part: no rows. A column that older parts lack: null.
+
+        Nothing else reads parts: a folder named `model=mine` on their way must not become their column `model`.
+        """
         typed = ", ".join(f'"{c.name}"::{c.type} AS "{c.name}"' for c in self.columns)
         empty = ", ".join(f'NULL::{c.type} AS "{c.name}"' for c in self.columns)
         if not paths:
             return f"SELECT {empty} WHERE false"
-        files = ", ".join(sql_literal(str(p)) for p in paths)
+        # DuckDB takes every path for a pattern: `[`, `?` and `*` in a folder's name would match its neighbours too.
+        files = ", ".join(sql_literal(re.sub(r"[\[?*]", r"[\g<0>]", str(p))) for p in paths)
         parts = f"SELECT * FROM read_parquet([{files}], union_by_name=true, hive_partitioning=false)"
         return f"SELECT {typed} FROM (SELECT {empty} WHERE false UNION ALL BY NAME {parts})"
 
