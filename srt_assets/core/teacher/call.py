@@ -55,10 +55,6 @@ class Call:
     facts: dict[str, Any]
 
     @property
-    def is_correction(self) -> bool:
-        return self.purpose.endswith(_CORRECTION)
-
-    @property
     def size_bytes(self) -> int:
         """UTF-8 bytes of all messages: no byte-level tokenizer makes more tokens of them."""
         return sum(len(m["content"].encode("utf-8", "replace")) for m in self.messages)

@@ -23,8 +23,12 @@ class Reply:
     finish_reason: str | None
     max_tokens: int
 
+    @property
+    def is_cut(self) -> bool:
+        return self.finish_reason == "length"
+
     def serves(self, max_tokens: int) -> bool:
-        return self.finish_reason != "length" or self.max_tokens >= max_tokens
+        return not self.is_cut or self.max_tokens >= max_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,8 @@ class Lookup:
             cursor.close()
         return {key: Reply(text, finish, allowed or 0) for key, text, finish, allowed in rows}
 
-    def attempts(self, keys: Iterable[str], api_base: str) -> dict[tuple[str, int], Attempts]:
-        """Failed tries per (key, max_tokens) at this endpoint. Another endpoint or allowance is another chance.
+    def attempts(self, keys: Iterable[str], api_base: str) -> dict[str, dict[int, Attempts]]:
+        """Failed tries per key and max_tokens at this endpoint. Another endpoint or allowance is another chance.
 
         A 400 is hopeless only if its run had a reply to another call: else the server may have been set up wrong.
         """
@@ -96,7 +100,10 @@ class Lookup:
             ).fetchall()
         finally:
             cursor.close()
-        return {(key, allowed): Attempts(n, kind, message or "", dead) for key, allowed, n, kind, message, dead in rows}
+        found: dict[str, dict[int, Attempts]] = {}
+        for key, allowed, n, kind, message, dead in rows:
+            found.setdefault(key, {})[allowed] = Attempts(n, kind, message or "", dead)
+        return found
 
     def spent_usd(self) -> float:
         """What all calls in the ledger cost together (USD), as far as prices were known."""

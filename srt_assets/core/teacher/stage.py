@@ -17,8 +17,9 @@ from srt_assets.core.lake import Lake, Manifest
 from srt_assets.core.outcome import Description, Outcome
 from srt_assets.core.progress import Progress
 from srt_assets.core.teacher import ledger
+from srt_assets.core.teacher.ask import Turn, Verdict
 from srt_assets.core.teacher.call import Prompter, Source
-from srt_assets.core.teacher.engine import Engine, Tally, Verdict
+from srt_assets.core.teacher.engine import Engine, Tally
 from srt_assets.core.teacher.flow import Job
 from srt_assets.core.teacher.lookup import Lookup, Reply
 from srt_assets.core.teacher.parse import CORRECTABLE, Parsed, parse
@@ -194,7 +195,7 @@ class _Asking:
             steps = resolve(lookup, self.prompter, sources, self.teacher.api_base)
             missing: list[Step] = []
             for step in steps:
-                key = bytes.fromhex(step.call.key)
+                key = bytes.fromhex(step.first.call.key)
                 if key not in yielded and step.missing(self.teacher.max_tokens):
                     yielded.add(key)
                     self.missed.add(key)
@@ -209,18 +210,17 @@ class _Asking:
 
     async def _solve(self, step: Step, engine: Engine) -> None:
         """Ask the call, and once more with a changed prompt if its reply cannot be read."""
-        call = step.missing(self.teacher.max_tokens)
-        assert call is not None
-        known = step.correction_reply if call is step.correction else step.reply
-        answer = await engine.ask(call, known, step.tried)
-        if isinstance(answer, Reply) and not call.is_correction:
+        turn = step.missing(self.teacher.max_tokens)
+        assert turn is not None
+        answer = await engine.ask(turn)
+        if isinstance(answer, Reply) and turn is step.first:
             source, form = step.source, self.prompter.form
             parsed = parse(source.kind, form, answer.text, answer.finish_reason, source.texts)
             if parsed.status in CORRECTABLE and not engine.stopping:
-                call = self.prompter.correction(source, call, answer.text or "", parsed.status)
-                answer = await engine.ask(call, None, step.tried)
+                turn = Turn(self.prompter.correction(source, turn.call, answer.text or "", parsed.status))
+                answer = await engine.ask(turn)
         if isinstance(answer, Verdict):
-            self.unanswered[call.key] = answer
+            self.unanswered[turn.call.key] = answer
         self.done += 1
 
 
