@@ -261,9 +261,11 @@ NO_CHANGES = {"max_tokens": 7, "api_base": "http://x/v1", "concurrency": 3, "rpm
 def test_every_setting_either_changes_the_key_or_does_not():
     source = Source("id", "reflect_instruction", "i", "x", "r")
     plain = Teacher(model="openai/m", reply_format="markers")
-    key = Prompter(plain).call(source).key
+    key, facts = Prompter(plain).call(source).key, Prompter(plain).call(source).facts
     for name, value in CHANGES.items():
-        assert Prompter(plain.model_copy(update={name: value})).call(source).key != key, name
+        changed = Prompter(plain.model_copy(update={name: value})).call(source)
+        # The facts too: else the old reply would be taken for one that only another program asked otherwise.
+        assert changed.key != key and changed.facts != facts, name
     for name, value in NO_CHANGES.items():
         assert Prompter(plain.model_copy(update={name: value})).call(source).key == key, name
     # A new setting has to be put on one of the two lists.

@@ -21,6 +21,11 @@ class Turn:
     reply: Reply | None = None
     tried: dict[int, Attempts] = field(default_factory=dict)
 
+    @property
+    def is_older(self) -> bool:
+        """An older program asked it, in its own words: the reply serves, for an upgrade alone is no reason to pay."""
+        return self.reply is not None and self.reply.key != self.call.key
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

@@ -114,7 +114,7 @@ class Engine:
                 row |= {"status": "ok", "reply": answer.text, "finish_reason": answer.finish_reason, "cost_usd": cost}
                 row |= {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
                 await self.ledger.append(row | {"latency_s": answer.latency_s})
-                return Reply(answer.text, answer.finish_reason, allowed)
+                return Reply(answer.text, answer.finish_reason, allowed, call.key)
             if answer.action == "throttled" or answer.kind == "unreachable":
                 if answer.kind == "unreachable":
                     await self._sleep(backoff_s(1, random.random()))

@@ -48,11 +48,11 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
     """
     teacher = settings.teacher
     check_model(teacher)
-    prompter = Prompter(teacher)
     found = Estimate()
+    older: set[str] = set()
     with Lookup(lake) as lookup, asyncio.Runner() as loop:
         seen = _seen(lookup, teacher)
-        for purpose, call in _missing(lake, lookup, prompter, teacher, loop):
+        for purpose, call in _missing(lake, lookup, teacher, loop, older):
             found.calls += 1
             found.by_purpose[purpose] = found.by_purpose.get(purpose, 0) + 1
             known = seen.get(purpose)
@@ -69,19 +69,27 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
     ]
     if found.by_purpose.get("reflect_instruction"):
         found.assumptions.append("every instruction is reflected successfully; its length is that of the original")
+    if older:
+        found.assumptions.append(
+            f"{len(older)} replies are to prompts of an older program; they serve, and --renew would pay for them again"
+        )
     return found
 
 
 def _missing(
-    lake: Lake, lookup: Lookup, prompter: Prompter, teacher: Teacher, loop: asyncio.Runner
+    lake: Lake, lookup: Lookup, teacher: Teacher, loop: asyncio.Runner, older: set[str]
 ) -> Iterator[tuple[str, Call]]:
-    """The calls a run would make. Those of instructions that are still to come are counted by the original's texts."""
+    """The calls a run would make. Those of instructions that are still to come are counted by the original's texts.
+
+    The keys of replies that serve although an older program asked them are put into `older`.
+    """
     stage.upstream_hash(lake, "raw_records", None, "raw_dataset")
-    room = room_offline(teacher)
+    prompter, room = Prompter(teacher), room_offline(teacher)
     seen: set[str] = set()
 
     def asked(step: Step) -> Call | None:
         turn = step.missing(teacher.max_tokens)
+        older.update(t.reply.key for t in step.turns if t.reply and t.is_older and t is not turn)
         if turn is None or turn.call.key in seen:
             return None
         if not isinstance(must_ask(turn, loop.run(room.allowance(turn.call)), teacher.max_attempts), Ask):

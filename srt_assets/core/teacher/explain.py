@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, responses, stage
-from srt_assets.core.teacher.ask import Ask, Room, must_ask
-from srt_assets.core.teacher.call import Call, Prompter
+from srt_assets.core.teacher.ask import Ask, Room, Turn, must_ask
+from srt_assets.core.teacher.call import Call, Prompter, Source
 from srt_assets.core.teacher.estimate import room_offline
 from srt_assets.core.teacher.lookup import Lookup, Reply
 from srt_assets.core.teacher.steps import Step, resolve
@@ -75,6 +75,8 @@ def _finding(step: Step, lookup: Lookup, teacher: Teacher, statuses: dict[str, s
     turn = step.missing(teacher.max_tokens)
     if turn is None:
         used = step.correction or step.first
+        if asked := next((turn for turn in reversed(step.turns) if turn.is_older), None):
+            return _of_an_older_program(asked, step.source, lookup)
         status = (step.parsed.status if step.parsed else "") if not step.correction else "after a correction turn"
         return Finding(used.call.purpose, used.call.key, "hit", f"the ledger holds its reply ({status})")
     call, reply = turn.call, turn.reply
@@ -100,6 +102,16 @@ def _finding(step: Step, lookup: Lookup, teacher: Teacher, statuses: dict[str, s
     changes = "; ".join(_changes(call, teacher.model, before))
     why = f"asked on {before['created_at']:%Y-%m-%d %H:%M} UTC, but since then {changes}"
     return Finding(call.purpose, call.key, "changed", why)
+
+
+def _of_an_older_program(turn: Turn, source: Source, lookup: Lookup) -> Finding:
+    assert turn.reply is not None
+    row = lookup.of_key(turn.reply.key) or {}
+    prompts = row.get("prompt_version") != turn.call.facts["prompt_version"]
+    differs = "prompts differ" if prompts else "schema, grammar or sampling differs"
+    asset = "reflected_instructions" if source.kind == "instruction" else "reflected_responses"
+    why = f"asked by an older program (its {differs}); `srt run {asset} --renew` would pay for it again"
+    return Finding(turn.call.purpose, turn.reply.key, "hit", why)
 
 
 def _changes(call: Call, model: str, before: dict[str, object]) -> list[str]:

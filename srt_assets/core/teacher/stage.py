@@ -122,12 +122,15 @@ def run(settings: Settings, lake: Lake, plan: Plan, progress: Progress) -> Outco
 
 
 def _ask(
-    settings: Settings, lake: Lake, plan: Plan, prompter: Prompter, progress: Progress
+    settings: Settings, lake: Lake, plan: Plan, prompter: Prompter, progress: Progress, renew: bool = False
 ) -> tuple[Tally, dict[str, Verdict], int]:
-    """Make every missing call. Gives the tally, why calls stayed unanswered, and how many subjects needed one."""
+    """Make every missing call. Gives the tally, why calls stayed unanswered, and how many subjects needed one.
+
+    `renew`: what only an older program asked is asked anew. Give the same to `_settle`.
+    """
     ledger.seal(lake)
     total = sum(len(chunk) for chunk in sources_of(plan.subjects(lake)))
-    asking = _Asking(settings.teacher, prompter)
+    asking = _Asking(settings.teacher, prompter, renew)
     with Lookup(lake) as lookup:
         steps = asking.steps(lookup, plan.subjects(lake))
         first = next(steps, None)
@@ -176,9 +179,10 @@ def _chain(first: list[Step], rest: Iterator[list[Step]]) -> Iterator[list[Step]
 class _Asking:
     """The jobs of one run and what became of them."""
 
-    def __init__(self, teacher: Teacher, prompter: Prompter) -> None:
+    def __init__(self, teacher: Teacher, prompter: Prompter, renew: bool = False) -> None:
         self.teacher = teacher
         self.prompter = prompter
+        self.renew = renew
         self.tally = Tally()
         self.unanswered: dict[str, Verdict] = {}
         self.hits = 0
@@ -192,7 +196,7 @@ class _Asking:
         """The steps that miss a call, chunk by chunk; of records that need the same call (a blank input), the first."""
         yielded: set[bytes] = set()
         for sources in sources_of(subjects):
-            steps = resolve(lookup, self.prompter, sources, self.teacher.api_base)
+            steps = resolve(lookup, self.prompter, sources, self.teacher.api_base, self.renew)
             missing: list[Step] = []
             for step in steps:
                 key = bytes.fromhex(step.first.call.key)
@@ -224,19 +228,27 @@ class _Asking:
         self.done += 1
 
 
-def _settle(lake: Lake, plan: Plan, prompter: Prompter, unanswered: dict[str, Verdict]) -> tuple[list[str], Counter]:
-    """Write the slice's rows from the records and the ledger. Every subject gets its row, whatever happened."""
+def _settle(
+    lake: Lake, plan: Plan, prompter: Prompter, unanswered: dict[str, Verdict], renew: bool = False
+) -> tuple[list[str], Counter]:
+    """Write the slice's rows from the records and the ledger. Every subject gets its row, whatever happened.
+
+    With `renew`, a call that was to be asked anew and has no reply is unanswered: the older reply does not step in.
+    """
     counts: Counter[str] = Counter(original_rows=0, from_teacher=0)
     parts: list[str] = []
     rows: list[dict[str, Any]] = []
     with Lookup(lake) as lookup:
         for chunk in plan.subjects(lake):
             sources = [subject.source for subject in chunk if subject.source]
-            steps = iter(resolve(lookup, prompter, sources))
+            steps = iter(resolve(lookup, prompter, sources, renew=renew))
             for subject in chunk:
                 if subject.source:
                     counts["from_teacher"] += 1
-                    parsed, key = next(steps).result(prompter.form, unanswered)
+                    step = next(steps)
+                    parsed, key = step.result(prompter.form, unanswered)
+                    if any(turn.is_older for turn in step.turns):
+                        counts["replies_to_older_prompts"] += 1
                     texts = _texts(subject.source, parsed)
                     row = _row(subject, parsed.status, texts, key)
                 else:

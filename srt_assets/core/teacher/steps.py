@@ -1,10 +1,12 @@
 """How far each pair is: which call it needs next, given what the ledger holds. Correction turns included."""
 
+import math
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from srt_assets.core.teacher.ask import Turn, Verdict
 from srt_assets.core.teacher.call import Call, Prompter, Source
-from srt_assets.core.teacher.lookup import Lookup, Reply
+from srt_assets.core.teacher.lookup import Attempts, Lookup, Reply
 from srt_assets.core.teacher.parse import CORRECTABLE, Parsed, parse
 from srt_assets.core.teacher.prompts import Form
 
@@ -18,10 +20,14 @@ class Step:
     parsed: Parsed | None = None
     correction: Turn | None = None
 
+    @property
+    def turns(self) -> list[Turn]:
+        return [self.first, self.correction] if self.correction else [self.first]
+
     def missing(self, max_tokens: int) -> Turn | None:
         """The turn to ask next, as far as can be told before the request's tokens are counted (see `ask.must_ask`)."""
-        for turn in (self.first, self.correction):
-            if turn and not (turn.reply and turn.reply.serves(max_tokens)):
+        for turn in self.turns:
+            if not (turn.reply and turn.reply.serves(max_tokens)):
                 return turn
         return None
 
@@ -29,21 +35,27 @@ class Step:
         """The outcome and the key of the call that decided it."""
         key = self.first.call.key
         verdict = unanswered.get(key)
-        if self.parsed is None:
+        if self.first.reply is None or self.parsed is None:
             return Parsed(verdict.status if verdict else "call_failed"), key
         if self.parsed.status == "truncated_reply" and verdict and verdict.status == "over_budget":
             return Parsed("over_budget"), key
+        key = self.first.reply.key
         if self.correction is None:
             return self.parsed, key
         if self.correction.reply:
-            return _read(self.source, form, self.correction.reply), self.correction.call.key
+            return _read(self.source, form, self.correction.reply), self.correction.reply.key
         verdict = unanswered.get(self.correction.call.key)
         return Parsed("over_budget") if verdict and verdict.status == "over_budget" else Parsed(self.parsed.status), key
 
 
-def resolve(lookup: Lookup, prompter: Prompter, sources: list[Source], api_base: str | None = None) -> list[Step]:
-    """What the ledger already knows about these pairs; without `api_base`, nothing of failed tries."""
-    firsts = _turns(lookup, [prompter.call(source) for source in sources], api_base)
+def resolve(
+    lookup: Lookup, prompter: Prompter, sources: list[Source], api_base: str | None = None, renew: bool = False
+) -> list[Step]:
+    """What the ledger already knows about these pairs; without `api_base`, nothing of failed tries.
+
+    What an older program asked counts as asked, unless `renew`.
+    """
+    firsts = _turns(lookup, [prompter.call(source) for source in sources], api_base, renew)
     steps = [
         Step(source, turn, _read(source, prompter.form, turn.reply) if turn.reply else None)
         for source, turn in zip(sources, firsts, strict=True)
@@ -53,7 +65,7 @@ def resolve(lookup: Lookup, prompter: Prompter, sources: list[Source], api_base:
         for place, step in enumerate(steps)
         if step.first.reply and step.parsed and step.parsed.status in CORRECTABLE
     }
-    for place, turn in zip(corrections, _turns(lookup, list(corrections.values()), api_base), strict=True):
+    for place, turn in zip(corrections, _turns(lookup, list(corrections.values()), api_base, renew), strict=True):
         steps[place] = replace(steps[place], correction=turn)
     return steps
 
@@ -62,10 +74,26 @@ def _read(source: Source, form: Form, reply: Reply) -> Parsed:
     return parse(source.kind, form, reply.text, reply.finish_reason, source.texts)
 
 
-def _turns(lookup: Lookup, calls: list[Call], api_base: str | None) -> list[Turn]:
+def _turns(lookup: Lookup, calls: list[Call], api_base: str | None, renew: bool) -> list[Turn]:
+    """Each call with its reply, else the best one to an older program's call of the same question, and failed tries.
+
+    An upgrade alone must not cause a paid call, and trying again what was given up is one if it succeeds.
+    """
     if not calls:
         return []
     replies = lookup.replies(call.key for call in calls)
+    unasked = [call for call in calls if call.key not in replies]
+    older = lookup.older(unasked) if unasked and not renew else {}
+    theirs = lookup.replies(chain(*older.values())) if older else {}
+    for key, keys in older.items():
+        if found := [theirs[k] for k in keys if k in theirs]:
+            replies[key] = max(found, key=lambda reply: reply.max_tokens if reply.is_cut else math.inf)
     unfinished = [c.key for c in calls if c.key not in replies or replies[c.key].is_cut]
-    tried = lookup.attempts(unfinished, api_base) if unfinished and api_base is not None else {}
+    tried: dict[str, dict[int, Attempts]] = {}
+    if unfinished and api_base is not None:
+        tried = lookup.attempts(chain(unfinished, *older.values()), api_base)
+    for key, keys in older.items():
+        for allowed, more in chain(*(tried.get(k, {}).items() for k in keys)):
+            before = tried.setdefault(key, {}).get(allowed)
+            tried[key][allowed] = before.plus(more) if before else more
     return [Turn(call, replies.get(call.key), tried.get(call.key, {})) for call in calls]
