@@ -1,11 +1,14 @@
 """The ledger: durable before it is looked at, torn tails dropped, never built upon, sealed once."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,6 +76,88 @@ def test_many_small_parts_are_compacted(tmp_path):
         ledger.seal(lake)
     assert len(lake.manifest(ledger.TABLE).parts) < 26
     assert table(lake, "SELECT count(DISTINCT call_key) FROM teacher_calls") == [(30,)]
+
+
+def test_compaction_under_a_folder_that_looks_like_a_column_keeps_the_column(tmp_path):
+    """26 seals of one row: the folder `model=mine` became the model of every call that was paid."""
+    lake = Lake(tmp_path / "model=mine")
+    for i in range(26):
+        write(lake, row(f"k{i}", model="openai/paid"))
+        ledger.seal(lake)
+    assert len(lake.manifest(ledger.TABLE).parts) < 24
+    assert table(lake, "SELECT model, count(*) FROM teacher_calls GROUP BY 1") == [("openai/paid", 26)]
+
+
+def test_compaction_leaves_parts_of_a_newer_program_alone(tmp_path):
+    lake = Lake(tmp_path)
+    write(lake, row("newer"))
+    ledger.seal(lake)
+    (newer,) = lake.manifest(ledger.TABLE).parts
+    path = lake.directory(ledger.TABLE) / newer
+    rows = pq.read_table(path)
+    pq.write_table(rows.append_column("reasoning", pa.array(["dear"])), path)
+    for i in range(26):
+        write(lake, row(f"k{i}"))
+        ledger.seal(lake)
+    parts = lake.manifest(ledger.TABLE).parts
+    assert newer in parts and len(parts) < 24 and pq.read_table(path)["reasoning"].to_pylist() == ["dear"]
+    assert table(lake, "SELECT count(*) FROM teacher_calls") == [(27,)]
+
+
+def test_a_home_whose_name_is_a_pattern_reads_its_own_parts_only(tmp_path):
+    """DuckDB takes every path for a pattern, and a copy of the home beside it has parts of the same names."""
+    lake = Lake(tmp_path / "[exp] a?b*")
+    write(lake, row("mine"))
+    ledger.seal(lake)
+    shutil.copytree(lake.home, tmp_path / "e a1b2")
+    (copied,) = (tmp_path / "e a1b2").rglob("part-*.parquet")
+    pq.write_table(pq.read_table(copied).set_column(0, "call_key", pa.array(["theirs"])), copied)
+    assert table(lake, "SELECT call_key FROM teacher_calls") == [("mine",)]
+    for i in range(26):
+        write(lake, row(f"k{i}"))
+        ledger.seal(lake)
+    assert table(lake, "SELECT count(*), count(DISTINCT call_key) FROM teacher_calls") == [(27, 27)]
+
+
+def test_one_function_reads_parts():
+    """Whoever reads a part otherwise has to think of patterns, folders that look like columns, and types anew."""
+    package = ROOT / "srt_assets"
+    readers = {str(path.relative_to(package)) for path in package.rglob("*.py") if "read_parquet" in path.read_text()}
+    assert readers == {"core/tables.py"}
+
+
+def lost(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if "record(s)" in r.getMessage()]
+
+
+def test_half_a_line_of_a_living_writer_is_not_there_yet(tmp_path, caplog):
+    lake = Lake(tmp_path)
+    with ledger.Ledger(lake) as book:
+        asyncio.run(book.append(row("a")))
+        path = lake.directory(ledger.TABLE) / book.name
+        half = ledger.encode(row("b"))[:40]
+        with path.open("ab") as file:
+            file.write(half)
+        for _ in range(2):
+            with Lookup(lake) as lookup:
+                assert list(lookup.replies(["a", "b"])) == ["a"]
+        assert ledger.seal(lake) == 0 and path.exists()
+    assert not lost(caplog)
+    # Its writer is gone: the half line is lost, and that is said once.
+    with Lookup(lake) as lookup:
+        assert list(lookup.replies(["a", "b"])) == ["a"]
+    assert ledger.seal(lake) == 1 and ledger.seal(lake) == 0
+    assert len(lost(caplog)) == 1 and path.name in lost(caplog)[0] and "1 record(s)" in lost(caplog)[0]
+
+
+def test_damage_in_the_middle_of_a_segment_is_told_when_it_is_sealed(tmp_path, caplog):
+    lake = Lake(tmp_path)
+    path = write(lake, row("a"), row("b"), row("c"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:20] + b"?" + lines[1][21:] + lines[2])
+    assert ledger.seal(lake) == 2
+    assert len(lost(caplog)) == 1
+    assert table(lake, "SELECT call_key FROM teacher_calls ORDER BY 1") == [("a",), ("c",)]
 
 
 def test_a_cut_reply_serves_only_as_many_tokens_as_it_was_allowed(tmp_path):
@@ -176,9 +261,11 @@ NO_CHANGES = {"max_tokens": 7, "api_base": "http://x/v1", "concurrency": 3, "rpm
 def test_every_setting_either_changes_the_key_or_does_not():
     source = Source("id", "reflect_instruction", "i", "x", "r")
     plain = Teacher(model="openai/m", reply_format="markers")
-    key = Prompter(plain).call(source).key
+    key, facts = Prompter(plain).call(source).key, Prompter(plain).call(source).facts
     for name, value in CHANGES.items():
-        assert Prompter(plain.model_copy(update={name: value})).call(source).key != key, name
+        changed = Prompter(plain.model_copy(update={name: value})).call(source)
+        # The facts too: else the old reply would be taken for one that only another program asked otherwise.
+        assert changed.key != key and changed.facts != facts, name
     for name, value in NO_CHANGES.items():
         assert Prompter(plain.model_copy(update={name: value})).call(source).key == key, name
     # A new setting has to be put on one of the two lists.

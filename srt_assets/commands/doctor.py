@@ -119,7 +119,7 @@ def _remote_teacher(teacher: Teacher) -> Iterator[Finding]:
         yield Finding(
             "warning", "its price is not known: costs stay empty", "set teacher.usd_per_million_input, _output"
         )
-    if client.context_tokens is None:
+    if client.room.context is None:
         yield Finding(
             "warning", "its context size is not known", "set teacher.context_tokens, or too long records fail"
         )

@@ -62,7 +62,10 @@ class Table:
         return pa.schema([(c.name, _ARROW[c.type]) for c in self.columns])
 
     def select_sql(self, paths: Sequence[Path | str]) -> str:
-        """A typed SELECT over Parquet parts. No part: no rows. A column that older parts lack: null."""
+        """A typed SELECT over Parquet parts. No part: no rows. A column that older parts lack: null.
+
+        Nothing else reads parts: a folder named `model=mine` on their way must not become their column `model`.
+        """
         typed = ", ".join(f'"{c.name}"::{c.type} AS "{c.name}"' for c in self.columns)
         empty = ", ".join(f'NULL::{c.type} AS "{c.name}"' for c in self.columns)
         if not paths:

@@ -5,8 +5,9 @@ call                       a request and its content address
 parse                      what a reply is worth
 ledger, lookup             every reply on disk before it is looked at; finding it again
 client, local, failures    one call through LiteLLM; the embedded server; what an error means
+ask                        must a call still be asked, and how many tokens may its reply have
 limits, money, engine      rate, budget, retries of a single call
-flow, stage                many calls at once; from records to rows of `candidates`
+flow, steps, stage         many calls at once; from records to rows of `candidates`
 instructions, responses    the two assets
 estimate, explain, batch   money still to pay, why a call is no hit, file batches at half the price
 """

@@ -19,21 +19,14 @@ from srt_assets.core.errors import StageError
 from srt_assets.core.lake import Lake
 from srt_assets.core.progress import Progress
 from srt_assets.core.teacher import ledger
+from srt_assets.core.teacher.ask import Ask, Verdict, must_ask, prompt_bound
 from srt_assets.core.teacher.call import Call
 from srt_assets.core.teacher.client import Client, connect, litellm, read_batch_body
-from srt_assets.core.teacher.engine import (
-    Tally,
-    Verdict,
-    allowance,
-    cost_of,
-    halt,
-    ledger_row,
-    prompt_bound,
-    verdict_of,
-)
+from srt_assets.core.teacher.engine import Tally, cost_of, halt, ledger_row
 from srt_assets.core.teacher.failures import Failure, classify, of_http
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import Prices, prices_of
+from srt_assets.core.teacher.steps import Step
 from srt_assets.settings import Teacher
 
 POLL_S = 30.0
@@ -57,7 +50,7 @@ def ask_batches(
     teacher: Teacher,
     lake: Lake,
     stage: str,
-    missing: Callable[[Lookup], Iterator[list[Any]]],
+    missing: Callable[[Lookup], Iterator[list[Step]]],
     unanswered: dict[str, Verdict],
     tally: Tally,
     progress: Progress,
@@ -81,7 +74,7 @@ def ask_batches(
 def _items(
     client: Client,
     prices: Prices,
-    chunks: Iterator[list[Any]],
+    chunks: Iterator[list[Step]],
     spent_usd: float,
     unanswered: dict[str, Verdict],
 ) -> list[_Item]:
@@ -89,25 +82,20 @@ def _items(
     teacher = client.teacher
     items: list[_Item] = []
     unanswered.clear()
-    for step in (step for chunk in chunks for step in chunk):
-        call = step.missing(teacher.max_tokens)
-        allowed = asyncio.run(allowance(client, call))
-        if allowed is None:
-            unanswered[call.key] = Verdict("too_long", f"it does not fit into {client.context_tokens} tokens")
-            continue
-        known = step.correction_reply if call is step.correction else step.reply
-        if known and known.serves(allowed):
-            continue
-        before = step.tried.get((call.key, allowed))
-        if before and (before.hopeless or before.count >= teacher.max_attempts):
-            unanswered[call.key] = verdict_of(before.kind, before.message)
-            continue
-        most = prices.cost(prompt_bound(call), allowed) or 0.0
-        if teacher.budget_usd and spent_usd + most > teacher.budget_usd:
-            unanswered[call.key] = Verdict("over_budget", f"teacher.budget_usd = {teacher.budget_usd} is used up")
-            continue
-        spent_usd += most
-        items.append(_Item(call, allowed, before.count + 1 if before else 1, most))
+    with asyncio.Runner() as loop:
+        for turn in (step.missing(teacher.max_tokens) for chunk in chunks for step in chunk):
+            assert turn is not None
+            call = turn.call
+            ask = must_ask(turn, loop.run(client.room.allowance(call)), teacher.max_attempts)
+            if isinstance(ask, Ask):
+                most = prices.cost(prompt_bound(call), ask.allowed) or 0.0
+                if not teacher.budget_usd or spent_usd + most <= teacher.budget_usd:
+                    spent_usd += most
+                    items.append(_Item(call, ask.allowed, ask.attempt, most))
+                    continue
+                ask = Verdict("over_budget", f"teacher.budget_usd = {teacher.budget_usd} is used up")
+            if isinstance(ask, Verdict):
+                unanswered[call.key] = ask
     return items
 
 
@@ -255,7 +243,8 @@ class _Desk:
                 key, allowed = row["call_key"], row["max_tokens"]
                 if row["status"] == "ok":
                     return key not in replies or replies[key].max_tokens < allowed
-                return (key, allowed) not in attempts or attempts[key, allowed].count < row["attempt"]
+                before = attempts.get(key, {}).get(allowed)
+                return before is None or before.count < row["attempt"]
 
             await asyncio.gather(*(book.append(row) for row in rows if is_new(row)))
         return stop

@@ -44,7 +44,8 @@ class Source:
 class Call:
     """One request. `shape` is what holds the reply to its form: a response_format, a grammar's text, or None.
 
-    `facts` are the columns of the ledger that tell `explain` what has changed when a key is not found.
+    `facts` are columns of the ledger. They tell what has changed when a key is not found, and but for `prompt_version`
+    they are all that a user decides about it: with equal ones, only the program is another (`Lookup.older`).
     """
 
     key: str
@@ -53,10 +54,6 @@ class Call:
     messages: list[Message]
     shape: dict[str, Any] | str | None
     facts: dict[str, Any]
-
-    @property
-    def is_correction(self) -> bool:
-        return self.purpose.endswith(_CORRECTION)
 
     @property
     def size_bytes(self) -> int:

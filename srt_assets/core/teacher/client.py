@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.teacher.ask import Counter, Room
 from srt_assets.core.teacher.call import LOCAL, LOCAL_SAMPLING, Call
 from srt_assets.core.teacher.failures import redact
+from srt_assets.core.teacher.local import CONTEXT_TOKENS
 from srt_assets.settings import Teacher
 
 _LOCAL_MODEL = "openai/local"
@@ -63,13 +65,7 @@ class Client:
         self.api_base = api_base
         self._model = _LOCAL_MODEL if self.local else teacher.model
         self._key = api_key
-        limits = {} if self.local else _model_info(teacher.model)
-        self.context_tokens: int | None = teacher.context_tokens or limits.get("max_input_tokens") or None
-        self.wanted_tokens: int = min(teacher.max_tokens, limits.get("max_output_tokens") or teacher.max_tokens)
-        if self.local and not teacher.context_tokens:
-            from srt_assets.core.teacher.local import CONTEXT_TOKENS
-
-            self.context_tokens = CONTEXT_TOKENS
+        self.room = room_of(teacher, self._count_at_server)
 
     async def complete(self, call: Call, max_tokens: int) -> Answer:
         """Send the call and wait for its answer. Raises what LiteLLM raises (`failures.classify` reads it)."""
@@ -125,20 +121,13 @@ class Client:
             | ({"api_key": self._key} if self._key else {})
         )
 
-    async def count_tokens(self, call: Call) -> int:
-        """Tokens of the whole request, chat framing included: by the local server, else by LiteLLM's tokenizer."""
-        if self.local:
-            import httpx
+    async def _count_at_server(self, call: Call) -> int:
+        import httpx
 
-            text = "\n".join(m["content"] for m in call.messages)
-            async with httpx.AsyncClient() as http:
-                reply = await http.post(self.api_base.removesuffix("/v1") + "/tokenize", json={"content": text})
-            return len(reply.json()["tokens"]) + 8 * len(call.messages)
-        return self.count_here(call)
-
-    def count_here(self, call: Call) -> int:
-        """The same without asking anybody, for a model of LiteLLM's."""
-        return int(self._module.token_counter(model=self.teacher.model, messages=call.messages))
+        text = "\n".join(m["content"] for m in call.messages)
+        async with httpx.AsyncClient() as http:
+            reply = await http.post(self.api_base.removesuffix("/v1") + "/tokenize", json={"content": text})
+        return len(reply.json()["tokens"]) + 8 * len(call.messages)
 
     async def close(self) -> None:
         """Close the connections LiteLLM keeps for this event loop."""
@@ -162,6 +151,19 @@ def connect(teacher: Teacher, api_base: str = "") -> Client:
             f"export {keys[0]}=… before the run (keys never go into srt.toml)",
         )
     return Client(teacher, base, None)
+
+
+def room_of(teacher: Teacher, count_local: Counter) -> Room:
+    """What the teacher can take, chat framing included. `count_local` counts for `local`, LiteLLM for all others."""
+    if teacher.model == LOCAL:
+        return Room(teacher.context_tokens or CONTEXT_TOKENS, teacher.max_tokens, count_local)
+    limits = _model_info(teacher.model)
+
+    async def count(call: Call) -> int:
+        return int(litellm().token_counter(model=teacher.model, messages=call.messages))
+
+    context = teacher.context_tokens or limits.get("max_input_tokens") or None
+    return Room(context, min(teacher.max_tokens, limits.get("max_output_tokens") or teacher.max_tokens), count)
 
 
 def check_model(teacher: Teacher) -> None:

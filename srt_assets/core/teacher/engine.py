@@ -10,18 +10,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.teacher.ask import Ask, Turn, Verdict, must_ask, prompt_bound, verdict_of
 from srt_assets.core.teacher.call import Call
 from srt_assets.core.teacher.client import Answer, Client
 from srt_assets.core.teacher.failures import Failure, classify
 from srt_assets.core.teacher.ledger import Ledger
 from srt_assets.core.teacher.limits import Gate, RateLimit, backoff_s
-from srt_assets.core.teacher.lookup import INTERRUPTED, Attempts, Reply
+from srt_assets.core.teacher.lookup import INTERRUPTED, Reply
 from srt_assets.core.teacher.money import Budget, Prices
 from srt_assets.settings import Teacher
 
-# A reply needs at least this much room beside the prompt to be worth its price.
-MIN_REPLY_TOKENS = 256
-_CHAT_TOKENS = 16  # a message's framing, at most
 # The request was sent and no usable answer came: the provider may have worked, and a hard budget counts the worst.
 PERHAPS_BILLED = ("timeout", "connection", "bad_reply")
 # How long a teacher may refuse everything before the run ends with a message instead of hanging.
@@ -30,14 +28,6 @@ UNREACHABLE_AT_START_S = 4.0
 UNREACHABLE_S = 60.0
 # So many 400s and no reply yet: the settings or the server are wrong, not that many records.
 REFUSED_AT_START = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a call has no reply: over_budget, too_long, refused or call_failed."""
-
-    status: str
-    detail: str = ""
 
 
 @dataclass
@@ -101,46 +91,41 @@ class Engine:
         self._failed_in_a_row = 0
         self._refused = 0
 
-    async def ask(self, call: Call, known: Reply | None, tried: dict[tuple[str, int], Attempts]) -> Reply | Verdict:
-        """The reply to a call, on disk, or why there is none. `known` is a cut reply that may have to do.
+    async def ask(self, turn: Turn) -> Reply | Verdict:
+        """The reply to a call, on disk, or why there is none.
 
         Raises StageError or UserError when no call can succeed (teacher gone, key refused, no funds).
         """
-        allowed = await allowance(self.client, call)
-        if allowed is None:
-            return Verdict("too_long", f"the request does not fit into {self.client.context_tokens} tokens")
-        if known and known.serves(allowed):
-            return known
-        before = tried.get((call.key, allowed))
-        attempts = before.count if before else 0
-        if before and (before.hopeless or attempts >= self.teacher.max_attempts):
-            return verdict_of(before.kind, before.message)
+        call = turn.call
+        ask = must_ask(turn, await self.client.room.allowance(call), self.teacher.max_attempts)
+        if not isinstance(ask, Ask):
+            return ask
+        allowed, attempt = ask.allowed, ask.attempt
         while True:
             if self.stopping:  # a call that failed while the run ends is not sent again: nobody would keep its reply
                 return Verdict("call_failed", "the run was stopped")
             reserved = self._most(call, allowed)
             if not await self._reserve_money(reserved):
                 return Verdict("over_budget", f"teacher.budget_usd = {self.teacher.budget_usd} is used up")
-            answer = await self._send(call, allowed, reserved, attempts + 1)
+            answer = await self._send(call, allowed, reserved, attempt)
+            row = self._row(call, allowed, attempt)
             if isinstance(answer, Answer):
-                row = self._row(call, allowed, attempts + 1)
                 cost = cost_of(answer, self.prices, reserved)
                 row |= {"status": "ok", "reply": answer.text, "finish_reason": answer.finish_reason, "cost_usd": cost}
                 row |= {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
                 await self.ledger.append(row | {"latency_s": answer.latency_s})
-                return Reply(answer.text, answer.finish_reason, allowed)
+                return Reply(answer.text, answer.finish_reason, allowed, call.key)
             if answer.action == "throttled" or answer.kind == "unreachable":
                 if answer.kind == "unreachable":
                     await self._sleep(backoff_s(1, random.random()))
                 continue
-            attempts += 1
-            row = self._row(call, allowed, attempts)
             row |= {"status": answer.kind, "error_type": answer.error_type, "error": answer.message}
             row["cost_usd"] = self._cost_of_failure(answer, reserved)
             await self.ledger.append(row)
-            if answer.action == "record" or attempts >= self.teacher.max_attempts:
+            if answer.action == "record" or attempt >= self.teacher.max_attempts:
                 return verdict_of(answer.kind, answer.message)
-            wait = backoff_s(attempts, random.random())
+            wait = backoff_s(attempt, random.random())
+            attempt += 1
             await self._sleep(max(wait, answer.retry_after_s or 0.0))
 
     # -- one attempt
@@ -273,24 +258,6 @@ class Engine:
         return ledger_row(self.teacher, call, allowed, attempt)
 
 
-async def allowance(client: Client, call: Call) -> int | None:
-    """Tokens the reply may have: a function of the call and the settings only. None if the call is too long."""
-    context, wanted = client.context_tokens, client.wanted_tokens
-    if context is None or prompt_bound(call) + wanted <= context:
-        return wanted
-    return room_for(wanted, context - await client.count_tokens(call))
-
-
-def room_for(wanted: int, left: int) -> int | None:
-    """Tokens of a reply where the context has so many left; None where that is too little for one."""
-    return min(wanted, left) if left >= min(wanted, MIN_REPLY_TOKENS) else None
-
-
-def prompt_bound(call: Call) -> int:
-    """More tokens than any tokenizer makes of the request, without running one."""
-    return call.size_bytes + _CHAT_TOKENS * len(call.messages)
-
-
 def cost_of(answer: Answer, prices: Prices, most: float) -> float | None:
     """USD of an answer; `most` where its usage is not believable, for a hard budget counts the worst."""
     if not prices.known:
@@ -313,11 +280,6 @@ def ledger_row(teacher: Teacher, call: Call, allowed: int, attempt: int) -> dict
         "attempt": attempt,
         "created_at": datetime.now(UTC).replace(tzinfo=None),
     }
-
-
-def verdict_of(kind: str, message: str) -> Verdict:
-    status = {"context_length": "too_long", "content_filter": "refused"}.get(kind, "call_failed")
-    return Verdict(status, f"{kind}: {message}")
 
 
 def halt(failure: Failure, teacher: Teacher) -> Exception:

@@ -1,12 +1,14 @@
 """What is still to pay: calls that no reply in the ledger serves, their tokens and price, and what that assumes."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, stage
+from srt_assets.core.teacher.ask import Ask, Room, must_ask
 from srt_assets.core.teacher.call import LOCAL, Call, Prompter, Source
-from srt_assets.core.teacher.local import CONTEXT_TOKENS
+from srt_assets.core.teacher.client import check_model, room_of
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import prices_of
 from srt_assets.core.teacher.steps import Step, resolve
@@ -45,15 +47,12 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
     StageError without raw records, UserError for a model that no provider has.
     """
     teacher = settings.teacher
-    if teacher.model != LOCAL:
-        from srt_assets.core.teacher.client import check_model
-
-        check_model(teacher)
-    prompter = Prompter(teacher)
+    check_model(teacher)
     found = Estimate()
-    with Lookup(lake) as lookup:
+    older: set[str] = set()
+    with Lookup(lake) as lookup, asyncio.Runner() as loop:
         seen = _seen(lookup, teacher)
-        for purpose, call in _missing(lake, lookup, prompter, teacher):
+        for purpose, call in _missing(lake, lookup, teacher, loop, older):
             found.calls += 1
             found.by_purpose[purpose] = found.by_purpose.get(purpose, 0) + 1
             known = seen.get(purpose)
@@ -70,25 +69,33 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
     ]
     if found.by_purpose.get("reflect_instruction"):
         found.assumptions.append("every instruction is reflected successfully; its length is that of the original")
+    if older:
+        found.assumptions.append(
+            f"{len(older)} replies are to prompts of an older program; they serve, and --renew would pay for them again"
+        )
     return found
 
 
-def _missing(lake: Lake, lookup: Lookup, prompter: Prompter, teacher: Teacher) -> Iterator[tuple[str, Call]]:
-    """The calls a run would make. Those of instructions that are still to come are counted by the original's texts."""
+def _missing(
+    lake: Lake, lookup: Lookup, teacher: Teacher, loop: asyncio.Runner, older: set[str]
+) -> Iterator[tuple[str, Call]]:
+    """The calls a run would make. Those of instructions that are still to come are counted by the original's texts.
+
+    The keys of replies that serve although an older program asked them are put into `older`.
+    """
     stage.upstream_hash(lake, "raw_records", None, "raw_dataset")
-    allowance = allowance_of(teacher)
+    prompter, room = Prompter(teacher), room_offline(teacher)
     seen: set[str] = set()
 
     def asked(step: Step) -> Call | None:
-        call = step.missing(teacher.max_tokens)
-        if call is None or call.key in seen or (allowed := allowance(call)) is None:
+        turn = step.missing(teacher.max_tokens)
+        older.update(t.reply.key for t in step.turns if t.reply and t.is_older and t is not turn)
+        if turn is None or turn.call.key in seen:
             return None
-        reply = step.correction_reply if call is step.correction else step.reply
-        tried = step.tried.get((call.key, allowed))
-        if (reply and reply.serves(allowed)) or (tried and (tried.hopeless or tried.count >= teacher.max_attempts)):
+        if not isinstance(must_ask(turn, loop.run(room.allowance(turn.call)), teacher.max_attempts), Ask):
             return None
-        seen.add(call.key)
-        return call
+        seen.add(turn.call.key)
+        return turn.call
 
     for sources in stage.sources_of(instructions.STAGE.subjects(lake)):
         others: list[Source] = []
@@ -107,25 +114,13 @@ def _missing(lake: Lake, lookup: Lookup, prompter: Prompter, teacher: Teacher) -
                 yield step.source.purpose, call
 
 
-def allowance_of(teacher: Teacher) -> Callable[[Call], int | None]:
-    """What `engine.allowance` would give. The local teacher's server does not run now: its tokens are guessed."""
-    from srt_assets.core.teacher.engine import prompt_bound, room_for
+def room_offline(teacher: Teacher) -> Room:
+    """The teacher's room as far as can be told without asking anybody: the local one's tokens are guessed."""
 
-    count: Callable[[Call], int] = _prompt_tokens
-    context: int | None = teacher.context_tokens or CONTEXT_TOKENS
-    wanted = teacher.max_tokens
-    if teacher.model != LOCAL:
-        from srt_assets.core.teacher.client import Client
+    async def guess(call: Call) -> int:
+        return _prompt_tokens(call)
 
-        client = Client(teacher, teacher.api_base, None)
-        context, wanted, count = client.context_tokens, client.wanted_tokens, client.count_here
-
-    def allowed(call: Call) -> int | None:
-        if context is None or prompt_bound(call) + wanted <= context:
-            return wanted
-        return room_for(wanted, context - count(call))
-
-    return allowed
+    return room_of(teacher, guess)
 
 
 def _of_the_budget(teacher: Teacher, spent: float, found: Estimate) -> list[str]:

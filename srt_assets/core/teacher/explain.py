@@ -1,16 +1,17 @@
 """Why a call is a hit or not: what the ledger holds for a record, and what differs from what is wanted now."""
 
-from collections.abc import Callable
+import asyncio
 from dataclasses import dataclass
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, responses, stage
-from srt_assets.core.teacher.call import Call, Prompter
-from srt_assets.core.teacher.estimate import allowance_of
-from srt_assets.core.teacher.lookup import Lookup
+from srt_assets.core.teacher.ask import Ask, Room, Turn, must_ask
+from srt_assets.core.teacher.call import Call, Prompter, Source
+from srt_assets.core.teacher.estimate import room_offline
+from srt_assets.core.teacher.lookup import Lookup, Reply
 from srt_assets.core.teacher.steps import Step, resolve
-from srt_assets.settings import Settings
+from srt_assets.settings import Settings, Teacher
 
 # Columns of the ledger that are part of the key, as people know them.
 _PARTS_OF_THE_KEY = {
@@ -57,8 +58,8 @@ def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
     with Lookup(lake) as lookup:
         steps = resolve(lookup, prompter, sources, settings.teacher.api_base)
         statuses = _statuses(lake, sample_id)
-        allowance = allowance_of(settings.teacher)
-        return [_finding(step, lookup, settings, statuses, allowance) for step in steps]
+        room = room_offline(settings.teacher)
+        return [_finding(step, lookup, settings.teacher, statuses, room) for step in steps]
 
 
 def _statuses(lake: Lake, sample_id: str) -> dict[str, str]:
@@ -70,40 +71,47 @@ def _statuses(lake: Lake, sample_id: str) -> dict[str, str]:
     return {str(candidate): str(status) for candidate, status in found}
 
 
-def _finding(
-    step: Step,
-    lookup: Lookup,
-    settings: Settings,
-    statuses: dict[str, str],
-    allowance: Callable[[Call], int | None],
-) -> Finding:
-    call = step.missing(settings.teacher.max_tokens)
-    if call is None:
-        used = step.correction if step.correction else step.call
+def _finding(step: Step, lookup: Lookup, teacher: Teacher, statuses: dict[str, str], room: Room) -> Finding:
+    turn = step.missing(teacher.max_tokens)
+    if turn is None:
+        used = step.correction or step.first
+        if asked := next((turn for turn in reversed(step.turns) if turn.is_older), None):
+            return _of_an_older_program(asked, step.source, lookup)
         status = (step.parsed.status if step.parsed else "") if not step.correction else "after a correction turn"
-        return Finding(used.purpose, used.key, "hit", f"the ledger holds its reply ({status})")
-    wanted = allowance(call)
-    if wanted is None:
+        return Finding(used.call.purpose, used.call.key, "hit", f"the ledger holds its reply ({status})")
+    call, reply = turn.call, turn.reply
+    allowed = asyncio.run(room.allowance(call))
+    ask = must_ask(turn, allowed, teacher.max_attempts)
+    if allowed is None:
         return Finding(call.purpose, call.key, "not_asked", _TOO_LONG)
-    reply = step.correction_reply if call is step.correction else step.reply
-    if reply is not None and reply.serves(wanted):
-        why = f"the ledger holds its reply, cut at {reply.max_tokens} tokens; there is room for no more"
+    if isinstance(ask, Reply):
+        why = f"the ledger holds its reply, cut at {ask.max_tokens} tokens; there is room for no more"
         return Finding(call.purpose, call.key, "hit", why)
     if reply is not None:
-        why = f"its reply was cut at {reply.max_tokens} tokens; now {wanted} are allowed"
+        why = f"its reply was cut at {reply.max_tokens} tokens; now {allowed} are allowed"
         return Finding(call.purpose, call.key, "cut", why)
-    if tried := step.tried.get((call.key, wanted)):
-        left = 0 if tried.hopeless else settings.teacher.max_attempts - tried.count
-        why = f"{tried.count} attempts failed, the last: {tried.kind} ({tried.message[:200]}); {max(0, left)} left"
+    if tried := turn.tried.get(allowed):
+        left = teacher.max_attempts - tried.count if isinstance(ask, Ask) else 0
+        why = f"{tried.count} attempts failed, the last: {tried.kind} ({tried.message[:200]}); {left} left"
         return Finding(call.purpose, call.key, "failed", why)
     if reason := _NOT_ASKED.get(statuses.get(_CANDIDATES[step.source.purpose], "")):
         return Finding(call.purpose, call.key, "not_asked", reason)
     before = lookup.last_of(step.source.sample_id, call.purpose)
     if before is None:
         return Finding(call.purpose, call.key, "new", "nothing like it was ever asked")
-    changes = "; ".join(_changes(call, settings.teacher.model, before))
+    changes = "; ".join(_changes(call, teacher.model, before))
     why = f"asked on {before['created_at']:%Y-%m-%d %H:%M} UTC, but since then {changes}"
     return Finding(call.purpose, call.key, "changed", why)
+
+
+def _of_an_older_program(turn: Turn, source: Source, lookup: Lookup) -> Finding:
+    assert turn.reply is not None
+    row = lookup.of_key(turn.reply.key) or {}
+    prompts = row.get("prompt_version") != turn.call.facts["prompt_version"]
+    differs = "prompts differ" if prompts else "schema, grammar or sampling differs"
+    asset = "reflected_instructions" if source.kind == "instruction" else "reflected_responses"
+    why = f"asked by an older program (its {differs}); `srt run {asset} --renew` would pay for it again"
+    return Finding(turn.call.purpose, turn.reply.key, "hit", why)
 
 
 def _changes(call: Call, model: str, before: dict[str, object]) -> list[str]:

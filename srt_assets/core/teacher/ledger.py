@@ -19,9 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import duckdb
+import pyarrow.parquet as pq
+
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
-from srt_assets.core.locks import try_lock
+from srt_assets.core.locks import sync, try_lock
+from srt_assets.core.tables import TABLES
 
 TABLE = "teacher_calls"
 VERSION = "1"
@@ -101,7 +105,7 @@ class Ledger:
             # Locked before it gets its name: `seal` must never see a segment that looks abandoned and is not.
             fcntl.flock(file, fcntl.LOCK_EX)
             hidden.replace(self.directory / self.name)
-            _sync_directory(self.directory)
+            sync(self.directory)
             while True:
                 with self._wake:
                     while not self._pending and not self._closing:
@@ -165,8 +169,11 @@ def decode(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def read_segment(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole rows of a segment; torn or damaged lines are left out (and counted in the log)."""
+def read_segment(path: Path, report: bool = False) -> Iterator[dict[str, Any]]:
+    """The whole rows of a segment. The last line may be half: its writer lives and is not done, or died.
+
+    `report` is for who seals it and so knows that nobody writes it: what is lost then goes into the log, once.
+    """
     damaged = 0
     try:
         with path.open("rb") as file:
@@ -179,8 +186,8 @@ def read_segment(path: Path) -> Iterator[dict[str, Any]]:
                     yield row
     except FileNotFoundError:  # sealed by another process just now: its rows are in a part
         return
-    if damaged:
-        log.warning("%s: %d incomplete record(s) at a crash dropped", path.name, damaged)
+    if damaged and report:
+        log.warning("%s: %d record(s) that are damaged, or were cut off by a crash, are lost", path.name, damaged)
 
 
 def segments(lake: Lake) -> list[Path]:
@@ -219,14 +226,11 @@ def _seal_claimed(lake: Lake, paths: list[Path]) -> int:
         # A crash between the commit and the removal of segments must not count their rows twice.
         done = {name for (name,) in con.execute(f"SELECT DISTINCT segment FROM {TABLE}").fetchall()}
         moved = 0
-        for rows in _chunks(row for path in paths if path.name not in done for row in read_segment(path)):
+        for rows in _chunks(row for path in paths if path.name not in done for row in read_segment(path, True)):
             names.append(lake.write_part(TABLE, rows))
             moved += len(rows)
-        if len(names) > _COMPACT_ABOVE:
-            files = [lake.directory(TABLE) / name for name in names]
-            names = [
-                lake.sink_part(con, f"SELECT * FROM read_parquet({[str(f) for f in files]}, union_by_name=true)", TABLE)
-            ]
+        if moved and len(names) > _COMPACT_ABOVE:
+            names = _compact(lake, con, names)
     finally:
         con.close()
     if moved or not before:
@@ -234,6 +238,17 @@ def _seal_claimed(lake: Lake, paths: list[Path]) -> int:
     for path in paths:
         path.unlink(missing_ok=True)
     return moved
+
+
+def _compact(lake: Lake, con: duckdb.DuckDBPyConnection, names: list[str]) -> list[str]:
+    """Many parts as one. Those with columns that only a newer program knows stay: they would lose what was paid for."""
+    paths = {name: lake.directory(TABLE) / name for name in names}
+    known = set(TABLES[TABLE].arrow_schema.names)
+    newer = [name for name, path in paths.items() if not known.issuperset(pq.read_schema(path).names)]
+    ours = [path for name, path in paths.items() if name not in newer]
+    if len(ours) <= _COMPACT_ABOVE:
+        return names
+    return [*newer, lake.sink_part(con, TABLES[TABLE].select_sql(ours), TABLE)]
 
 
 def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -251,11 +266,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no place in the ledger")
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,27 +4,34 @@ A reply that was cut by its length is a hit only if it was allowed at least the 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.tables import TABLES
+from srt_assets.core.teacher.call import Call
 from srt_assets.core.teacher.ledger import TABLE, read_segment, segments
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply as the ledger holds it: text, why it ended, tokens it was allowed."""
+    """A reply as the ledger holds it: text, why it ended, tokens it was allowed, key of the call it answered."""
 
     text: str | None
     finish_reason: str | None
     max_tokens: int
+    key: str
+
+    @property
+    def is_cut(self) -> bool:
+        return self.finish_reason == "length"
 
     def serves(self, max_tokens: int) -> bool:
-        return self.finish_reason != "length" or self.max_tokens >= max_tokens
+        return not self.is_cut or self.max_tokens >= max_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,10 @@ class Attempts:
     kind: str
     message: str
     hopeless: bool
+
+    def plus(self, older: "Attempts") -> "Attempts":
+        """Both together; the last one is still the last one."""
+        return replace(self, count=self.count + older.count, hopeless=self.hopeless or older.hopeless)
 
 
 # Sent, and the run was stopped before anything came back. No attempt of the call, but perhaps billed.
@@ -51,12 +62,9 @@ class Lookup:
         self._con = lake.connect()
         # Copied in: a registered table is not seen by the cursors made from this connection.
         self._con.register("arrived", pa.Table.from_pylist(rows, schema=TABLES[TABLE].arrow_schema))
-        self._con.execute("CREATE TABLE unsealed AS SELECT * FROM arrived")
+        self._con.execute(f"CREATE TABLE unsealed AS SELECT * FROM arrived ANTI JOIN {TABLE} USING (segment)")
         self._con.unregister("arrived")
-        self._con.execute(
-            f"CREATE VIEW calls AS SELECT * FROM {TABLE} UNION ALL BY NAME SELECT * FROM unsealed "
-            f"WHERE segment NOT IN (SELECT DISTINCT segment FROM {TABLE})"
-        )
+        self._con.execute(f"CREATE VIEW calls AS SELECT * FROM {TABLE} UNION ALL BY NAME SELECT * FROM unsealed")
 
     def __enter__(self) -> "Lookup":
         return self
@@ -78,10 +86,34 @@ class Lookup:
             ).fetchall()
         finally:
             cursor.close()
-        return {key: Reply(text, finish, allowed or 0) for key, text, finish, allowed in rows}
+        return {key: Reply(text, finish, allowed or 0, key) for key, text, finish, allowed in rows}
 
-    def attempts(self, keys: Iterable[str], api_base: str) -> dict[tuple[str, int], Attempts]:
-        """Failed tries per (key, max_tokens) at this endpoint. Another endpoint or allowance is another chance.
+    def older(self, calls: Iterable[Call]) -> dict[str, list[str]]:
+        """The keys under which other versions of this program asked the same questions; newest replies come first.
+
+        Under one version these facts determine the key, so that with equal facts another key is another version's.
+        """
+        asked = [{"call_key": call.key, "purpose": call.purpose, **call.facts} for call in calls]
+        cursor = self._con.cursor()
+        cursor.register("asked", pa.Table.from_pylist(asked, schema=TABLES[TABLE].arrow_schema))
+        try:
+            rows = cursor.execute(
+                "SELECT asked.call_key, calls.call_key FROM calls JOIN asked ON calls.source_key = asked.source_key "
+                "AND calls.purpose = asked.purpose AND calls.temperature = asked.temperature "
+                "AND calls.reply_format = asked.reply_format "
+                "AND coalesce(calls.model_id, calls.model) = asked.model_id "
+                "WHERE calls.call_key <> asked.call_key GROUP BY ALL "
+                "ORDER BY max(calls.created_at) FILTER (calls.status = 'ok') DESC NULLS LAST, calls.call_key"
+            ).fetchall()
+        finally:
+            cursor.close()
+        found: dict[str, list[str]] = {}
+        for key, older in rows:
+            found.setdefault(key, []).append(older)
+        return found
+
+    def attempts(self, keys: Iterable[str], api_base: str) -> dict[str, dict[int, Attempts]]:
+        """Failed tries per key and max_tokens at this endpoint. Another endpoint or allowance is another chance.
 
         A 400 is hopeless only if its run had a reply to another call: else the server may have been set up wrong.
         """
@@ -96,7 +128,10 @@ class Lookup:
             ).fetchall()
         finally:
             cursor.close()
-        return {(key, allowed): Attempts(n, kind, message or "", dead) for key, allowed, n, kind, message, dead in rows}
+        found: dict[str, dict[int, Attempts]] = {}
+        for key, allowed, n, kind, message, dead in rows:
+            found.setdefault(key, {})[allowed] = Attempts(n, kind, message or "", dead)
+        return found
 
     def spent_usd(self) -> float:
         """What all calls in the ledger cost together (USD), as far as prices were known."""
@@ -123,16 +158,21 @@ class Lookup:
 
     def last_of(self, sample_id: str, purpose: str) -> dict[str, Any] | None:
         """The row of the newest reply to a record's calls of one purpose."""
+        return self._row("sample_id = ? AND purpose = ?", sample_id, purpose)
+
+    def of_key(self, key: str) -> dict[str, Any] | None:
+        """The row of the newest reply under a key."""
+        return self._row("call_key = ?", key)
+
+    def _row(self, where: str, *values: str) -> dict[str, Any] | None:
         cursor = self._con.execute(
-            "SELECT * FROM calls WHERE sample_id = ? AND purpose = ? AND status = 'ok' "
-            "ORDER BY created_at DESC LIMIT 1",
-            [sample_id, purpose],
+            f"SELECT * FROM calls WHERE {where} AND status = 'ok' ORDER BY created_at DESC LIMIT 1", values
         )
         names = [column[0] for column in cursor.description]
         row = cursor.fetchone()
         return dict(zip(names, row, strict=True)) if row else None
 
-    def _with_keys(self, keys: Iterable[str]):
+    def _with_keys(self, keys: Iterable[str]) -> duckdb.DuckDBPyConnection:
         cursor = self._con.cursor()
         cursor.register("keys", pa.table({"call_key": pa.array(sorted(set(keys)), pa.string())}))
         return cursor

@@ -21,8 +21,9 @@ from srt_assets.core.progress import Progress
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts
 from srt_assets.core.teacher import ledger
+from srt_assets.core.teacher.ask import Turn, Verdict
 from srt_assets.core.teacher.call import Prompter, Source
-from srt_assets.core.teacher.engine import Engine, Tally, Verdict
+from srt_assets.core.teacher.engine import Engine, Tally
 from srt_assets.core.teacher.flow import Job
 from srt_assets.core.teacher.lookup import Lookup, Reply
 from srt_assets.core.teacher.parse import CORRECTABLE, Parsed, parse
@@ -88,11 +89,11 @@ class Reflection(Stage):
         # Asking takes hours: records that changed meanwhile have rows that nobody asked for, so they are asked now.
         while upstream != (upstream := self.upstream(lake)):
             try:
-                more, unanswered, missed = _ask(settings, lake, self, prompter, work.progress)
+                more, unanswered, missed = _ask(settings, lake, self, prompter, work.progress, work.renew)
             finally:
                 ledger.seal(lake)
             tally, asked = tally.plus(more), asked + missed
-            parts, counts = _settle(lake, self, prompter, unanswered)
+            parts, counts = _settle(lake, self, prompter, unanswered, work.renew)
         stats = {
             **{status: n for status, n in sorted(counts.items()) if status != "from_teacher"},
             "calls_paid": tally.calls,
@@ -149,12 +150,15 @@ def _fingerprint(
 
 
 def _ask(
-    settings: Settings, lake: Lake, plan: Reflection, prompter: Prompter, progress: Progress
+    settings: Settings, lake: Lake, plan: Reflection, prompter: Prompter, progress: Progress, renew: bool = False
 ) -> tuple[Tally, dict[str, Verdict], int]:
-    """Make every missing call. Gives the tally, why calls stayed unanswered, and how many subjects needed one."""
+    """Make every missing call. Gives the tally, why calls stayed unanswered, and how many subjects needed one.
+
+    `renew`: what only an older program asked is asked anew. Give the same to `_settle`.
+    """
     ledger.seal(lake)
     total = sum(len(chunk) for chunk in sources_of(plan.subjects(lake)))
-    asking = _Asking(settings.teacher, prompter)
+    asking = _Asking(settings.teacher, prompter, renew)
     with Lookup(lake) as lookup:
         steps = asking.steps(lookup, plan.subjects(lake))
         first = next(steps, None)
@@ -203,9 +207,10 @@ def _chain(first: list[Step], rest: Iterator[list[Step]]) -> Iterator[list[Step]
 class _Asking:
     """The jobs of one run and what became of them."""
 
-    def __init__(self, teacher: Teacher, prompter: Prompter) -> None:
+    def __init__(self, teacher: Teacher, prompter: Prompter, renew: bool = False) -> None:
         self.teacher = teacher
         self.prompter = prompter
+        self.renew = renew
         self.tally = Tally()
         self.unanswered: dict[str, Verdict] = {}
         self.hits = 0
@@ -219,10 +224,10 @@ class _Asking:
         """The steps that miss a call, chunk by chunk; of records that need the same call (a blank input), the first."""
         yielded: set[bytes] = set()
         for sources in sources_of(subjects):
-            steps = resolve(lookup, self.prompter, sources, self.teacher.api_base)
+            steps = resolve(lookup, self.prompter, sources, self.teacher.api_base, self.renew)
             missing: list[Step] = []
             for step in steps:
-                key = bytes.fromhex(step.call.key)
+                key = bytes.fromhex(step.first.call.key)
                 if key not in yielded and step.missing(self.teacher.max_tokens):
                     yielded.add(key)
                     self.missed.add(key)
@@ -237,36 +242,41 @@ class _Asking:
 
     async def _solve(self, step: Step, engine: Engine) -> None:
         """Ask the call, and once more with a changed prompt if its reply cannot be read."""
-        call = step.missing(self.teacher.max_tokens)
-        assert call is not None
-        known = step.correction_reply if call is step.correction else step.reply
-        answer = await engine.ask(call, known, step.tried)
-        if isinstance(answer, Reply) and not call.is_correction:
+        turn = step.missing(self.teacher.max_tokens)
+        assert turn is not None
+        answer = await engine.ask(turn)
+        if isinstance(answer, Reply) and turn is step.first:
             source, form = step.source, self.prompter.form
             parsed = parse(source.kind, form, answer.text, answer.finish_reason, source.texts)
             if parsed.status in CORRECTABLE and not engine.stopping:
-                call = self.prompter.correction(source, call, answer.text or "", parsed.status)
-                answer = await engine.ask(call, None, step.tried)
+                turn = Turn(self.prompter.correction(source, turn.call, answer.text or "", parsed.status))
+                answer = await engine.ask(turn)
         if isinstance(answer, Verdict):
-            self.unanswered[call.key] = answer
+            self.unanswered[turn.call.key] = answer
         self.done += 1
 
 
 def _settle(
-    lake: Lake, plan: Reflection, prompter: Prompter, unanswered: dict[str, Verdict]
+    lake: Lake, plan: Reflection, prompter: Prompter, unanswered: dict[str, Verdict], renew: bool = False
 ) -> tuple[list[str], Counter]:
-    """Write the slice's rows from the records and the ledger. Every subject gets its row, whatever happened."""
+    """Write the slice's rows from the records and the ledger. Every subject gets its row, whatever happened.
+
+    With `renew`, a call that was to be asked anew and has no reply is unanswered: the older reply does not step in.
+    """
     counts: Counter[str] = Counter(original_rows=0, from_teacher=0)
     parts: list[str] = []
     rows: list[dict[str, Any]] = []
     with Lookup(lake) as lookup:
         for chunk in plan.subjects(lake):
             sources = [subject.source for subject in chunk if subject.source]
-            steps = iter(resolve(lookup, prompter, sources))
+            steps = iter(resolve(lookup, prompter, sources, renew=renew))
             for subject in chunk:
                 if subject.source:
                     counts["from_teacher"] += 1
-                    parsed, key = next(steps).result(prompter.form, unanswered)
+                    step = next(steps)
+                    parsed, key = step.result(prompter.form, unanswered)
+                    if any(turn.is_older for turn in step.turns):
+                        counts["replies_to_older_prompts"] += 1
                     texts = _texts(subject.source, parsed)
                     row = _row(subject, parsed.status, texts, key)
                 else:

@@ -1,9 +1,11 @@
 """How far each pair is: which call it needs next, given what the ledger holds. Correction turns included."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, replace
+from itertools import chain
 
+from srt_assets.core.teacher.ask import Turn, Verdict
 from srt_assets.core.teacher.call import Call, Prompter, Source
-from srt_assets.core.teacher.engine import Verdict
 from srt_assets.core.teacher.lookup import Attempts, Lookup, Reply
 from srt_assets.core.teacher.parse import CORRECTABLE, Parsed, parse
 from srt_assets.core.teacher.prompts import Form
@@ -11,71 +13,87 @@ from srt_assets.core.teacher.prompts import Form
 
 @dataclass(frozen=True)
 class Step:
-    """How far one subject is: the call, its reply, the correction turn if one is due, its reply; what was tried."""
+    """How far one pair is: its first turn, what the reply is worth, the correction turn if one is due."""
 
     source: Source
-    call: Call
-    reply: Reply | None
+    first: Turn
     parsed: Parsed | None = None
-    correction: Call | None = None
-    correction_reply: Reply | None = None
-    tried: dict[tuple[str, int], Attempts] = field(default_factory=dict)
+    correction: Turn | None = None
 
-    def missing(self, max_tokens: int) -> Call | None:
-        if self.reply is None or not self.reply.serves(max_tokens):
-            return self.call
-        if self.correction and (self.correction_reply is None or not self.correction_reply.serves(max_tokens)):
-            return self.correction
+    @property
+    def turns(self) -> list[Turn]:
+        return [self.first, self.correction] if self.correction else [self.first]
+
+    def missing(self, max_tokens: int) -> Turn | None:
+        """The turn to ask next, as far as can be told before the request's tokens are counted (see `ask.must_ask`)."""
+        for turn in self.turns:
+            if not (turn.reply and turn.reply.serves(max_tokens)):
+                return turn
         return None
 
     def result(self, form: Form, unanswered: dict[str, Verdict]) -> tuple[Parsed, str]:
         """The outcome and the key of the call that decided it."""
-        if self.reply is None or self.parsed is None:
-            return Parsed(_unanswered(unanswered, self.call)), self.call.key
-        verdict = unanswered.get(self.call.key)
+        key = self.first.call.key
+        verdict = unanswered.get(key)
+        if self.first.reply is None or self.parsed is None:
+            return Parsed(verdict.status if verdict else "call_failed"), key
         if self.parsed.status == "truncated_reply" and verdict and verdict.status == "over_budget":
-            return Parsed("over_budget"), self.call.key
+            return Parsed("over_budget"), key
+        key = self.first.reply.key
         if self.correction is None:
-            return self.parsed, self.call.key
-        if self.correction_reply is not None:
-            reply = self.correction_reply
-            return (
-                parse(self.source.kind, form, reply.text, reply.finish_reason, self.source.texts),
-                self.correction.key,
-            )
-        verdict = unanswered.get(self.correction.key)
-        status = "over_budget" if verdict and verdict.status == "over_budget" else self.parsed.status
-        return Parsed(status), self.call.key
+            return self.parsed, key
+        if self.correction.reply:
+            return _read(self.source, form, self.correction.reply), self.correction.reply.key
+        verdict = unanswered.get(self.correction.call.key)
+        return Parsed("over_budget") if verdict and verdict.status == "over_budget" else Parsed(self.parsed.status), key
 
 
-def _unanswered(unanswered: dict[str, Verdict], call: Call) -> str:
-    return unanswered[call.key].status if call.key in unanswered else "call_failed"
+def resolve(
+    lookup: Lookup, prompter: Prompter, sources: list[Source], api_base: str | None = None, renew: bool = False
+) -> list[Step]:
+    """What the ledger already knows about these pairs; without `api_base`, nothing of failed tries.
 
-
-def resolve(lookup: Lookup, prompter: Prompter, sources: list[Source], api_base: str = "") -> list[Step]:
-    """What the ledger already knows about these sources, correction turns included."""
-    calls = [prompter.call(source) for source in sources]
-    replies = lookup.replies(call.key for call in calls)
-    steps: list[Step] = []
-    for source, call in zip(sources, calls, strict=True):
-        reply = replies.get(call.key)
-        parsed = parse(source.kind, prompter.form, reply.text, reply.finish_reason, source.texts) if reply else None
-        correction = None
-        if reply and parsed and parsed.status in CORRECTABLE:
-            correction = prompter.correction(source, call, reply.text or "", parsed.status)
-        steps.append(Step(source, call, reply, parsed, correction))
-    second = lookup.replies(step.correction.key for step in steps if step.correction)
-    open_keys = [c.key for step in steps for c in (step.call, step.correction) if c]
-    tried = lookup.attempts(open_keys, api_base)
-    return [
-        Step(
-            s.source,
-            s.call,
-            s.reply,
-            s.parsed,
-            s.correction,
-            second.get(s.correction.key) if s.correction else None,
-            {key: a for key, a in tried.items() if key[0] in (s.call.key, s.correction.key if s.correction else "")},
-        )
-        for s in steps
+    What an older program asked counts as asked, unless `renew`.
+    """
+    firsts = _turns(lookup, [prompter.call(source) for source in sources], api_base, renew)
+    steps = [
+        Step(source, turn, _read(source, prompter.form, turn.reply) if turn.reply else None)
+        for source, turn in zip(sources, firsts, strict=True)
     ]
+    corrections = {
+        place: prompter.correction(step.source, step.first.call, step.first.reply.text or "", step.parsed.status)
+        for place, step in enumerate(steps)
+        if step.first.reply and step.parsed and step.parsed.status in CORRECTABLE
+    }
+    for place, turn in zip(corrections, _turns(lookup, list(corrections.values()), api_base, renew), strict=True):
+        steps[place] = replace(steps[place], correction=turn)
+    return steps
+
+
+def _read(source: Source, form: Form, reply: Reply) -> Parsed:
+    return parse(source.kind, form, reply.text, reply.finish_reason, source.texts)
+
+
+def _turns(lookup: Lookup, calls: list[Call], api_base: str | None, renew: bool) -> list[Turn]:
+    """Each call with its reply, else the best one to an older program's call of the same question, and failed tries.
+
+    An upgrade alone must not cause a paid call, and trying again what was given up is one if it succeeds.
+    """
+    if not calls:
+        return []
+    replies = lookup.replies(call.key for call in calls)
+    unasked = [call for call in calls if call.key not in replies]
+    older = lookup.older(unasked) if unasked and not renew else {}
+    theirs = lookup.replies(chain(*older.values())) if older else {}
+    for key, keys in older.items():
+        if found := [theirs[k] for k in keys if k in theirs]:
+            replies[key] = max(found, key=lambda reply: reply.max_tokens if reply.is_cut else math.inf)
+    unfinished = [c.key for c in calls if c.key not in replies or replies[c.key].is_cut]
+    tried: dict[str, dict[int, Attempts]] = {}
+    if unfinished and api_base is not None:
+        tried = lookup.attempts(chain(unfinished, *older.values()), api_base)
+    for key, keys in older.items():
+        for allowed, more in chain(*(tried.get(k, {}).items() for k in keys)):
+            before = tried.setdefault(key, {}).get(allowed)
+            tried[key][allowed] = before.plus(more) if before else more
+    return [Turn(call, replies.get(call.key), tried.get(call.key, {})) for call in calls]
