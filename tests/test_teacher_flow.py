@@ -182,7 +182,7 @@ def test_faults_of_every_kind_cost_retries_and_no_row(tmp_path, share):
 
 def test_slow_replies_time_out_and_are_tried_again(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("hang" if nth == 0 else "")) as fake:
-        settings, lake = home(tmp_path, 3, api_base=fake.base, timeout_s=0.4)
+        settings, lake = home(tmp_path, 3, api_base=fake.base, timeout_s=2.0)
         assert instructions.run(settings, lake).stats["ok"] == 3
     assert table(lake, "SELECT status, count(*) FROM teacher_calls GROUP BY 1 ORDER BY 1") == [
         ("ok", 3),
