@@ -176,7 +176,7 @@ def memory(folder: Path, calls: int) -> None:
     with fake_server(folder, 0.05) as (base, _):
         settings = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"api_base": base})})
         started = time.monotonic()
-        outcome = instructions.STAGE.run(settings, lake, watch)
+        outcome = instructions.STAGE.run(settings, lake, progress=watch)
     print(f"{calls} calls in {time.monotonic() - started:.0f} s, {outcome.stats['ok']} ok; resident MiB after calls:")
     print("  " + "  ".join(f"{done}: {mib:.0f}" for done, mib in points))
 

@@ -13,6 +13,7 @@ import typer
 
 from srt_assets.core.errors import StageError, UserError, disk_full, not_accessible
 from srt_assets.core.paths import expanded
+from srt_assets.core.signals import listen
 from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ StudentOption = Annotated[
 
 def main() -> None:
     """Entry point: runs a command and turns errors that carry a remedy into one message and an exit code."""
+    listen()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Dagster says of its own API (checks by partition, the Pipes client) that it is in preview: of no use to a user.
     warnings.filterwarnings("ignore", message=".*is currently in preview.*")
@@ -292,4 +294,5 @@ def ui(
     dagster = str(Path(sys.executable).parent / "dagster")
     command = [dagster, "dev", "-w", str(workspace), "--host", "127.0.0.1", "--port", str(port)]
     typer.echo(f"http://127.0.0.1:{port}  (Ctrl-C stops it; home: {settings.home})")
+    # Signals that are ignored would be so in Dagster too: main() has seen to that.
     os.execv(command[0], command)

@@ -92,13 +92,13 @@ class FakeOpenAI:
     def __enter__(self) -> "FakeOpenAI":
         self._thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._loop and self._thread
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
         self._loop = asyncio.get_running_loop()

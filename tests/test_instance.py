@@ -69,7 +69,7 @@ def start_sleeper(tmp_path: Path, seconds: float) -> subprocess.Popen:
     script.write_text(SLEEPER)
     mark.unlink(missing_ok=True)
     process = subprocess.Popen([sys.executable, str(script), str(mark), str(seconds)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not mark.exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)

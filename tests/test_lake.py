@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from srt_assets.core import lake as lake_module
+from srt_assets.core import locks
 from srt_assets.core.errors import disk_full
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
@@ -110,34 +110,42 @@ def test_a_failure_is_remembered_until_the_next_commit(lake: Lake) -> None:
 def _hold(home: Path, held, go_on) -> None:
     with Lake(home).lock("raw_records"):
         held.set()
-        go_on.wait(20)
+        go_on.wait()
 
 
 def test_one_writer_per_table_and_a_killed_one_frees_it(home: Path) -> None:
     context = multiprocessing.get_context("spawn")
     held, go_on = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(home, held, go_on))
+    other = context.Process(target=_hold, args=(home, held, go_on), daemon=True)
     other.start()
-    assert held.wait(20)
+    assert held.wait(120)
     with Lake(home).lock("raw_rejects"):
         pass  # another table is free
-    started = time.monotonic()
     other.kill()
     with Lake(home).lock("raw_records"):
-        assert time.monotonic() - started < 20
+        pass  # who has it lets go by its death only
     other.join()
 
 
 def test_whoever_waits_for_another_is_told(home: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
-    monkeypatch.setattr(lake_module, "SILENT_S", 0.0)
+    monkeypatch.setattr(locks, "SILENT_S", 0.0)
     context = multiprocessing.get_context("spawn")
     held, go_on = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(home, held, go_on))
+    other = context.Process(target=_hold, args=(home, held, go_on), daemon=True)
     other.start()
-    assert held.wait(20)
-    threading.Timer(0.5, go_on.set).start()
-    with Lake(home).lock("raw_records"):
-        pass
+    assert held.wait(120)
+
+    class LetGo(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            go_on.set()
+
+    handler = LetGo(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    try:
+        with Lake(home).lock("raw_records"):
+            pass
+    finally:
+        logging.getLogger().removeHandler(handler)
     other.join()
     told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert told == ["waiting for another process that is writing raw_records"]

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -14,6 +15,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.definitions import defs
 from srt_assets.defs.instance import prepare_instance
 from srt_assets.settings import Project, Settings
+from tests.background import IN_BACKGROUND
 
 HEAD = """
 import json, os, pathlib, sys, time
@@ -38,19 +40,24 @@ POOL = (
     HEAD
     + """
 LOG = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+ENTERED, PLACES = pathlib.Path(sys.argv[1] + ".entered"), int(sys.argv[2]) if len(sys.argv) > 2 else 1
 
 def work(instance, number):
     with hold(instance, "device"):
         began = time.time()
         if number == 5:
             os._exit(9)  # dies at work: its place must be free at once
+        with ENTERED.open("a") as file:
+            file.write("x")
+        while len(ENTERED.read_text()) < PLACES:
+            time.sleep(0.01)  # a place more is free: somebody comes in
         time.sleep(0.1)
         os.write(LOG, (json.dumps([began, time.time()]) + "\\n").encode())
     return 0
 
 with dg.DagsterInstance.get() as instance:
     if len(sys.argv) > 2:
-        instance.event_log_storage.set_concurrency_slots("device", int(sys.argv[2]))
+        instance.event_log_storage.set_concurrency_slots("device", PLACES)
 print(at_once(10, work))
 """
 )
@@ -77,10 +84,10 @@ def instance_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return prepare_instance(Settings(project=Project(home=home)))
 
 
-def start(tmp_path: Path, script: str, *words: str) -> subprocess.Popen:
+def start(tmp_path: Path, script: str, *words: str, before: Sequence[str] = ()) -> subprocess.Popen:
     file = tmp_path / "script.py"
     file.write_text(script)
-    command = [sys.executable, str(file), *words]
+    command = [*before, sys.executable, str(file), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -159,9 +166,10 @@ if __name__ == "__main__":
 """
 
 
-def test_a_step_whose_run_is_killed_puts_down_its_work_and_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [(), IN_BACKGROUND], ids=["", "in the background"])
+def test_a_step_whose_run_is_killed_puts_down_its_work_and_ends(tmp_path: Path, before: Sequence[str]) -> None:
     mark = tmp_path / "mark"
-    run = start(tmp_path, STEP, str(mark))
+    run = start(tmp_path, STEP, str(mark), before=before)
     assert run.stdout is not None
     step = psutil.Process(int(run.stdout.readline()))
     while not mark.exists() or mark.read_text() != "at work":
@@ -169,6 +177,6 @@ def test_a_step_whose_run_is_killed_puts_down_its_work_and_ends(tmp_path: Path) 
         time.sleep(0.02)
     run.kill()
     run.communicate()
-    step.wait(timeout=30)
+    step.wait(timeout=120)
     assert mark.read_text() == "put down what it had"
     assert not psutil.pid_exists(step.pid) or step.status() == psutil.STATUS_ZOMBIE

@@ -196,7 +196,7 @@ def test_after_a_kill_scoring_goes_on_from_there(home):
     script = KILLED.format(tests=str(Path(__file__).parent), home=str(home))
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             manifest = lake.manifest("student_scores", "student=tiny")
             if manifest and len(manifest.parts) > 3:

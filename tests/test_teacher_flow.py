@@ -45,7 +45,7 @@ def test_lost_rows_are_made_again_from_the_ledger_alone(tmp_path):
     assert candidates(lake) == before
 
 
-def test_a_changed_parser_reads_every_reply_again_for_nothing(tmp_path, monkeypatch):
+def test_a_changed_parser_reads_replies_again_when_asked_to_and_for_nothing(tmp_path, monkeypatch):
     from srt_assets.core.teacher import stage
     from srt_assets.core.teacher.parse import Parsed
 
@@ -59,7 +59,8 @@ def test_a_changed_parser_reads_every_reply_again_for_nothing(tmp_path, monkeypa
         both(settings, lake)
         monkeypatch.setattr(stage, "VERSION", "changed")
         monkeypatch.setattr("srt_assets.core.teacher.steps.parse", stricter)
-        first, second = both(settings, lake)
+        assert all(outcome.cached and "version" in outcome.note for outcome in both(settings, lake))
+        first, second = (s.STAGE.run(settings, lake, renew=True) for s in (instructions, responses))
         assert (first.stats["refused"], first.stats["calls_paid"], second.stats["calls_paid"]) == (1, 0, 0)
         assert fake.calls == 15
     rows = table(lake, "SELECT candidate, status FROM candidates WHERE status <> 'ok' ORDER BY 1")
@@ -182,7 +183,7 @@ def test_faults_of_every_kind_cost_retries_and_no_row(tmp_path, share):
 
 def test_slow_replies_time_out_and_are_tried_again(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("hang" if nth == 0 else "")) as fake:
-        settings, lake = home(tmp_path, 3, api_base=fake.base, timeout_s=0.4)
+        settings, lake = home(tmp_path, 3, api_base=fake.base, timeout_s=2.0)
         assert instructions.STAGE.run(settings, lake).stats["ok"] == 3
     assert table(lake, "SELECT status, count(*) FROM teacher_calls GROUP BY 1 ORDER BY 1") == [
         ("ok", 3),

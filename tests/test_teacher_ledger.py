@@ -320,7 +320,7 @@ for _ in range(20):
         responses.STAGE.run(settings, lake)
         os._exit(0)
     # Some die while they start, the others after a few replies of theirs are on disk and some moments later.
-    few, deadline = dice.randint(0, 4), time.monotonic() + 10
+    few, deadline = dice.randint(0, 4), time.monotonic() + 60
     while few and lines(child) < few and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(dice.uniform(0.0, 0.05))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from srt_assets.core.teacher import instructions, responses
+from tests.background import IN_BACKGROUND
 from tests.fake_openai import FakeOpenAI, Plan, busiest_window
 from tests.teacher_home import both, home, table
 
@@ -18,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("quick_teacher")
 
 def test_waiting_in_the_queue_is_no_timeout(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.3)) as fake:
-        settings, lake = home(tmp_path, 12, api_base=fake.base, timeout_s=0.9, concurrency=2)
-        assert instructions.STAGE.run(settings, lake).stats["ok"] == 12
+        settings, lake = home(tmp_path, 24, api_base=fake.base, timeout_s=3.0, concurrency=2)
+        assert instructions.STAGE.run(settings, lake).stats["ok"] == 24 == fake.calls
         assert fake.most_in_flight == 2
 
 
@@ -61,10 +62,10 @@ except Terminated: print("stopped", flush=True)
             text=True,
             cwd=Path(__file__).parent.parent,
         )
-        while fake.calls < 9:
+        while fake.calls < 9 and process.poll() is None:
             time.sleep(0.02)
         process.terminate()
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
         assert "stopped" in out
         received = fake.calls
         settings, lake = home(tmp_path, 60, api_base=fake.base, concurrency=16)
@@ -73,7 +74,8 @@ except Terminated: print("stopped", flush=True)
         assert all(paid == 1 for paid in fake.paid.values())
 
 
-def test_ctrl_c_in_srt_run_keeps_every_reply_and_the_next_run_pays_the_rest(tmp_path):
+@pytest.mark.parametrize("before", [(), IN_BACKGROUND], ids=["", "in the background"])
+def test_ctrl_c_in_srt_run_keeps_every_reply_and_the_next_run_pays_the_rest(tmp_path, before):
     settings, lake = home(tmp_path, 20)
     file = tmp_path / "srt.toml"
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.2)) as fake:
@@ -81,11 +83,11 @@ def test_ctrl_c_in_srt_run_keeps_every_reply_and_the_next_run_pays_the_rest(tmp_
         file.write_text(data + f'[teacher]\nmodel = "openai/fake"\napi_base = "{fake.base}"\nconcurrency = 2\n')
         command = [sys.executable, "-c", "from srt_assets.cli import main; main()", "run", "reflected_instructions"]
         options = {"env": os.environ | {"SRT_SETTINGS": str(file)}, "cwd": tmp_path, "text": True}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+        process = subprocess.Popen([*before, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
         while fake.calls < 7 and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=120)
         assert process.returncode == 130 and "stopped" in out, out
         received = fake.calls
         assert table(lake, "SELECT count(*) FROM teacher_calls WHERE status = 'ok'") == [(received,)]

@@ -6,8 +6,7 @@ from datetime import datetime
 import pytest
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.progress import silent
-from srt_assets.core.teacher import grammar, instructions, ledger, prompts, responses, stage
+from srt_assets.core.teacher import grammar, instructions, prompts, responses, stage
 from srt_assets.core.teacher.call import Prompter, Source
 from srt_assets.core.teacher.estimate import estimate
 from srt_assets.core.teacher.explain import explain
@@ -24,7 +23,11 @@ SOURCE = Source("s", "reflect_instruction", "i", "x", "r")
 
 @pytest.fixture
 def upgrade(monkeypatch) -> Callable[[str], None]:
-    """Become a program with other prompts, corrections included."""
+    """Become a program with other prompts, corrections included.
+
+    Rows are made again as if a setting had changed as well: without that nobody would look at the ledger.
+    """
+    monkeypatch.setattr(stage.Reflection, "facts_of_program", frozenset())
 
     def become(version: str) -> None:
         for kind, text in prompts.CRITERIA.items():
@@ -35,13 +38,9 @@ def upgrade(monkeypatch) -> Callable[[str], None]:
     return become
 
 
-def renewed(settings: Settings, lake: Lake, plan: stage.Plan) -> list[tuple]:
+def renewed(settings: Settings, lake: Lake, plan: stage.Reflection) -> list[tuple]:
     """What `srt run --renew` does with one slice; its rows."""
-    prompter = Prompter(settings.teacher)
-    _, unanswered, _ = stage._ask(settings, lake, plan, prompter, silent, renew=True)
-    ledger.seal(lake)
-    parts, _ = stage._settle(lake, plan, prompter, unanswered, renew=True)
-    lake.commit(stage.TABLE, parts, fingerprint="renewed", code_version="1", partition=plan.partition)
+    plan.run(settings, lake, renew=True)
     return candidates(lake)
 
 
@@ -78,14 +77,14 @@ def test_renewing_asks_everything_anew_once(tmp_path, upgrade):
         both(settings, lake)
         old = candidates(lake)
         upgrade("newer")
-        new = renewed(settings, lake, instructions.PLAN)
+        new = renewed(settings, lake, instructions.STAGE)
         assert fake.calls == 9 + 3 and new != old
-        assert renewed(settings, lake, instructions.PLAN) == new and fake.calls == 12
+        assert renewed(settings, lake, instructions.STAGE) == new and fake.calls == 12
         # The renewed replies are this program's own: they serve from now on, and after the next upgrade too.
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
         assert candidates(lake) == new
         upgrade("newest")
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
         assert candidates(lake) == new and fake.calls == 12
 
 
@@ -94,26 +93,26 @@ def test_a_call_that_could_not_be_renewed_is_unanswered(tmp_path, upgrade):
         lambda body, nth: Plan("400" if "item 1." in str(body) and "Be newer" in str(body) else "")
     ) as fake:
         settings, lake = home(tmp_path, 3, api_base=fake.base)
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
         upgrade("newer")
-        renewed(settings, lake, instructions.PLAN)
+        renewed(settings, lake, instructions.STAGE)
         statuses = "SELECT status, count(*) FROM candidates WHERE candidate <> 'original' GROUP BY 1 ORDER BY 1"
         assert table(lake, statuses) == [("call_failed", 1), ("ok", 2)]
-        assert instructions.run(settings, lake).stats["ok"] == 3 and fake.calls == 6
+        assert instructions.STAGE.run(settings, lake).cached and fake.calls == 6
 
 
 def test_what_the_user_changes_is_asked_after_an_upgrade_as_before(tmp_path, upgrade):
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 3, api_base=fake.base)
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
         upgrade("newer")
         changes = {"temperature": 0.5}, {"model": "openai/other"}, {"reply_format": "json_schema"}
         for times, change in enumerate(changes, 2):
-            instructions.run(with_teacher(settings, **change), lake)
+            instructions.STAGE.run(with_teacher(settings, **change), lake)
             assert fake.calls == 3 * times, change
         more, lake = home(tmp_path, rows=[*records(3), {"instruction": "New.", "output": "y"}], api_base=fake.base)
         assert estimate(more, lake).calls == 1 + 4 * 2
-        assert instructions.run(more, lake).stats["calls_paid"] == 1
+        assert instructions.STAGE.run(more, lake).stats["calls_paid"] == 1
 
 
 def test_correction_turns_of_an_older_program_serve(tmp_path, upgrade):
@@ -132,12 +131,12 @@ def test_a_cut_reply_of_an_older_program_serves_as_many_tokens_as_it_was_allowed
 
     with FakeOpenAI(cut) as fake:
         settings, lake = home(tmp_path, 3, api_base=fake.base)
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
         upgrade("newer")
-        assert instructions.run(settings, lake).stats["truncated_reply"] == 1 and fake.calls == 3
+        assert instructions.STAGE.run(settings, lake).stats["truncated_reply"] == 1 and fake.calls == 3
         roomy = with_teacher(settings, max_tokens=500)
         assert estimate(roomy, lake).by_purpose["reflect_instruction"] == 1
-        assert instructions.run(roomy, lake).stats["ok"] == 3 and fake.calls == 4
+        assert instructions.STAGE.run(roomy, lake).stats["ok"] == 3 and fake.calls == 4
 
 
 def test_a_call_that_an_older_program_gave_up_stays_given_up(tmp_path, upgrade):
@@ -146,24 +145,25 @@ def test_a_call_that_an_older_program_gave_up_stays_given_up(tmp_path, upgrade):
 
     with FakeOpenAI(fail) as fake:
         settings, lake = home(tmp_path, 4, api_base=fake.base, max_attempts=2)
-        assert instructions.run(settings, lake).stats["call_failed"] == 2 and fake.calls == 2 + 2 + 1
+        assert instructions.STAGE.run(settings, lake).stats["call_failed"] == 2 and fake.calls == 2 + 2 + 1
         upgrade("newer")
-        assert instructions.run(settings, lake).stats["call_failed"] == 2 and fake.calls == 5
-        instructions.run(with_teacher(settings, max_attempts=3), lake)
+        assert instructions.STAGE.run(settings, lake).stats["call_failed"] == 2 and fake.calls == 5
+        instructions.STAGE.run(with_teacher(settings, max_attempts=3), lake)
         assert fake.calls == 6
         upgrade("newest")
-        instructions.run(with_teacher(settings, max_attempts=3), lake)
+        instructions.STAGE.run(with_teacher(settings, max_attempts=3), lake)
         assert fake.calls == 6
 
 
 def test_another_schema_is_another_program_too(tmp_path, monkeypatch):
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 2, api_base=fake.base, reply_format="json_schema")
-        instructions.run(settings, lake)
+        instructions.STAGE.run(settings, lake)
         schema = grammar.json_schema
         monkeypatch.setattr(grammar, "json_schema", lambda kind: schema(kind) | {"title": "newer"})
         monkeypatch.setattr(stage, "VERSION", "newer")
-        assert instructions.run(settings, lake).stats["calls_paid"] == 0 and fake.calls == 2
+        monkeypatch.setattr(stage.Reflection, "facts_of_program", frozenset())
+        assert instructions.STAGE.run(settings, lake).stats["calls_paid"] == 0 and fake.calls == 2
     ((sample_id,),) = table(lake, "SELECT sample_id FROM raw_records LIMIT 1")
     assert "(its schema, grammar or sampling differs)" in explain(settings, lake, sample_id)[0].why
 
@@ -199,4 +199,4 @@ def test_without_an_older_program_nothing_is_said_of_one(tmp_path):
         settings, lake = home(tmp_path, 2, api_base=fake.base)
         assert all("replies_to_older_prompts" not in outcome.stats for outcome in both(settings, lake))
         assert "older" not in " ".join(estimate(settings, lake).assumptions)
-        assert responses.run(settings, lake).cached
+        assert responses.STAGE.run(settings, lake).cached

@@ -70,7 +70,7 @@ def test_terminate_saves_and_the_next_run_continues(tmp_path: Path, monkeypatch:
     while not list((bench.lake.home / "training").glob("tiny/*/live.json")) and step.is_alive():
         time.sleep(0.01)
     os.kill(step.pid or 0, signal.SIGINT)
-    step.join(60)
+    step.join(120)
     assert step.exitcode is not None
     (work,) = (bench.lake.home / "training" / "tiny").iterdir()
     done = len((work / job.CURVE).read_text().splitlines())

@@ -216,7 +216,7 @@ def test_kill_nine_and_again(bench: Bench, tmp_path: Path) -> None:
     task = prepare(bench, tmp_path / "killed", steps=30, save_every_s=0.0)
     command = launch.command(task.write(), 1)
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while states.last_state(task.states) is None and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)

@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +16,11 @@ from transformers import AutoModelForCausalLM
 from srt_assets.commands.show import students
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
-from srt_assets.core.training import finished, job, launch, results, stage
+from srt_assets.core.training import finished, job, launch, results, stage, states
 from srt_assets.core.training import main as training_process
 from srt_assets.core.training.main import main
 from srt_assets.settings import Training
+from tests.background import IN_BACKGROUND
 from tests.tiny_student import make_tiny_student
 from tests.training_data import Bench, in_process, make_bench
 
@@ -70,7 +75,7 @@ def test_a_training_is_committed_described_and_not_repeated(bench: Bench) -> Non
     assert numbers["eval_loss_after"] == after
     assert len(results.curve(bench.lake, "tiny")["selective"]) == 8
     assert run(bench, launch=never).cached
-    assert outcome.manifest.fingerprint == stage.STAGE.wanted(bench.settings, bench.lake, "tiny")
+    assert outcome.manifest.fingerprint == stage.STAGE.wanted(bench.settings, bench.lake, "tiny").digest
 
 
 def test_the_split_never_trains(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +233,7 @@ def test_interrupted_after_the_training_before_the_commit(bench: Bench, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "commit", interrupt)
+        patch.setattr(results, "parts", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(bench)
     assert not run(bench, launch=never).cached
@@ -280,21 +285,47 @@ def test_an_arm_without_rows(bench: Bench) -> None:
         run(bench.with_training(arms=("longest",)), launch=never)
 
 
+def settings_file(bench: Bench, folder: Path, more: str = "epochs = 2") -> Path:
+    t = bench.settings.training
+    file = folder / "srt.toml"
+    file.write_text(
+        f'[project]\nhome = "{bench.lake.home}"\n[student]\nmax_length = 256\ntoken_budget = 256\ndevices = "cpu"\n'
+        f"[training]\nbatch_size = {t.batch_size}\n{more}\nlearning_rate = {t.learning_rate}\n"
+        f"max_length = 256\nheld_out = {t.held_out}\n"
+    )
+    return file
+
+
 def test_on_its_own_in_a_real_process(
     bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`python -m srt_assets.core.training.main --student` with a settings file: no Dagster anywhere."""
-    t = bench.settings.training
-    file = tmp_path / "srt.toml"
-    file.write_text(
-        f'[project]\nhome = "{bench.lake.home}"\n[student]\nmax_length = 256\ntoken_budget = 256\ndevices = "cpu"\n'
-        f"[training]\nbatch_size = {t.batch_size}\nepochs = 2\nlearning_rate = {t.learning_rate}\n"
-        f"max_length = 256\nheld_out = {t.held_out}\n"
-    )
+    file = settings_file(bench, tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert main(["--student", "tiny", "--settings", str(file)]) == 0
     assert "8/8 steps" in capfd.readouterr().out
     assert main(["--student", "nobody", "--settings", str(file)]) == 2
+
+
+@pytest.mark.parametrize("before", [(), IN_BACKGROUND], ids=["", "in the background"])
+def test_ctrl_c_reaches_the_training_which_saves_its_state(bench: Bench, tmp_path: Path, before: Sequence[str]) -> None:
+    file = settings_file(bench, tmp_path, "max_steps = 2000")
+    command = [*before, sys.executable, "-m", launch.MODULE, "--student", "tiny", "--settings", str(file)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as by_hand:
+        while not (found := list((bench.lake.home / "training").glob("tiny/*/live.json"))):
+            assert by_hand.poll() is None
+            time.sleep(0.01)
+        by_hand.send_signal(signal.SIGINT)
+        try:
+            _, said = by_hand.communicate(timeout=120)
+        finally:
+            by_hand.kill()
+    assert by_hand.returncode == 130 and "stopped; the next run continues" in said
+    work = found[0].parent
+    done = len((work / job.CURVE).read_text().splitlines())
+    state = states.last_state(work / "states")
+    assert 0 < done < 2000 and state is not None and state.name == f"checkpoint-{done}"
 
 
 def test_a_job_by_hand_says_what_is_wrong(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

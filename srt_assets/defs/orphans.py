@@ -8,6 +8,8 @@ import threading
 import time
 from multiprocessing.connection import wait
 
+from srt_assets.core.signals import listen
+
 GRACE_S = 60.0
 
 log = logging.getLogger(__name__)
@@ -18,6 +20,7 @@ def end_with_run() -> None:
     run = multiprocessing.parent_process()
     if run is None or any(thread.name == _watch.__name__ for thread in threading.enumerate()):
         return
+    listen()
     threading.Thread(target=_watch, args=(run.sentinel,), name=_watch.__name__, daemon=True).start()
 
 

@@ -9,10 +9,11 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
+from threading import Thread
 from typing import Any, TextIO, TypeVar
 
 import duckdb
@@ -128,13 +129,24 @@ def _stream(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
 
 def _interruptible(con: duckdb.DuckDBPyConnection, call: Callable[..., _T], *arguments: Any) -> _T:
     """The result of a call into DuckDB, which Ctrl-C stops: on the main thread DuckDB looks at signals too seldom."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        result = thread.submit(call, *arguments)
-        try:
-            return result.result()
-        except KeyboardInterrupt:
+    result: Future[_T] = Future()
+
+    def work() -> None:
+        if result.set_running_or_notify_cancel():
+            try:
+                result.set_result(call(*arguments))
+            except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
+                result.set_exception(error)
+
+    try:
+        Thread(target=work, daemon=True).start()
+        return result.result()
+    except KeyboardInterrupt:
+        # Again and again: DuckDB forgets an interrupt that comes before its query has begun.
+        while not (result.cancel() or result.done()):
             con.interrupt()
-            raise
+            wait([result], 0.05)
+        raise
 
 
 def _distinct(columns: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from multiprocessing.context import SpawnContext
 from typing import cast
 
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.signals import listen
 from srt_assets.core.student.chunks import ChunkScorer, Item, Scored, Spec
 
 # One being computed, one being tokenized, one waiting: a worker never waits for its feeder.
@@ -107,7 +108,8 @@ class _Worker:
 
 
 def _work(spec: Spec, device: str, inbox: mp.Queue, answers: Connection) -> None:
-    # Ctrl-C reaches every process of a terminal: who started this one ends it.
+    # Ctrl-C reaches every process of a terminal: who started this one ends it, by SIGTERM.
+    listen()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Nobody is left to answer to: nothing to say either.
     with contextlib.suppress(BrokenPipeError):

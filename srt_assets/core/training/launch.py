@@ -44,6 +44,11 @@ def visible(devices: str, environment: Mapping[str, str]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(outer[i] if outer else str(i) for i in wanted)}
 
 
+def hang_up() -> dict[str, str]:
+    """The variable that keeps torch's launcher from taking SIGHUP for a stop where `nohup` has it ignored."""
+    return {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT"} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else {}
+
+
 def plain(command: Sequence[str], env: Mapping[str, str]) -> int:
     """Run the command as a child. When this process is interrupted, the child is asked to save its state and stop."""
     process = subprocess.Popen(command, env={**os.environ, **env}, start_new_session=True)

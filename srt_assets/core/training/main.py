@@ -18,6 +18,7 @@ from pathlib import Path
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.progress import throttled
+from srt_assets.core.signals import listen
 from srt_assets.core.training.job import Job
 
 LOG_EVERY_S = 5.0
@@ -26,6 +27,7 @@ INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
+    listen()
     parser = argparse.ArgumentParser(prog="python -m srt_assets.core.training.main", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("job", nargs="?", type=Path, help="job file")
