@@ -30,14 +30,10 @@ print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
 
 
-@pytest.mark.parametrize(("ignored", "after"), [("", "False False False"), ("INT TERM HUP", "False False True")])
-def test_int_and_term_are_heard_again_and_hup_stays_ignored(ignored: str, after: str) -> None:
-    shell = f'trap "" {ignored}; exec "$@"' if ignored else 'exec "$@"'
-    command = ["sh", "-c", shell, "sh", sys.executable, "-c", HEARD]
+def test_int_and_term_are_heard_again_and_hup_stays_ignored() -> None:
+    command = ["sh", "-c", 'trap "" INT TERM HUP; exec "$@"', "sh", sys.executable, "-c", HEARD]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[0] == after
-    if ignored:
-        assert done.stdout.split("\n")[1] == "True"
+    assert done.stdout.splitlines() == ["False False True", "True"]
 
 
 TORCH = """

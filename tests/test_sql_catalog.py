@@ -217,7 +217,7 @@ def test_ctrl_c_before_the_query_has_begun_is_not_forgotten(tmp_path):
     stopped = threading.Event()
 
     def begin_late(sql):
-        signal.raise_signal(signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         assert stopped.wait(120)
         return con.execute(sql)
 
