@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _open() -> "tuple[Settings, Lake]":
-    from srt_assets.core import home
+    from srt_assets import home
     from srt_assets.core.lake import Lake
 
     settings = home.project()
@@ -67,7 +67,7 @@ def _open() -> "tuple[Settings, Lake]":
 
 def _open_to_read() -> "tuple[Settings, Lake]":
     """For commands that are of no use before anything was made."""
-    from srt_assets.core import home
+    from srt_assets import home
 
     settings, lake = _open()
     home.to_read(settings.home)
@@ -177,7 +177,7 @@ def sql(
     format: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
 ) -> None:
     """Ask one SELECT of everything the project knows; read-only, also while a run is writing."""
-    from srt_assets.core.sql import query as queries
+    from srt_assets.commands import sql as queries
 
     _, lake = _open_to_read()
     queries.run(lake, query, _format(format, ("table", "csv", "json")))
@@ -218,7 +218,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="NAME.html or NAME.md.")],
 ) -> None:
     """Write one page about a student: counts, branches, scores, policies, cost, loss before and after."""
-    from srt_assets.core.selection import report as reports
+    from srt_assets.commands import report as reports
 
     _, lake = _open_to_read()
     reports.report(lake, student, expanded(out, "--out"))

@@ -12,13 +12,14 @@ from selection_lake import small_lake
 
 import srt_assets
 from srt_assets.commands import doctor
+from srt_assets.commands import sql as sql_command
+from srt_assets.commands.report import report
 from srt_assets.core.duck_paths import database_for, exactly
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 from srt_assets.core.selection.export import export
-from srt_assets.core.selection.report import report
-from srt_assets.core.sql import catalog, query
+from srt_assets.core.sql import catalog
 from srt_assets.defs.instance import prepare_instance
 from srt_assets.settings import Project, Settings
 
@@ -54,7 +55,7 @@ print(duckdb.connect(sys.argv[1], read_only=True).execute("SELECT count(*) FROM 
 
 def ask(lake: Lake, sql: str) -> list[dict]:
     out = StringIO()
-    query.run(lake, sql, "json", out)
+    sql_command.run(lake, sql, "json", out)
     return json.loads(out.getvalue())
 
 

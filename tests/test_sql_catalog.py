@@ -16,6 +16,7 @@ import pytest
 from selection_lake import small_lake
 
 import srt_assets
+from srt_assets.commands import sql as sql_command
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
@@ -28,7 +29,7 @@ from tests.background import IN_BACKGROUND
 
 def ask(lake: Lake, sql: str, format: str = "json"):
     out = StringIO()
-    query.run(lake, sql, format, out)
+    sql_command.run(lake, sql, format, out)
     return json.loads(out.getvalue()) if format == "json" else out.getvalue()
 
 
@@ -293,7 +294,7 @@ def test_a_row_wider_than_the_terminal_is_printed_upright(tmp_path, monkeypatch)
 
     wide = ", ".join(f"{i} AS a_column_with_a_long_name_{i}" for i in range(12))
     out = Terminal()
-    query.run(Lake(tmp_path), f"SELECT {wide}", "table", out)
+    sql_command.run(Lake(tmp_path), f"SELECT {wide}", "table", out)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
     assert max(map(len, lines)) <= 60 and sum("a_column_with_a_long_name_" in line for line in lines) == 12
     assert "1 row" in lines[-1]

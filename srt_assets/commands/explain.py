@@ -10,9 +10,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from srt_assets.commands.terminal import printable
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection.explain import explain
-from srt_assets.core.terminal import printable
 
 # Enough to recognize a text; --format json has all of it.
 SHOWN = 360

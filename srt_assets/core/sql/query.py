@@ -1,20 +1,15 @@
-"""One SELECT of a person over `srt.duckdb`: locked down, never in the way of a writer, printed well.
+"""One SELECT of a person over `srt.duckdb`: locked down, never in the way of a writer.
 
 The connection may read the published views and the lake's parts under them, nothing else: no other file, no write, no
 attach, no extension, no secret, no change of configuration. Names of Python variables are not looked up.
 """
 
-import csv
 import json
-import math
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from datetime import date, datetime, time
-from decimal import Decimal
 from threading import Thread
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -25,27 +20,9 @@ from srt_assets.core.scratch import spill_into
 from srt_assets.core.sql import models
 from srt_assets.core.sql.catalog import ensure_published
 from srt_assets.core.tables import sql_literal
-from srt_assets.core.terminal import printable
 
-FORMATS = ("table", "csv", "json")
-# A person reads no more on a terminal; csv and json are never cut.
-TABLE_ROWS = 200
-# So few rows stand side by side, a column a line, where a line each would be wider than the terminal.
-UPRIGHT_ROWS = 6
 _CHUNK = 10_000
 _T = TypeVar("_T")
-
-
-def run(lake: Lake, query: str, format: str = "table", out: TextIO | None = None) -> None:
-    """Print the rows of one SELECT as table, csv or json (one array of objects). UserError: what is wrong with it."""
-    target = out or sys.stdout
-    with rows_of(lake, query) as (columns, rows):
-        if format == "table":
-            _print_table(columns, rows, target)
-        elif format == "csv":
-            _print_csv(columns, rows, target)
-        else:
-            _print_json(columns, rows, target)
 
 
 @contextmanager
@@ -161,98 +138,3 @@ def _distinct(columns: list[str]) -> list[str]:
         seen.add(unique)
         out.append(unique)
     return out
-
-
-# -- output
-
-
-def _print_table(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextIO) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = [row for _, row in zip(range(TABLE_ROWS), rows, strict=False)]
-    more = sum(1 for _ in rows)
-    # Text, not markup: prompts are full of square brackets.
-    cells = [[Text(printable(_as_text(value))) for value in row] for row in shown]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for place, name in enumerate(columns):
-        numeric = any(isinstance(row[place], int | float | Decimal) for row in shown)
-        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*row)
-    # Written to a file or a pipe, a table is as wide as it needs to be.
-    console = Console(file=out, width=None if out.isatty() else 10_000, highlight=False)
-    unlimited = console.options.update(max_width=10_000)
-    if 0 < len(shown) <= UPRIGHT_ROWS and Measurement.get(console, unlimited, table).maximum > console.width:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=False)
-        for _ in range(len(shown) + 1):
-            table.add_column(overflow="fold")
-        for place, name in enumerate(columns):
-            table.add_row(Text(name, "dim"), *(row[place] for row in cells))
-    console.print(table)
-    count = len(shown) + more
-    cut = f", the first {len(shown)} shown; --format csv or json gives all" if more else ""
-    console.print(Text(f"{count:,} row{'' if count == 1 else 's'}{cut}"), style="dim")
-
-
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return (
-            f"{value:.6g}"
-            if math.isfinite(value) and value != int(value)
-            else f"{value:g}"
-            if abs(value) < 1e15
-            else repr(value)
-        )
-    if isinstance(value, list | dict | tuple):
-        return json.dumps(_plain(value), ensure_ascii=False)
-    return str(value)
-
-
-def _print_csv(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextIO) -> None:
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_csv_cell(value) for value in row])
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | dict | tuple):
-        return json.dumps(_plain(value), ensure_ascii=False)
-    return value.isoformat() if isinstance(value, datetime | date | time) else value
-
-
-def _print_json(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextIO) -> None:
-    out.write("[")
-    separator = "\n"
-    for row in rows:
-        record = {name: _plain(value) for name, value in zip(columns, row, strict=True)}
-        out.write(separator + json.dumps(record, ensure_ascii=False, allow_nan=False))
-        separator = ",\n"
-    out.write("\n]\n")
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: NaN and infinities are null, whole decimals stay whole, times are ISO 8601."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    return value.hex() if isinstance(value, bytes) else str(value)
