@@ -13,6 +13,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.sql.faults import faults
 from srt_assets.core.status import standings
 from srt_assets.core.student import checkpoints
+from srt_assets.core.training.finished import directory
 from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
         if over := con.execute("SELECT count(*) FROM candidates WHERE status = 'over_budget'").fetchall()[0][0]:
             Console().print(f"[yellow]{over} rewrites were not asked for[/]: raise teacher.budget_usd and run again")
         if students:
-            table, checkpoints = _per_student(con, students)
+            table, checkpoints = _per_student(lake, con, students)
             Console().print(table)
             for path in checkpoints:
                 # Whole on its line, so that it can be copied.
@@ -51,7 +52,7 @@ def _calls(con, where: str) -> str:
     return f"{answered} answered{price}{unknown}" + (f", {failed} failed" if failed else "")
 
 
-def _per_student(con, students: Sequence[str]) -> tuple[Table, list[str]]:
+def _per_student(lake: Lake, con, students: Sequence[str]) -> tuple[Table, list[str]]:
     table = Table(title="rows by outcome, and the loss on records held out of training")
     for name in ("student", "kept", "not chosen", "rejected", "held-out loss"):
         table.add_column(name, justify="left" if name == "student" else "right", overflow="fold")
@@ -63,14 +64,14 @@ def _per_student(con, students: Sequence[str]) -> tuple[Table, list[str]]:
             [slug],
         ).fetchall()[0]
         runs = con.execute(
-            "SELECT eval_loss_before, eval_loss_after, path FROM training_runs WHERE student = ? "
+            "SELECT eval_loss_before, eval_loss_after, run FROM training_runs WHERE student = ? "
             "AND is_active_policy ORDER BY finished_at DESC LIMIT 1",
             [slug],
         ).fetchall()
-        before, after, path = runs[0] if runs else (None, None, "")
+        before, after, run = runs[0] if runs else (None, None, "")
         loss = f"{before:.4f} -> {after:.4f}" if before is not None and after is not None else ""
         table.add_row(slug, str(kept), str(lost), str(rejected), loss)
-        checkpoints += [path] if path else []
+        checkpoints += [str(directory(lake, slug) / run)] if run else []
     return table, checkpoints
 
 

@@ -31,9 +31,9 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     store, looked_at = lake.open(), time.time()
     found = standings(lake.settings(), store, list_students(store))
     rows = ["| asset | student | state | why |", "|---|---|---|---|"]
-    rows += [f"| {s.asset} | {s.student or '-'} | {s.state} | `{_one_line(s.why)}` |" for s in found]
+    rows += [f"| {s.asset} | {s.student or '-'} | {s.state} | {_quoted(s.why)} |" for s in found]
     broken = [error.message for error in faults()]
-    rows += [f"| SQL model | - | does not compile | `{_one_line(message)}` |" for message in broken]
+    rows += [f"| SQL model | - | does not compile | {_quoted(message)} |" for message in broken]
     counts = {state: sum(s.state == state for s in found) for state in ("fresh", "changed", "missing", "failed")}
     version = digest(standings=[[s.asset, s.student, s.state, s.why] for s in found], broken=broken)
     return dg.MaterializeResult(
@@ -47,10 +47,12 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     )
 
 
-def _one_line(why: str) -> str:
+def _quoted(why: str) -> str:
     """Reasons may quote names of files and models, or a whole stack trace: nothing in them is markup, or ends a row."""
     text = " ".join(why.split()).replace("`", "").replace("|", "/")
-    return text if len(text) <= LONGEST_WHY else f"{text[:LONGEST_WHY]} … (srt status says it all)"
+    if len(text) > LONGEST_WHY:
+        text = f"{text[:LONGEST_WHY]} … (srt status says it all)"
+    return f"`{text}`" if text else ""
 
 
 def status_after_runs(status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorDefinition:
