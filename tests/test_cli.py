@@ -36,6 +36,15 @@ def test_the_wrong_folder_is_no_empty_project(
     assert not list(tmp_path.iterdir())
 
 
+def test_renewing_is_refused_where_nothing_costs_money(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SRT_HOME", str(tmp_path / "home"))
+    for words in (["run", "--renew"], ["run", "selected_set", "--renew"]):
+        code, told = srt(capsys, *words)
+        assert code == 2 and "name reflected_instructions or reflected_responses" in told
+
+
 READING = [
     ["sql", "SELECT 1"],
     ["explain", "abc"],

@@ -13,6 +13,7 @@ from tiny_student import make_tiny_student
 from srt_assets.core.lake import Lake
 from srt_assets.core.status import standings
 from srt_assets.core.student import checkpoints, scorer
+from srt_assets.core.teacher import prompts, stage
 from srt_assets.definitions import build_defs
 from srt_assets.defs import names
 from srt_assets.defs.automation import nightly
@@ -132,6 +133,29 @@ def test_a_changed_record_asks_for_itself_only_and_a_new_student_asks_nobody(sit
     assert site.nightly() == (["second"], None), "only the student that has something missing"
     assert site.run("tiny", "second") == 0
     assert site.rows("SELECT student, count(*) FROM decisions GROUP BY 1 ORDER BY 1") == [("second", 8), ("tiny", 8)]
+
+
+def test_a_newer_program_alone_pays_nobody_and_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.run("tiny")
+    monkeypatch.setattr(stage, "PROMPT_VERSION", "newer")
+    monkeypatch.setattr(prompts, "PROMPT_VERSION", "newer")
+    monkeypatch.setitem(prompts.CRITERIA, "instruction", "Another way to put it.\n")
+    asked, why = site.nightly()
+    assert asked == [] and why and "reflected_instructions was made by an older program (prompts)" in why
+    assert site.run("tiny") == 0
+    found = standings(site.settings, site.lake, ["tiny"])
+    assert {s.state for s in found} == {"fresh"}
+    assert [s.asset for s in found if "--renew" in s.why] == ["reflected_instructions", "reflected_responses"]
+    # Another student is no reason to pay either.
+    site.add("second", seed=1)
+    assert site.nightly()[0] == ["second"] and site.run("second") == 0
+    # Whoever wants the new prompts says so, for the asset meant: its upstream is not paid again with it.
+    before = len(site.fake.seen)
+    done = materialize(
+        build_defs(site.settings), site.instance, names.TEACHER_SIDE, None, renew=[names.TEACHER_SIDE[1]]
+    )
+    assert done.exit_code == 0 and len(site.fake.seen) - before > len(RECORDS)
+    assert not any("--renew" in s.why for s in standings(site.settings, site.lake, []))
 
 
 def test_a_teacher_that_is_gone_is_one_message_with_the_remedy(site: Site) -> None:

@@ -40,6 +40,8 @@ def test_materialized_once_through_pipes(tmp_path: Path, monkeypatch: pytest.Mon
         metadata = event.materialization.metadata
         assert metadata["eval_loss_after"].value < metadata["eval_loss_before"].value
         assert metadata["steps"].value == 8
+        # The step's own time, which the training's is a part of.
+        assert metadata["seconds"].value > metadata["training_seconds"].value > 0
         assert str(metadata["loss_curve"].value).startswith("![loss by step](data:image/png;base64,")
         verdicts = {e.check_name: e.passed for e in first.get_asset_check_evaluations()}
         assert verdicts == {FINITE: True, LEARNED: True}
