@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srt_assets.core.errors import StageError, UserError, disk_full, not_accessible
-from srt_assets.core.paths import expanded
 from srt_assets.core.signals import listen
+from srt_assets.paths import expanded
 from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def export(
     format: Annotated[str, typer.Option("--format", help="alpaca, sharegpt or messages.")] = "alpaca",
 ) -> None:
     """Write a student's selected set for other trainers; the same set gives the same bytes."""
-    from srt_assets.core.selection import export as exports
+    from srt_assets.commands import export as exports
 
     settings, lake = _open_to_read()
     rows = exports.export(settings, lake, student, format, expanded(out, "--out"))

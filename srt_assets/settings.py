@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.paths import expanded, shown
+from srt_assets.paths import expanded, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -13,12 +13,12 @@ from selection_lake import small_lake
 import srt_assets
 from srt_assets.commands import doctor
 from srt_assets.commands import sql as sql_command
+from srt_assets.commands.export import export
 from srt_assets.commands.report import report
 from srt_assets.core.duck_paths import database_for, exactly
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
-from srt_assets.core.selection.export import export
 from srt_assets.core.sql import catalog
 from srt_assets.defs.instance import prepare_instance
 from srt_assets.settings import Project, Settings

@@ -13,6 +13,7 @@ from selection_lake import candidate_rows, ratios, record, score_row, small_lake
 from selection_lake import write_scores as store_scores
 
 from srt_assets.commands import explain as explain_command
+from srt_assets.commands.export import FORMATS, export
 from srt_assets.commands.report import report
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint
@@ -20,7 +21,6 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.records.formats import Pair, to_pair
 from srt_assets.core.selection import decide
 from srt_assets.core.selection.explain import explain
-from srt_assets.core.selection.export import FORMATS, export
 from srt_assets.core.sql import views
 from srt_assets.settings import Dataset, Project, Selection, Settings
 

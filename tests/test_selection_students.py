@@ -7,11 +7,11 @@ from selection_lake import record, small_lake
 from student_lake import settings_for
 from tiny_student import make_tiny_student
 
+from srt_assets.commands.export import export
 from srt_assets.commands.report import report
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection.explain import explain
-from srt_assets.core.selection.export import export
 from srt_assets.core.student import checkpoints
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.paths import shown
+from srt_assets.paths import shown
 from srt_assets.settings import Dataset
 
 SUFFIXES = (".json", ".jsonl", ".parquet")

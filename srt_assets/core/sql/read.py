@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.lake import Lake
-from srt_assets.core.paths import expanded
 from srt_assets.core.sql.views import connect
 from srt_assets.home import project, to_read
+from srt_assets.paths import expanded
 
 if TYPE_CHECKING:
     import pandas as pd

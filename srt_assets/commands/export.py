@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from srt_assets.commands import card
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.selection import card
 from srt_assets.core.selection.students import known_student
 from srt_assets.settings import Settings
 
