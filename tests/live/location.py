@@ -11,10 +11,10 @@ from pathlib import Path
 from srt_assets.core.student import scores
 from srt_assets.definitions import build_defs
 
-score = scores.run
+make = scores.StudentScores.make
 
 
-def counted(settings, lake, student, progress):
+def counted(stage, work):
     from srt_assets.core.student import scorer
 
     original = scorer.Scorer.score
@@ -22,14 +22,14 @@ def counted(settings, lake, student, progress):
     def count(self, passes, *rest, **more):
         found = original(self, passes, *rest, **more)
         with Path(os.environ["SRT_LIVE_PASSES"]).open("a") as file:
-            file.write(f"{student} {len(passes)}\n")
+            file.write(f"{work.student} {len(passes)}\n")
         while Path(os.environ["SRT_LIVE_SLOW"]).exists():
             time.sleep(0.1)
         return found
 
     scorer.Scorer.score = count
-    return score(settings, lake, student, progress)
+    return make(stage, work)
 
 
-scores.run = counted
+scores.StudentScores.make = counted
 defs = build_defs(tick_s=1)
