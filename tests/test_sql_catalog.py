@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import traceback
 from io import StringIO
 from pathlib import Path
 
@@ -218,7 +220,10 @@ def test_ctrl_c_before_the_query_has_begun_is_not_forgotten(tmp_path):
     stopped = threading.Event()
 
     def begin_late(sql):
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        main = threading.main_thread().ident
+        while "result" not in [frame.name for frame in traceback.extract_stack(sys._current_frames()[main])]:
+            time.sleep(0.01)  # until it waits for the answer
+        signal.pthread_kill(main, signal.SIGINT)
         assert stopped.wait(120)
         return con.execute(sql)
 
@@ -227,10 +232,11 @@ def test_ctrl_c_before_the_query_has_begun_is_not_forgotten(tmp_path):
             con.interrupt()
             stopped.set()
 
+    endless = "SELECT count(*) FROM range(3000000000) a, range(100) b WHERE hash(a.range + b.range) = 1"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            query._interruptible(Told(), begin_late, "SELECT count(*) FROM range(3000000000) WHERE hash(range) = 1")
+            query._interruptible(Told(), begin_late, endless)
     finally:
         signal.signal(signal.SIGINT, before)
         con.close()
