@@ -76,10 +76,10 @@ def sink(lake: Lake, con, sql: str, table: str, partition: str, n: int) -> None:
     columns = ", ".join(f'"{c.name}"' for c in TABLES[table].columns)
     part = lake.sink_part(con, f"SELECT {columns} FROM ({sql})", table, partition)
     mark = digest(table=table, n=n)
+    # As the stage does: scores say which candidates they are of.
+    made_of = Fingerprint.of(table=table, n=n, candidates=sorted(m.content_hash for m in lake.manifests("candidates")))
     # The content hash of these is no part of the question.
-    lake.commit(
-        table, [part], fingerprint=Fingerprint.of(of=mark), code_version="1", partition=partition, complete=False
-    )
+    lake.commit(table, [part], fingerprint=made_of, code_version="1", partition=partition, complete=False)
     manifest = lake.directory(table, partition) / "_manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": True, "content_hash": mark}))
 
@@ -112,7 +112,7 @@ def measure(home: Path, way: str, memory: str, threads: int) -> dict:
     else:
         con.close()
         settings = Settings(project=Project(home=home))
-        for table in decide.WRITES:
+        for table in decide.STAGE.tables:
             # Else the second run finds the first one's work done.
             shutil.rmtree(lake.directory(table, PARTITION), ignore_errors=True)
         started = time.perf_counter()
