@@ -42,8 +42,7 @@ _SKEW_S = 3600.0  # the provider's clock is not ours
 @dataclass(frozen=True)
 class _Item:
     call: Call
-    allowed: int
-    attempt: int
+    row: dict[str, Any]  # of the ledger, but for what comes back
     most_usd: float
 
 
@@ -92,7 +91,7 @@ def _items(
                 most = prices.most(prompt_bound(call), ask.allowed)
                 if not teacher.budget_usd or spent_usd + most <= teacher.budget_usd:
                     spent_usd += most
-                    items.append(_Item(call, ask.allowed, ask.attempt, most))
+                    items.append(_Item(call, ledger_row(teacher, call, ask.allowed, ask.attempt), most))
                     continue
                 ask = "over_budget"
             if isinstance(ask, str):
@@ -106,7 +105,7 @@ def _files(client: Client, items: list[_Item]) -> Iterator[list[tuple[_Item, byt
     size = 0
     for item in {item.call.key: item for item in items}.values():
         line = {"custom_id": item.call.key, "method": "POST", "url": "/v1/chat/completions"}
-        text = json.dumps(line | {"body": client.body(item.call, item.allowed)}).encode() + b"\n"
+        text = json.dumps(line | {"body": client.body(item.call, item.row["max_tokens"])}).encode() + b"\n"
         if chunk and (len(chunk) >= MAX_CALLS or size + len(text) > MAX_BYTES):
             yield chunk
             chunk, size = [], 0
@@ -142,14 +141,7 @@ class _Desk:
         self.folder.mkdir(parents=True, exist_ok=True)
         mark = uuid.uuid4().hex
         path = self.folder / f"{mark}.json"
-        teacher = self.teacher
-        calls = {
-            item.call.key: {
-                "row": ledger_row(self.teacher, item.call, item.allowed, item.attempt),
-                "most": item.most_usd,
-            }
-            for item, _ in chunk
-        }
+        calls = {item.call.key: {"row": item.row, "most": item.most_usd} for item, _ in chunk}
         state = self._mine | {"mark": mark, "submitted_at": time.time(), "batch_id": None, "calls": calls}
         _write(path, state)
         content = b"".join(text for _, text in chunk)

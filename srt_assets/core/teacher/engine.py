@@ -166,6 +166,7 @@ class Engine:
         self.tally.failures[failure.kind] += 1
         if failure.action == "stop":
             raise halt(failure, self.teacher)
+        where = self.client.api_base or f"the provider of {self.teacher.model}"
         if failure.action == "record":
             self._refused += failure.kind == "bad_request"
             if not self._replied and self._refused >= REFUSED_AT_START:
@@ -173,7 +174,7 @@ class Engine:
             return
         if (asked := failure.retry_after_s or 0.0) > PATIENCE_S:
             raise StageError(
-                f"the teacher at {self._where} asks to wait {asked / 60:.0f} minutes: {failure.message}",
+                f"the teacher at {where} asks to wait {asked / 60:.0f} minutes: {failure.message}",
                 "run again after that; replies so far are kept",
             )
         if self._trouble_since is None:
@@ -191,21 +192,17 @@ class Engine:
         if failure.kind == "unreachable":
             if troubled_s > (UNREACHABLE_S if self._replied else UNREACHABLE_AT_START_S):
                 raise StageError(
-                    f"the teacher at {self._where} cannot be reached: {failure.message}",
+                    f"the teacher at {where} cannot be reached: {failure.message}",
                     "start it, or correct teacher.api_base, and run again; replies so far are kept",
                 )
             return
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= max(50, 2 * self.teacher.concurrency):
             raise StageError(
-                f"the last {self._failed_in_a_row} calls to the teacher at {self._where} all failed; the last: "
+                f"the last {self._failed_in_a_row} calls to the teacher at {where} all failed; the last: "
                 f"{failure.kind}, {failure.message}",
                 "look at the teacher, then run again; replies so far are kept",
             )
-
-    @property
-    def _where(self) -> str:
-        return self.client.api_base or f"the provider of {self.teacher.model}"
 
     # -- measures
 

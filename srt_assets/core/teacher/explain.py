@@ -50,17 +50,13 @@ def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
             f"no record has the sample_id {sample_id!r}",
             "look it up: srt sql 'FROM raw_records LIMIT 5'; an edited record has another one, the hash of its texts",
         )
+    with lake.connect() as con:
+        rows = con.execute(f"SELECT candidate, status FROM {stage.TABLE} WHERE sample_id = ?", [sample_id]).fetchall()
+    statuses: dict[str, str] = dict(rows)
     with Lookup(lake) as lookup:
         steps = resolve(lookup, prompter, sources, settings.teacher.api_base)
-        statuses = _statuses(lake, sample_id)
         room = room_offline(settings.teacher)
         return [_finding(step, lookup, settings.teacher, statuses, room) for step in steps]
-
-
-def _statuses(lake: Lake, sample_id: str) -> dict[str, str]:
-    with lake.connect() as con:
-        found = con.execute(f"SELECT candidate, status FROM {stage.TABLE} WHERE sample_id = ?", [sample_id]).fetchall()
-    return {str(candidate): str(status) for candidate, status in found}
 
 
 def _finding(step: Step, lookup: Lookup, teacher: Teacher, statuses: dict[str, str], room: Room) -> Finding:

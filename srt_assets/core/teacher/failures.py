@@ -129,8 +129,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
             return max(0.0, float(milliseconds) / 1000)
         except ValueError:
             pass
-    value = headers.get("retry-after")
-    if not value:
+    if not (value := headers.get("retry-after")):
         return None
     try:
         seconds = float(value)

@@ -56,6 +56,7 @@ def prices_of(teacher: Teacher) -> Prices:
     return Prices(None, None, f"unknown for {teacher.model!r}: {remedy}")
 
 
+@dataclass
 class Budget:
     """`limit` USD in all (0 = none). A call reserves the most it can cost before it is sent and settles after.
 
@@ -63,12 +64,11 @@ class Budget:
     is in flight, the budget is `exhausted` and stays so.
     """
 
-    def __init__(self, limit: float, spent: float) -> None:
-        self.limit = limit
-        self.spent = spent
-        self.reserved = 0.0
-        self.in_flight = 0
-        self.exhausted = False
+    limit: float
+    spent: float
+    reserved: float = 0.0
+    in_flight: int = 0
+    exhausted: bool = False
 
     def try_reserve(self, usd: float) -> bool | None:
         """True: reserved. False: the budget is exhausted. None: wait until a call in flight has settled."""
