@@ -11,6 +11,8 @@ MIN_REPLY_TOKENS = 256
 _CHAT_TOKENS = 16  # a message's framing, at most
 
 Counter = Callable[[Call], Awaitable[int]]
+# Why a call has no reply: over_budget, too_long, refused or call_failed.
+Verdict = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +30,6 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a call has no reply: over_budget, too_long, refused or call_failed."""
-
-    status: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Ask:
     """The call is to be sent: tokens its reply is allowed, number of this attempt (1 is the first)."""
 
@@ -46,19 +40,18 @@ class Ask:
 def must_ask(turn: Turn, allowed: int | None, max_attempts: int) -> Reply | Verdict | Ask:
     """The reply that serves, or why no run asks any more, or how to ask. `allowed` is None if it is too long."""
     if allowed is None:
-        return Verdict("too_long", "the request does not fit into the teacher's context")
+        return "too_long"
     if turn.reply and turn.reply.serves(allowed):
         return turn.reply
     tried = turn.tried.get(allowed)
     if tried and (tried.hopeless or tried.count >= max_attempts):
-        return verdict_of(tried.kind, tried.message)
+        return verdict_of(tried.kind)
     return Ask(allowed, tried.count + 1 if tried else 1)
 
 
-def verdict_of(kind: str, message: str) -> Verdict:
+def verdict_of(kind: str) -> Verdict:
     """What the last failure of a call means for its record."""
-    status = {"context_length": "too_long", "content_filter": "refused"}.get(kind, "call_failed")
-    return Verdict(status, f"{kind}: {message}")
+    return {"context_length": "too_long", "content_filter": "refused"}.get(kind, "call_failed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,8 +42,7 @@ _SKEW_S = 3600.0  # the provider's clock is not ours
 @dataclass(frozen=True)
 class _Item:
     call: Call
-    allowed: int
-    attempt: int
+    row: dict[str, Any]  # of the ledger, but for what comes back
     most_usd: float
 
 
@@ -57,7 +57,7 @@ def ask_batches(
 ) -> None:
     """Collect the open batches of this stage, then submit what is missing until nothing is. Blocks while they run."""
     client = connect(teacher)
-    desk = _Desk(client, lake, stage, prices_of(teacher), tally, progress)
+    desk = _Desk(client, lake, stage, tally, progress)
     tally.priced = desk.prices.known
     while True:
         for state in desk.open():
@@ -88,13 +88,13 @@ def _items(
             call = turn.call
             ask = must_ask(turn, loop.run(client.room.allowance(call)), teacher.max_attempts)
             if isinstance(ask, Ask):
-                most = prices.cost(prompt_bound(call), ask.allowed) or 0.0
+                most = prices.most(prompt_bound(call), ask.allowed)
                 if not teacher.budget_usd or spent_usd + most <= teacher.budget_usd:
                     spent_usd += most
-                    items.append(_Item(call, ask.allowed, ask.attempt, most))
+                    items.append(_Item(call, ledger_row(teacher, call, ask.allowed, ask.attempt), most))
                     continue
-                ask = Verdict("over_budget", f"teacher.budget_usd = {teacher.budget_usd} is used up")
-            if isinstance(ask, Verdict):
+                ask = "over_budget"
+            if isinstance(ask, str):
                 unanswered[call.key] = ask
     return items
 
@@ -105,7 +105,7 @@ def _files(client: Client, items: list[_Item]) -> Iterator[list[tuple[_Item, byt
     size = 0
     for item in {item.call.key: item for item in items}.values():
         line = {"custom_id": item.call.key, "method": "POST", "url": "/v1/chat/completions"}
-        text = json.dumps(line | {"body": client.body(item.call, item.allowed)}).encode() + b"\n"
+        text = json.dumps(line | {"body": client.body(item.call, item.row["max_tokens"])}).encode() + b"\n"
         if chunk and (len(chunk) >= MAX_CALLS or size + len(text) > MAX_BYTES):
             yield chunk
             chunk, size = [], 0
@@ -118,49 +118,34 @@ def _files(client: Client, items: list[_Item]) -> Iterator[list[tuple[_Item, byt
 class _Desk:
     """Submits and collects the batches of one stage."""
 
-    def __init__(
-        self, client: Client, lake: Lake, stage: str, prices: Prices, tally: Tally, progress: Progress
-    ) -> None:
+    def __init__(self, client: Client, lake: Lake, stage: str, tally: Tally, progress: Progress) -> None:
         self.client = client
+        self.teacher = client.teacher
         self.lake = lake
-        self.stage = stage
-        self.prices = prices
+        self.prices = prices_of(client.teacher)
         self.tally = tally
         self.progress = progress
         self.folder = lake.directory(ledger.TABLE) / "batches"
+        # Batches of this stage at this model and endpoint: another one's answers would not be asked for now.
+        self._mine = {"stage": stage, "model": client.teacher.model, "api_base": client.teacher.api_base}
         self._at = client.endpoint()
         self._module = litellm()
 
     def open(self) -> list[Path]:
-        """Batches of this stage at this model and endpoint: another one's answers would not be asked for now."""
-        teacher = self.client.teacher
-        mine = {"stage": self.stage, "model": teacher.model, "api_base": teacher.api_base}
-        return sorted(
-            path for path in self.folder.glob("*.json") if mine.items() <= json.loads(path.read_text()).items()
-        )
+        """The files of batches that were submitted and not yet collected."""
+        files = self.folder.glob("*.json")
+        return sorted(path for path in files if self._mine.items() <= json.loads(path.read_text()).items())
 
     def submit(self, chunk: list[tuple[_Item, bytes]]) -> None:
         """Write down what is about to be asked, upload it, start the batch."""
         self.folder.mkdir(parents=True, exist_ok=True)
         mark = uuid.uuid4().hex
         path = self.folder / f"{mark}.json"
-        teacher = self.client.teacher
-        calls = {
-            item.call.key: {"row": ledger_row(teacher, item.call, item.allowed, item.attempt), "most": item.most_usd}
-            for item, _ in chunk
-        }
-        state = {
-            "stage": self.stage,
-            "model": teacher.model,
-            "api_base": teacher.api_base,
-            "mark": mark,
-            "submitted_at": time.time(),
-            "batch_id": None,
-            "calls": calls,
-        }
+        calls = {item.call.key: {"row": item.row, "most": item.most_usd} for item, _ in chunk}
+        state = self._mine | {"mark": mark, "submitted_at": time.time(), "batch_id": None, "calls": calls}
         _write(path, state)
         content = b"".join(text for _, text in chunk)
-        try:
+        with self._explained(submitted=path):
             file = self._module.create_file(file=("calls.jsonl", content), purpose="batch", **self._at)
             batch = self._module.create_batch(
                 completion_window="24h",
@@ -169,11 +154,6 @@ class _Desk:
                 metadata={_MARK: mark},
                 **self._at,
             )
-        except Exception as error:
-            # Forget it only if it was refused: after a timeout it may exist and run, and the next run looks for it.
-            if classify(error).action in ("record", "stop"):
-                path.unlink()
-            raise self._explained(error) from error
         _write(path, state | {"batch_id": batch.id})
 
     def collect(self, path: Path) -> None:
@@ -184,10 +164,8 @@ class _Desk:
             path.unlink()
             return
         while True:
-            try:
+            with self._explained():
                 batch = self._module.retrieve_batch(batch_id=batch_id, **self._at)
-            except Exception as error:
-                raise self._explained(error) from error
             counts = batch.request_counts
             self.progress(counts.completed if counts else 0, len(state["calls"]), "batched calls")
             if batch.status in _OVER:
@@ -197,7 +175,7 @@ class _Desk:
         stop = asyncio.run(self._keep(state["calls"], lines))
         path.unlink()
         if stop:
-            raise halt(stop, self.client.teacher)
+            raise halt(stop, self.teacher)
         if batch.status == "failed" and not lines:
             raise StageError(f"the provider refused the batch {batch_id}: {batch.errors}", "see its message, run again")
         if batch.status == "cancelled":
@@ -213,15 +191,14 @@ class _Desk:
         for line in lines:
             if (key := line.get("custom_id")) not in calls:
                 continue
-            row, most = calls[key]["row"] | {"created_at": datetime.now(UTC).replace(tzinfo=None)}, calls[key]["most"]
+            row = calls[key]["row"] | {"created_at": datetime.now(UTC).replace(tzinfo=None)}
             response = line.get("response") or {}
             body = response.get("body") or {}
             if response.get("status_code") == 200 and body.get("choices"):
                 answer = read_batch_body(body)
-                cost = cost_of(answer, self.prices, most)
-                row |= {"status": "ok", "reply": answer.text, "finish_reason": answer.finish_reason, "cost_usd": cost}
-                row |= {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
-                self._count(answer.prompt_tokens, answer.completion_tokens, cost)
+                cost = cost_of(answer, self.prices, calls[key]["most"])
+                row |= answer.columns | {"cost_usd": cost}
+                self.tally.add(answer, cost)
             else:
                 error = body.get("error") or line.get("error") or {}
                 code = error.get("code") or error.get("type")
@@ -232,12 +209,12 @@ class _Desk:
                     stop = failure
                     continue
                 self.tally.failures[failure.kind] += 1
-                row |= {"status": failure.kind, "error_type": "batch", "error": failure.message}
+                row |= failure.columns
             rows.append(row)
         with Lookup(self.lake) as lookup, ledger.Ledger(self.lake) as book:
             # A run that died between this and forgetting the batch has written them already.
             replies = lookup.replies(calls)
-            attempts = lookup.attempts(calls, self.client.teacher.api_base)
+            attempts = lookup.attempts(calls, self.teacher.api_base)
 
             def is_new(row: dict[str, Any]) -> bool:
                 key, allowed = row["call_key"], row["max_tokens"]
@@ -249,29 +226,19 @@ class _Desk:
             await asyncio.gather(*(book.append(row) for row in rows if is_new(row)))
         return stop
 
-    def _count(self, prompt: int | None, completion: int | None, cost: float | None) -> None:
-        self.tally.calls += 1
-        self.tally.prompt_tokens += prompt or 0
-        self.tally.completion_tokens += completion or 0
-        self.tally.cost_usd += cost or 0.0
-
     def _lines(self, file_id: str | None) -> list[dict[str, Any]]:
         if not file_id:
             return []
-        try:
+        with self._explained():
             content = self._module.file_content(file_id=file_id, **self._at).content
-        except Exception as error:
-            raise self._explained(error) from error
         return [json.loads(line) for line in content.splitlines() if line.strip()]
 
     def _find(self, mark: str, submitted_at: float) -> str | None:
         """The id of the batch with this mark, if it was made; the provider lists the newest first."""
         after: dict[str, str] = {}
         while True:
-            try:
+            with self._explained():
                 page = self._module.list_batches(limit=100, **after, **self._at)
-            except Exception as error:
-                raise self._explained(error) from error
             batches = list(getattr(page, "data", None) or [])
             for batch in batches:
                 if (getattr(batch, "metadata", None) or {}).get(_MARK) == mark:
@@ -280,14 +247,20 @@ class _Desk:
                 return None
             after = {"after": batches[-1].id}
 
-    def _explained(self, error: Exception) -> Exception:
-        failure = classify(error)
-        if failure.action == "stop":
-            return halt(failure, self.client.teacher)
-        where = self.client.api_base or self.client.teacher.model
-        return StageError(
-            f"the batch API of {where} failed: {failure.message}", "run again; open batches are found again"
-        )
+    @contextmanager
+    def _explained(self, submitted: Path | None = None) -> Iterator[None]:
+        """An error of the batch API becomes one that says what to do. `submitted`: the file of a batch to be made."""
+        try:
+            yield
+        except Exception as error:
+            failure = classify(error)
+            # Forget it only if it was refused: after a timeout it may exist and run, and the next run looks for it.
+            if submitted and failure.action in ("record", "stop"):
+                submitted.unlink()
+            if failure.action == "stop":
+                raise halt(failure, self.teacher) from error
+            what = f"the batch API of {self.client.api_base or self.teacher.model} failed: {failure.message}"
+            raise StageError(what, "run again; open batches are found again") from error
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

@@ -76,11 +76,8 @@ class Prompter:
 
     def __init__(self, teacher: Teacher) -> None:
         self.local = teacher.model == LOCAL
-        self.form: Form
-        if teacher.reply_format == "auto":
-            self.form = "grammar" if self.local else "markers"
-        else:
-            self.form = teacher.reply_format
+        usual: Form = "grammar" if self.local else "markers"
+        self.form: Form = usual if teacher.reply_format == "auto" else teacher.reply_format
         self.model = teacher.model
         self.identity = model_identity(teacher.model)
         # float(): 0 and 0.0 in the settings are the same temperature.

@@ -30,6 +30,12 @@ class Answer:
     completion_tokens: int | None
     latency_s: float
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What the ledger keeps of it, but for cost and latency."""
+        names = ("finish_reason", "prompt_tokens", "completion_tokens")
+        return {"status": "ok", "reply": self.text} | {name: getattr(self, name) for name in names}
+
 
 def litellm() -> Any:
     """LiteLLM, imported on first use: offline price table, no advertising in the output, its own retries off."""
@@ -64,22 +70,18 @@ class Client:
         self.local = teacher.model == LOCAL
         self.api_base = api_base
         self._model = _LOCAL_MODEL if self.local else teacher.model
-        self._key = api_key
+        self._at = {name: text for name, text in (("api_base", api_base), ("api_key", api_key)) if text}
         self.room = room_of(teacher, self._count_at_server)
 
     async def complete(self, call: Call, max_tokens: int) -> Answer:
         """Send the call and wait for its answer. Raises what LiteLLM raises (`failures.classify` reads it)."""
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = dict(self._at)
         if isinstance(call.shape, dict):
             options["response_format"] = call.shape
         elif call.shape:
             options["extra_body"] = {"grammar": call.shape}
         if self.local:
             options["extra_body"] = options.get("extra_body", {}) | LOCAL_SAMPLING
-        if self.api_base:
-            options["api_base"] = self.api_base
-        if self._key:
-            options["api_key"] = self._key
         limit = max(self.teacher.timeout_s, _LOCAL_TIMEOUT_S) if self.local else self.teacher.timeout_s
         started = time.monotonic()
         try:
@@ -114,12 +116,7 @@ class Client:
                 f"teacher.batch = true, but file batches are not offered for {self.teacher.model!r}",
                 "set teacher.batch = false, or use a model of openai, azure or hosted_vllm",
             )
-        options: dict[str, Any] = {"custom_llm_provider": provider}
-        return (
-            options
-            | ({"api_base": self.api_base} if self.api_base else {})
-            | ({"api_key": self._key} if self._key else {})
-        )
+        return {"custom_llm_provider": provider, **self._at}
 
     async def _count_at_server(self, call: Call) -> int:
         import httpx

@@ -4,8 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,51 +44,37 @@ class Tally:
 
     def plus(self, more: "Tally") -> "Tally":
         """Both together."""
-        return Tally(
-            self.calls + more.calls,
-            self.priced and more.priced,
-            self.prompt_tokens + more.prompt_tokens,
-            self.completion_tokens + more.completion_tokens,
-            self.cost_usd + more.cost_usd,
-            self.throttled + more.throttled,
-            self.failures + more.failures,
-            self.seconds + more.seconds,
-        )
+        sums = {f.name: getattr(self, f.name) + getattr(more, f.name) for f in fields(self)}
+        return Tally(**sums | {"priced": self.priced and more.priced})
+
+    def add(self, answer: Answer, cost: float | None) -> None:
+        """Count one reply."""
+        self.calls += 1
+        self.prompt_tokens += answer.prompt_tokens or 0
+        self.completion_tokens += answer.completion_tokens or 0
+        self.cost_usd += cost or 0.0
 
 
+@dataclass(eq=False)
 class Engine:
-    """Asks calls on one event loop. `send` is the client's `complete`; `sleep` is for tests."""
+    """Asks calls on one event loop, and counts into `tally` what came of it."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        client: Client,
-        ledger: Ledger,
-        prices: Prices,
-        budget: Budget,
-        rate: RateLimit,
-        gate: Gate,
-        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.teacher = teacher
-        self.client = client
-        self.ledger = ledger
-        self.prices = prices
-        self.budget = budget
-        self.rate = rate
-        self.gate = gate
-        self.tally = Tally(priced=prices.known)
-        self.sending: set[asyncio.Task[Any]] = set()
-        self.stopping = False
-        self._sleep = sleep
-        self._clock = clock
-        self._settled = asyncio.Event()
-        self._tokens_per_byte = 0.0
-        self._replied_at: float | None = None
-        self._trouble_since: float | None = None
-        self._failed_in_a_row = 0
-        self._refused = 0
+    teacher: Teacher
+    client: Client
+    ledger: Ledger
+    prices: Prices
+    budget: Budget
+    rate: RateLimit
+    gate: Gate
+    tally: Tally
+    sending: set[asyncio.Task[Any]] = field(default_factory=set)
+    stopping: bool = False
+    _settled: asyncio.Event = field(default_factory=asyncio.Event)
+    _tokens_per_byte: float = 0.0
+    _replied: bool = False
+    _trouble_since: float | None = None
+    _failed_in_a_row: int = 0
+    _refused: int = 0
 
     async def ask(self, turn: Turn) -> Reply | Verdict:
         """The reply to a call, on disk, or why there is none.
@@ -103,30 +88,26 @@ class Engine:
         allowed, attempt = ask.allowed, ask.attempt
         while True:
             if self.stopping:  # a call that failed while the run ends is not sent again: nobody would keep its reply
-                return Verdict("call_failed", "the run was stopped")
-            reserved = self._most(call, allowed)
+                return "call_failed"
+            reserved = self.prices.most(prompt_bound(call), allowed)
             if not await self._reserve_money(reserved):
-                return Verdict("over_budget", f"teacher.budget_usd = {self.teacher.budget_usd} is used up")
+                return "over_budget"
             answer = await self._send(call, allowed, reserved, attempt)
-            row = self._row(call, allowed, attempt)
+            if isinstance(answer, Failure) and answer.action == "throttled":
+                continue
+            if isinstance(answer, Failure) and answer.kind == "unreachable":
+                await asyncio.sleep(backoff_s(1, random.random()))
+                continue
+            row = ledger_row(self.teacher, call, allowed, attempt) | answer.columns
+            row["cost_usd"] = cost_of(answer, self.prices, reserved)
             if isinstance(answer, Answer):
-                cost = cost_of(answer, self.prices, reserved)
-                row |= {"status": "ok", "reply": answer.text, "finish_reason": answer.finish_reason, "cost_usd": cost}
-                row |= {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
                 await self.ledger.append(row | {"latency_s": answer.latency_s})
                 return Reply(answer.text, answer.finish_reason, allowed, call.key)
-            if answer.action == "throttled" or answer.kind == "unreachable":
-                if answer.kind == "unreachable":
-                    await self._sleep(backoff_s(1, random.random()))
-                continue
-            row |= {"status": answer.kind, "error_type": answer.error_type, "error": answer.message}
-            row["cost_usd"] = self._cost_of_failure(answer, reserved)
             await self.ledger.append(row)
             if answer.action == "record" or attempt >= self.teacher.max_attempts:
-                return verdict_of(answer.kind, answer.message)
-            wait = backoff_s(attempt, random.random())
+                return verdict_of(answer.kind)
+            await asyncio.sleep(max(backoff_s(attempt, random.random()), answer.retry_after_s or 0.0))
             attempt += 1
-            await self._sleep(max(wait, answer.retry_after_s or 0.0))
 
     # -- one attempt
 
@@ -149,18 +130,18 @@ class Engine:
             except asyncio.CancelledError:
                 # A stop whose grace is over. The provider goes on, and bills: no attempt, but money of a hard budget.
                 cost = reserved
-                row = self._row(call, allowed, attempt) | {"status": INTERRUPTED}
+                row = ledger_row(self.teacher, call, allowed, attempt) | {"status": INTERRUPTED}
                 self.ledger.put(row | {"cost_usd": reserved if self.prices.known else None})
                 raise
             except Exception as error:  # noqa: BLE001 - every kind of failure becomes data; classify tells them apart
                 failure = classify(error)
                 self.rate.settle(entry, 0 if failure.action == "throttled" else entry.tokens)
-                cost = self._cost_of_failure(failure, reserved) or 0.0
+                cost = cost_of(failure, self.prices, reserved) or 0.0
                 self.tally.cost_usd += cost
                 self._failed(failure)
                 return failure
             cost = cost_of(answer, self.prices, reserved) or 0.0
-            self._replied(call, answer, cost)
+            self._succeeded(call, answer, cost)
             used = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
             self.rate.settle(entry, used or entry.tokens)
             return answer
@@ -170,32 +151,30 @@ class Engine:
             self.budget.settle(reserved, cost)
             self._settled.set()
 
-    def _replied(self, call: Call, answer: Answer, cost: float) -> None:
+    def _succeeded(self, call: Call, answer: Answer, cost: float) -> None:
         self.gate.succeeded()
-        self._replied_at = self._clock()
+        self._replied = True
         self._trouble_since = None
         self._failed_in_a_row = 0
-        self.tally.calls += 1
-        self.tally.prompt_tokens += answer.prompt_tokens or 0
-        self.tally.completion_tokens += answer.completion_tokens or 0
-        self.tally.cost_usd += cost
+        self.tally.add(answer, cost)
         if answer.prompt_tokens:
             self._tokens_per_byte = max(self._tokens_per_byte, answer.prompt_tokens / max(1, call.size_bytes))
 
     def _failed(self, failure: Failure) -> None:
         """Count the failure; raise if it means that no call can succeed."""
-        now = self._clock()
+        now = time.monotonic()
         self.tally.failures[failure.kind] += 1
         if failure.action == "stop":
             raise halt(failure, self.teacher)
+        where = self.client.api_base or f"the provider of {self.teacher.model}"
         if failure.action == "record":
             self._refused += failure.kind == "bad_request"
-            if self._replied_at is None and self._refused >= REFUSED_AT_START:
+            if not self._replied and self._refused >= REFUSED_AT_START:
                 raise halt(failure, self.teacher)
             return
         if (asked := failure.retry_after_s or 0.0) > PATIENCE_S:
             raise StageError(
-                f"the teacher at {self._where} asks to wait {asked / 60:.0f} minutes: {failure.message}",
+                f"the teacher at {where} asks to wait {asked / 60:.0f} minutes: {failure.message}",
                 "run again after that; replies so far are kept",
             )
         if self._trouble_since is None:
@@ -211,24 +190,19 @@ class Engine:
                 )
             return
         if failure.kind == "unreachable":
-            limit = UNREACHABLE_AT_START_S if self._replied_at is None else UNREACHABLE_S
-            if troubled_s > limit:
+            if troubled_s > (UNREACHABLE_S if self._replied else UNREACHABLE_AT_START_S):
                 raise StageError(
-                    f"the teacher at {self._where} cannot be reached: {failure.message}",
+                    f"the teacher at {where} cannot be reached: {failure.message}",
                     "start it, or correct teacher.api_base, and run again; replies so far are kept",
                 )
             return
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= max(50, 2 * self.teacher.concurrency):
             raise StageError(
-                f"the last {self._failed_in_a_row} calls to the teacher at {self._where} all failed; the last: "
+                f"the last {self._failed_in_a_row} calls to the teacher at {where} all failed; the last: "
                 f"{failure.kind}, {failure.message}",
                 "look at the teacher, then run again; replies so far are kept",
             )
-
-    @property
-    def _where(self) -> str:
-        return self.client.api_base or f"the provider of {self.teacher.model}"
 
     # -- measures
 
@@ -238,14 +212,6 @@ class Engine:
             return bound // 2 + allowed
         return min(bound, int(call.size_bytes * self._tokens_per_byte * 1.1) + 1) + allowed
 
-    def _most(self, call: Call, allowed: int) -> float:
-        return self.prices.cost(prompt_bound(call), allowed) or 0.0
-
-    def _cost_of_failure(self, failure: Failure, most: float) -> float | None:
-        if not self.prices.known:
-            return None
-        return most if failure.kind in PERHAPS_BILLED else 0.0
-
     async def _reserve_money(self, usd: float) -> bool:
         while (granted := self.budget.try_reserve(usd)) is None:
             self._settled.clear()
@@ -254,14 +220,13 @@ class Engine:
             self._settled.set()
         return granted
 
-    def _row(self, call: Call, allowed: int, attempt: int) -> dict[str, Any]:
-        return ledger_row(self.teacher, call, allowed, attempt)
 
-
-def cost_of(answer: Answer, prices: Prices, most: float) -> float | None:
-    """USD of an answer; `most` where its usage is not believable, for a hard budget counts the worst."""
+def cost_of(answer: Answer | Failure, prices: Prices, most: float) -> float | None:
+    """USD of what came back; `most` where its usage is not believable, for a hard budget counts the worst."""
     if not prices.known:
         return None
+    if isinstance(answer, Failure):
+        return most if answer.kind in PERHAPS_BILLED else 0.0
     if answer.prompt_tokens is None or (answer.completion_tokens is None and answer.text):
         return most
     return prices.cost(answer.prompt_tokens, answer.completion_tokens or 0)

@@ -34,11 +34,8 @@ class Estimate:
     assumptions: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    prompt_tokens: float
-    completion_tokens: float
-    replies: int
+# Mean tokens of a prompt and of a reply, and of how many replies, by purpose.
+_Seen = dict[str, tuple[float, float, int]]
 
 
 def estimate(settings: Settings, lake: Lake) -> Estimate:
@@ -51,13 +48,15 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
     found = Estimate()
     older: set[str] = set()
     with Lookup(lake) as lookup, asyncio.Runner() as loop:
-        seen = _seen(lookup, teacher)
+        means = lookup.mean_tokens(teacher.model)
+        seen = {purpose: (prompt, reply, n) for purpose, prompt, reply, n in means if n >= _ENOUGH_REPLIES}
         for purpose, call in _missing(lake, lookup, teacher, loop, older):
             found.calls += 1
             found.by_purpose[purpose] = found.by_purpose.get(purpose, 0) + 1
-            known = seen.get(purpose)
-            found.prompt_tokens += round(known.prompt_tokens) if known else _prompt_tokens(call)
-            found.completion_tokens += round(known.completion_tokens) if known else _reply_tokens(purpose, teacher)
+            guess = (_prompt_tokens(call), _reply_tokens(purpose, teacher), 0)
+            prompt, reply, _ = seen.get(purpose, guess)
+            found.prompt_tokens += round(prompt)
+            found.completion_tokens += round(reply)
         spent = lookup.spent_usd()
     prices = prices_of(teacher.model_copy(update={"budget_usd": 0.0}))
     found.usd = prices.cost(found.prompt_tokens, found.completion_tokens) if found.calls else 0.0
@@ -133,14 +132,6 @@ def _of_the_budget(teacher: Teacher, spent: float, found: Estimate) -> list[str]
     return [f"teacher.budget_usd = {teacher.budget_usd:g}, {spent:.4f} USD of it spent, {left:.4f} USD left: {enough}"]
 
 
-def _seen(lookup: Lookup, teacher: Teacher) -> dict[str, _Seen]:
-    return {
-        purpose: _Seen(prompt, completion, n)
-        for purpose, prompt, completion, n in lookup.mean_tokens(teacher.model)
-        if n >= _ENOUGH_REPLIES
-    }
-
-
 def _prompt_tokens(call: Call) -> int:
     return round(sum(len(m["content"]) for m in call.messages) / _CHARS_PER_TOKEN) + 8 * len(call.messages)
 
@@ -150,9 +141,9 @@ def _reply_tokens(purpose: str, teacher: Teacher) -> int:
     return min(table[purpose], teacher.max_tokens)
 
 
-def _assumption(purpose: str, seen: dict[str, _Seen], teacher: Teacher) -> str:
+def _assumption(purpose: str, seen: _Seen, teacher: Teacher) -> str:
     if purpose in seen:
-        return f"{purpose}: mean tokens of {seen[purpose].replies} replies of this model in the ledger"
+        return f"{purpose}: mean tokens of {seen[purpose][2]} replies of this model in the ledger"
     reply = _reply_tokens(purpose, teacher)
     like = "as the packaged model's on the demo" if teacher.model == LOCAL else "as long as the paper's"
     if reply == teacher.max_tokens:

@@ -25,11 +25,6 @@ _CANDIDATES = {
     "reflect_response": "reflected_response",
     "reflect_response_of_reflected": "reflected_both",
 }
-_TOO_LONG = "no run asks it: it does not fit into the teacher's context (teacher.context_tokens)"
-# Statuses of a candidate without any call in the ledger: the last run did not ask.
-_NOT_ASKED = {
-    "over_budget": "the last run did not ask: teacher.budget_usd was used up",
-}
 
 
 @dataclass(frozen=True)
@@ -55,53 +50,50 @@ def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
             f"no record has the sample_id {sample_id!r}",
             "look it up: srt sql 'FROM raw_records LIMIT 5'; an edited record has another one, the hash of its texts",
         )
+    with lake.connect() as con:
+        rows = con.execute(f"SELECT candidate, status FROM {stage.TABLE} WHERE sample_id = ?", [sample_id]).fetchall()
+    statuses: dict[str, str] = dict(rows)
     with Lookup(lake) as lookup:
         steps = resolve(lookup, prompter, sources, settings.teacher.api_base)
-        statuses = _statuses(lake, sample_id)
         room = room_offline(settings.teacher)
         return [_finding(step, lookup, settings.teacher, statuses, room) for step in steps]
 
 
-def _statuses(lake: Lake, sample_id: str) -> dict[str, str]:
-    con = lake.connect()
-    try:
-        found = con.execute(f"SELECT candidate, status FROM {stage.TABLE} WHERE sample_id = ?", [sample_id]).fetchall()
-    finally:
-        con.close()
-    return {str(candidate): str(status) for candidate, status in found}
-
-
 def _finding(step: Step, lookup: Lookup, teacher: Teacher, statuses: dict[str, str], room: Room) -> Finding:
-    turn = step.missing(teacher.max_tokens)
-    if turn is None:
-        used = step.correction or step.first
-        if asked := next((turn for turn in reversed(step.turns) if turn.is_older), None):
-            return _of_an_older_program(asked, step.source, lookup)
-        status = (step.parsed.status if step.parsed else "") if not step.correction else "after a correction turn"
-        return Finding(used.call.purpose, used.call.key, "hit", f"the ledger holds its reply ({status})")
+    if turn := step.missing(teacher.max_tokens):
+        verdict, why = _why_missing(turn, step.source, lookup, teacher, statuses, room)
+        return Finding(turn.call.purpose, turn.call.key, verdict, why)
+    if asked := next((turn for turn in reversed(step.turns) if turn.is_older), None):
+        return _of_an_older_program(asked, step.source, lookup)
+    call = step.turns[-1].call
+    status = "after a correction turn" if step.correction else step.parsed.status if step.parsed else ""
+    return Finding(call.purpose, call.key, "hit", f"the ledger holds its reply ({status})")
+
+
+def _why_missing(
+    turn: Turn, source: Source, lookup: Lookup, teacher: Teacher, statuses: dict[str, str], room: Room
+) -> tuple[str, str]:
+    """Verdict and reason for a turn that no reply in the ledger is sure to serve."""
     call, reply = turn.call, turn.reply
     allowed = asyncio.run(room.allowance(call))
     ask = must_ask(turn, allowed, teacher.max_attempts)
     if allowed is None:
-        return Finding(call.purpose, call.key, "not_asked", _TOO_LONG)
+        return "not_asked", "no run asks it: it does not fit into the teacher's context (teacher.context_tokens)"
     if isinstance(ask, Reply):
-        why = f"the ledger holds its reply, cut at {ask.max_tokens} tokens; there is room for no more"
-        return Finding(call.purpose, call.key, "hit", why)
+        return "hit", f"the ledger holds its reply, cut at {ask.max_tokens} tokens; there is room for no more"
     if reply is not None:
-        why = f"its reply was cut at {reply.max_tokens} tokens; now {allowed} are allowed"
-        return Finding(call.purpose, call.key, "cut", why)
+        return "cut", f"its reply was cut at {reply.max_tokens} tokens; now {allowed} are allowed"
     if tried := turn.tried.get(allowed):
         left = teacher.max_attempts - tried.count if isinstance(ask, Ask) else 0
-        why = f"{tried.count} attempts failed, the last: {tried.kind} ({tried.message[:200]}); {left} left"
-        return Finding(call.purpose, call.key, "failed", why)
-    if reason := _NOT_ASKED.get(statuses.get(_CANDIDATES[step.source.purpose], "")):
-        return Finding(call.purpose, call.key, "not_asked", reason)
-    before = lookup.last_of(step.source.sample_id, call.purpose)
+        told = f"{tried.kind} ({tried.message[:200]})"
+        return "failed", f"{tried.count} attempts failed, the last: {told}; {left} left"
+    if statuses.get(_CANDIDATES[source.purpose]) == "over_budget":
+        return "not_asked", "the last run did not ask: teacher.budget_usd was used up"
+    before = lookup.last_of(source.sample_id, call.purpose)
     if before is None:
-        return Finding(call.purpose, call.key, "new", "nothing like it was ever asked")
+        return "new", "nothing like it was ever asked"
     changes = "; ".join(_changes(call, teacher.model, before))
-    why = f"asked on {before['created_at']:%Y-%m-%d %H:%M} UTC, but since then {changes}"
-    return Finding(call.purpose, call.key, "changed", why)
+    return "changed", f"asked on {before['created_at']:%Y-%m-%d %H:%M} UTC, but since then {changes}"
 
 
 def _of_an_older_program(turn: Turn, source: Source, lookup: Lookup) -> Finding:

@@ -7,6 +7,7 @@ so the HTTP answer at the root of the exception chain counts before LiteLLM's cl
 import errno
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -17,15 +18,9 @@ Action = Literal["throttled", "transient", "record", "stop"]
 _STOPPING = {401: "authentication", 402: "no_funds", 403: "permission", 404: "not_found"}
 _MAX_ERROR_CHARS = 500
 # What the clients raise over a reply that came and is not what the API promises, a usage field of the wrong type say.
-_UNREADABLE = {
-    "JSONDecodeError",
-    "ValidationError",
-    "APIResponseValidationError",
-    "UnicodeDecodeError",
-    "TypeError",
-    "KeyError",
-    "AttributeError",
-}
+_UNREADABLE = {"JSONDecodeError", "ValidationError", "APIResponseValidationError", "UnicodeDecodeError"}
+_UNREADABLE |= {"TypeError", "KeyError", "AttributeError"}
+_UNREACHABLE = {"ConnectError", "ClientConnectorError", "ClientConnectorDNSError", "ConnectionRefusedError", "gaierror"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +34,11 @@ class Failure:
     error_type: str
     message: str
     retry_after_s: float | None = None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What the ledger keeps of it, but for its cost."""
+        return {"status": self.kind, "error_type": self.error_type, "error": self.message}
 
 
 def classify(error: Exception) -> Failure:
@@ -64,13 +64,7 @@ def classify(error: Exception) -> Failure:
         return failure("stop", "open_files")
     if any("Timeout" in name for name in names):
         return failure("transient", "timeout")
-    if names & {
-        "ConnectError",
-        "ClientConnectorError",
-        "ClientConnectorDNSError",
-        "ConnectionRefusedError",
-        "gaierror",
-    }:
+    if names & _UNREACHABLE:
         return failure("transient", "unreachable")
     if names & _UNREADABLE:
         return failure("transient", "bad_reply")
@@ -130,15 +124,12 @@ def _http_answer(chain: list[BaseException]) -> tuple[int | None, Mapping[str, s
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Seconds the server asks to wait: `retry-after-ms`, or `retry-after` as seconds or as a date. Never negative."""
-    import time
-
     if milliseconds := headers.get("retry-after-ms"):
         try:
             return max(0.0, float(milliseconds) / 1000)
         except ValueError:
             pass
-    value = headers.get("retry-after")
-    if not value:
+    if not (value := headers.get("retry-after")):
         return None
     try:
         seconds = float(value)

@@ -9,12 +9,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from srt_assets.core.teacher.engine import Engine
 
 Job = Callable[[Engine], Awaitable[None]]
-Report = Callable[[], None]
 
 REPORT_EVERY_S = 0.5
 # Workers start one after another, about as fast as calls can be sent. Calls that are sent together are answered
@@ -25,18 +25,14 @@ GRACE_S = 3.0
 
 
 def drive(
-    make_engine: Callable[[], Engine],
-    chunks: Iterator[list[Job]],
-    workers: int,
-    report: Report,
-    grace_s: float = GRACE_S,
-) -> Engine:
+    make_engine: Callable[[], Engine], chunks: Iterator[list[Job]], workers: int, report: Callable[[], None]
+) -> None:
     """Run all jobs, at most `workers` at a time; chunks are fetched when there is room, so memory stays flat.
 
     The first exception of a job stops the rest and is raised here; so is an interrupt of the main thread. In both cases
-    calls in flight get `grace_s` seconds, and every reply that arrived is on disk when this returns.
+    calls in flight get GRACE_S seconds, and every reply that arrived is on disk when this returns.
     """
-    run = _Run(make_engine, chunks, workers, grace_s)
+    run = _Run(make_engine, chunks, workers)
     thread = threading.Thread(target=run.main, name="teacher", daemon=True)
     thread.start()
     try:
@@ -45,28 +41,22 @@ def drive(
             report()
     except BaseException:
         run.stop()
-        run.ended.wait(grace_s + 5.0)
+        run.ended.wait(GRACE_S + 5.0)
         raise
     if run.error is not None:
         raise run.error
-    assert run.engine is not None
-    return run.engine
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self, make_engine: Callable[[], Engine], chunks: Iterator[list[Job]], workers: int, grace_s: float
-    ) -> None:
-        self.engine: Engine | None = None
-        self.error: BaseException | None = None
-        self.ended = threading.Event()
-        self._make_engine = make_engine
-        self._chunks = chunks
-        self._workers = workers
-        self._grace_s = grace_s
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopped: asyncio.Event | None = None
-        self._stop_asked = False
+    make_engine: Callable[[], Engine]
+    chunks: Iterator[list[Job]]
+    workers: int
+    error: BaseException | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+    loop: asyncio.AbstractEventLoop | None = None
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    stop_asked: bool = False
 
     def main(self) -> None:
         try:
@@ -77,21 +67,20 @@ class _Run:
             self.ended.set()
 
     def stop(self) -> None:
-        self._stop_asked = True
-        if self._loop and self._stopped:
+        self.stop_asked = True
+        if self.loop:
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(self._stopped.set)
+                self.loop.call_soon_threadsafe(self.stopped.set)
 
     async def _drive(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stopped = asyncio.Event()
-        if self._stop_asked:
+        self.loop = asyncio.get_running_loop()
+        if self.stop_asked:
             return
-        self.engine = engine = self._make_engine()
-        queue: asyncio.Queue[Job | None] = asyncio.Queue(maxsize=2 * self._workers)
-        tasks = [asyncio.create_task(self._work(engine, queue, i * RAMP_S)) for i in range(self._workers)]
+        engine = self.make_engine()
+        queue: asyncio.Queue[Job | None] = asyncio.Queue(maxsize=2 * self.workers)
+        tasks = [asyncio.create_task(self._work(engine, queue, i * RAMP_S)) for i in range(self.workers)]
         feeder = asyncio.create_task(self._feed(queue))
-        stopped = asyncio.create_task(self._stopped.wait())
+        stopped = asyncio.create_task(self.stopped.wait())
         try:
             waiting: set[asyncio.Task[Any]] = {feeder, stopped, *tasks}
             while waiting - {stopped}:
@@ -109,10 +98,10 @@ class _Run:
             await engine.client.close()
 
     async def _feed(self, queue: "asyncio.Queue[Job | None]") -> None:
-        while (chunk := await asyncio.to_thread(next, self._chunks, None)) is not None:
+        while (chunk := await asyncio.to_thread(next, self.chunks, None)) is not None:
             for job in chunk:
                 await queue.put(job)
-        for _ in range(self._workers):
+        for _ in range(self.workers):
             await queue.put(None)
 
     async def _work(self, engine: Engine, queue: "asyncio.Queue[Job | None]", after_s: float) -> None:
@@ -126,7 +115,7 @@ class _Run:
             if task not in engine.sending:
                 task.cancel()
         if alive := [task for task in tasks if not task.done()]:
-            deadline = time.monotonic() + self._grace_s
+            deadline = time.monotonic() + GRACE_S
             while engine.sending and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
             await asyncio.sleep(0)

@@ -18,14 +18,13 @@ def json_schema(kind: Kind) -> dict[str, Any]:
 
 
 # Texts may hold brackets, but none that could be read as [End] or as the next marker.
-_TEXT = r"""text ::= ([^\[] | "[" [^ENBenb])+"""
+_TEXT = r"""text ::= ([^\[] | "[" [^ENBenb])+
+"""
 
 _FREE = {
-    "instruction": rf"""root ::= text "[New Instruction] " text " [End]\n[New Answer] " text " [End]"
-{_TEXT}
+    "instruction": r"""root ::= text "[New Instruction] " text " [End]\n[New Answer] " text " [End]"
 """,
-    "response": rf"""root ::= text "[Better Answer] " text " [End]"
-{_TEXT}
+    "response": r"""root ::= text "[Better Answer] " text " [End]"
 """,
 }
 
@@ -44,15 +43,13 @@ answer ::= line ([ \n] line){{1,4}}
 line ::= [^\n\[\] ] [^.!?\n\[\]]{{8,200}} [.!?]
 """
 _BOUNDED = {
-    "instruction": _SMALL
-    + r"""root ::= critique "[New Instruction] " task " [End]\n[New Answer] " answer " [End]"
+    "instruction": r"""root ::= critique "[New Instruction] " task " [End]\n[New Answer] " answer " [End]"
 """,
-    "response": _SMALL
-    + r"""root ::= critique "[Better Answer] " answer " [End]"
+    "response": r"""root ::= critique "[Better Answer] " answer " [End]"
 """,
 }
 
 
 def gbnf(kind: Kind, bounded: bool) -> str:
     """The grammar of a marker reply. `bounded` keeps critique, instruction and answer short."""
-    return (_BOUNDED if bounded else _FREE)[kind]
+    return _SMALL + _BOUNDED[kind] if bounded else _FREE[kind] + _TEXT

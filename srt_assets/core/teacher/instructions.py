@@ -27,9 +27,8 @@ class ReflectedInstructions(stage.Reflection):
             while records := cursor.fetchmany(stage.CHUNK):
                 chunk: list[stage.Subject] = []
                 for sample_id, dataset, *texts in records:
-                    given = (texts[0], texts[1], texts[2])
-                    source = Source(sample_id, "reflect_instruction", *given)
-                    chunk.append(stage.Subject(sample_id, dataset, "original", None, "ok", given))
+                    source = Source(sample_id, "reflect_instruction", *texts)
+                    chunk.append(stage.Subject(sample_id, dataset, "original", None, "ok", source.texts))
                     chunk.append(stage.Subject(sample_id, dataset, "reflected_instruction", source))
                 yield chunk
 

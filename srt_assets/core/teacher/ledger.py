@@ -14,8 +14,9 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -151,16 +152,16 @@ def _settle(futures: list["asyncio.Future[None]"], error: OSError | None) -> Non
 def encode(row: dict[str, Any]) -> bytes:
     """A row as one line: CRC-32 (8 hex digits), a space, JSON, a newline. What no Parquet file can hold is repaired."""
     # A server that cuts its message in the middle of an emoji sends half a character: sealing would fail for ever.
-    body = json.dumps(row, separators=(",", ":"), default=_plain, ensure_ascii=False).encode("utf-8", "replace")
+    body = json.dumps(row, separators=(",", ":"), default=datetime.isoformat, ensure_ascii=False).encode(
+        "utf-8", "replace"
+    )
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
 def decode(line: bytes) -> dict[str, Any] | None:
     """The row of a line, or None if the line is torn or damaged."""
-    if len(line) < 11 or not line.endswith(b"\n") or line[8:9] != b" ":
-        return None
     body = line[9:-1]
-    if line[:8] != b"%08x" % zlib.crc32(body):
+    if line != b"%08x %s\n" % (zlib.crc32(body), body):
         return None
     try:
         row = json.loads(body)
@@ -221,18 +222,16 @@ def _claim(path: Path) -> BinaryIO | None:
 def _seal_claimed(lake: Lake, paths: list[Path]) -> int:
     before = lake.manifest(TABLE)
     names = list(before.parts) if before else []
-    con = lake.connect()
-    try:
+    with lake.connect() as con:
         # A crash between the commit and the removal of segments must not count their rows twice.
         done = {name for (name,) in con.execute(f"SELECT DISTINCT segment FROM {TABLE}").fetchall()}
         moved = 0
-        for rows in _chunks(row for path in paths if path.name not in done for row in read_segment(path, True)):
+        all_rows = (row for path in paths if path.name not in done for row in read_segment(path, True))
+        while rows := list(islice(all_rows, _SEAL_ROWS)):
             names.append(lake.write_part(TABLE, rows))
             moved += len(rows)
         if moved and len(names) > _COMPACT_ABOVE:
             names = _compact(lake, con, names)
-    finally:
-        con.close()
     if moved or not before:
         lake.commit(TABLE, names, fingerprint=Fingerprint.of(parts=names), code_version=VERSION, complete=False)
     for path in paths:
@@ -249,20 +248,3 @@ def _compact(lake: Lake, con: duckdb.DuckDBPyConnection, names: list[str]) -> li
     if len(ours) <= _COMPACT_ABOVE:
         return names
     return [*newer, lake.sink_part(con, TABLES[TABLE].select_sql(ours), TABLE)]
-
-
-def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    chunk: list[dict[str, Any]] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) >= _SEAL_ROWS:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no place in the ledger")

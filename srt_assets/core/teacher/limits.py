@@ -37,12 +37,7 @@ class RateLimit:
     """
 
     def __init__(
-        self,
-        rpm: int,
-        tpm: int,
-        window_s: float = WINDOW_S,
-        margin_s: float = MARGIN_S,
-        clock: Clock = time.monotonic,
+        self, rpm: int, tpm: int, window_s: float = WINDOW_S, margin_s: float = MARGIN_S, clock: Clock = time.monotonic
     ) -> None:
         self.rpm = rpm
         self.tpm = tpm

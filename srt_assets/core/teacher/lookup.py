@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.tables import TABLES
+from srt_assets.core.tables import TABLES, rows_as_dicts
 from srt_assets.core.teacher.call import Call
 from srt_assets.core.teacher.ledger import TABLE, read_segment, segments
 
@@ -77,15 +77,12 @@ class Lookup:
 
     def replies(self, keys: Iterable[str]) -> dict[str, Reply]:
         """The best reply of each key: a finished one, else the one that was allowed the most tokens."""
-        cursor = self._with_keys(keys)
-        try:
+        with self._with_keys(keys) as cursor:
             rows = cursor.execute(
                 "SELECT call_key, reply, finish_reason, max_tokens FROM calls JOIN keys USING (call_key) "
                 "WHERE status = 'ok' QUALIFY row_number() OVER (PARTITION BY call_key "
                 "ORDER BY finish_reason IS NOT DISTINCT FROM 'length', max_tokens DESC, created_at, segment) = 1"
             ).fetchall()
-        finally:
-            cursor.close()
         return {key: Reply(text, finish, allowed or 0, key) for key, text, finish, allowed in rows}
 
     def older(self, calls: Iterable[Call]) -> dict[str, list[str]]:
@@ -94,9 +91,8 @@ class Lookup:
         Under one version these facts determine the key, so that with equal facts another key is another version's.
         """
         asked = [{"call_key": call.key, "purpose": call.purpose, **call.facts} for call in calls]
-        cursor = self._con.cursor()
-        cursor.register("asked", pa.Table.from_pylist(asked, schema=TABLES[TABLE].arrow_schema))
-        try:
+        with self._con.cursor() as cursor:
+            cursor.register("asked", pa.Table.from_pylist(asked, schema=TABLES[TABLE].arrow_schema))
             rows = cursor.execute(
                 "SELECT asked.call_key, calls.call_key FROM calls JOIN asked ON calls.source_key = asked.source_key "
                 "AND calls.purpose = asked.purpose AND calls.temperature = asked.temperature "
@@ -105,8 +101,6 @@ class Lookup:
                 "WHERE calls.call_key <> asked.call_key GROUP BY ALL "
                 "ORDER BY max(calls.created_at) FILTER (calls.status = 'ok') DESC NULLS LAST, calls.call_key"
             ).fetchall()
-        finally:
-            cursor.close()
         found: dict[str, list[str]] = {}
         for key, older in rows:
             found.setdefault(key, []).append(older)
@@ -117,8 +111,7 @@ class Lookup:
 
         A 400 is hopeless only if its run had a reply to another call: else the server may have been set up wrong.
         """
-        cursor = self._with_keys(keys)
-        try:
+        with self._with_keys(keys) as cursor:
             rows = cursor.execute(
                 "SELECT call_key, max_tokens, count(*), arg_max(status, created_at), arg_max(error, created_at), "
                 "bool_or(list_contains(?, status) AND (status <> 'bad_request' OR segment IN "
@@ -126,8 +119,6 @@ class Lookup:
                 "WHERE status NOT IN ('ok', ?) AND api_base = ? GROUP BY ALL",
                 [list(HOPELESS), INTERRUPTED, api_base],
             ).fetchall()
-        finally:
-            cursor.close()
         found: dict[str, dict[int, Attempts]] = {}
         for key, allowed, n, kind, message, dead in rows:
             found.setdefault(key, {})[allowed] = Attempts(n, kind, message or "", dead)
@@ -168,9 +159,7 @@ class Lookup:
         cursor = self._con.execute(
             f"SELECT * FROM calls WHERE {where} AND status = 'ok' ORDER BY created_at DESC LIMIT 1", values
         )
-        names = [column[0] for column in cursor.description]
-        row = cursor.fetchone()
-        return dict(zip(names, row, strict=True)) if row else None
+        return next(iter(rows_as_dicts(cursor)), None)
 
     def _with_keys(self, keys: Iterable[str]) -> duckdb.DuckDBPyConnection:
         cursor = self._con.cursor()

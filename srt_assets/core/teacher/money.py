@@ -25,6 +25,10 @@ class Prices:
             return None
         return self.input * prompt_tokens + self.output * completion_tokens
 
+    def most(self, prompt_bound: int, allowed: int) -> float:
+        """The most a call can cost (USD); 0 where nobody knows."""
+        return self.cost(prompt_bound, allowed) or 0.0
+
 
 def prices_of(teacher: Teacher) -> Prices:
     """The settings' prices, else LiteLLM's table. UserError: half a price, or a budget and no price to hold it by."""
@@ -35,9 +39,8 @@ def prices_of(teacher: Teacher) -> Prices:
             "set both in srt.toml, or neither",
         )
     if teacher.usd_per_million_input:
-        return Prices(
-            teacher.usd_per_million_input / _MILLION, teacher.usd_per_million_output / _MILLION, "the settings"
-        )
+        settings = (teacher.usd_per_million_input / _MILLION, teacher.usd_per_million_output / _MILLION)
+        return Prices(*settings, "the settings")
     if teacher.model == "local":
         return Prices(0.0, 0.0, "the embedded teacher is free")
     from srt_assets.core.teacher.client import price_in_litellm
@@ -49,13 +52,11 @@ def prices_of(teacher: Teacher) -> Prices:
             f"teacher.budget_usd is set, but the price of the model {teacher.model!r} is not known",
             "set teacher.usd_per_million_input and teacher.usd_per_million_output in srt.toml, or budget_usd = 0",
         )
-    return Prices(
-        None,
-        None,
-        f"unknown for {teacher.model!r}: set teacher.usd_per_million_input and teacher.usd_per_million_output",
-    )
+    remedy = "set teacher.usd_per_million_input and teacher.usd_per_million_output"
+    return Prices(None, None, f"unknown for {teacher.model!r}: {remedy}")
 
 
+@dataclass
 class Budget:
     """`limit` USD in all (0 = none). A call reserves the most it can cost before it is sent and settles after.
 
@@ -63,23 +64,18 @@ class Budget:
     is in flight, the budget is `exhausted` and stays so.
     """
 
-    def __init__(self, limit: float, spent: float) -> None:
-        self.limit = limit
-        self.spent = spent
-        self.reserved = 0.0
-        self.in_flight = 0
-        self.exhausted = False
+    limit: float
+    spent: float
+    reserved: float = 0.0
+    in_flight: int = 0
+    exhausted: bool = False
 
     def try_reserve(self, usd: float) -> bool | None:
         """True: reserved. False: the budget is exhausted. None: wait until a call in flight has settled."""
-        if not self.limit:
-            self.in_flight += 1
-            self.reserved += usd
-            return True
         if self.exhausted:
             return False
         # Half a billionth of a dollar of slack for the rounding of sums.
-        if self.spent + self.reserved + usd <= self.limit + 5e-10:
+        if not self.limit or self.spent + self.reserved + usd <= self.limit + 5e-10:
             self.in_flight += 1
             self.reserved += usd
             return True

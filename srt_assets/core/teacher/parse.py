@@ -9,34 +9,16 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from srt_assets.core.teacher.prompts import (
-    BRIEF,
-    CRITERIA,
-    EXAMPLE,
-    PLACEHOLDER_ANSWER,
-    PLACEHOLDER_INSTRUCTION,
-    Form,
-    Kind,
-)
+from srt_assets.core.teacher import prompts
+from srt_assets.core.teacher.prompts import Form, Kind
 from srt_assets.core.teacher.shield import FRAME_MARKER, unshield
 
 # One further turn is worth its price for these only: nothing else gets better by asking again.
 CORRECTABLE = frozenset({"empty_reply", "no_markers", "placeholder"})
 
-_PLACEHOLDERS = frozenset(
-    {
-        PLACEHOLDER_INSTRUCTION,
-        PLACEHOLDER_ANSWER,
-        "your new instruction",
-        "your new answer",
-        "your better answer",
-        "new instruction",
-        "new answer",
-        "better answer",
-        "n/a",
-        "",
-    }
-)
+_PARTS = ("new instruction", "new answer", "better answer")
+_PLACEHOLDERS = {prompts.PLACEHOLDER_INSTRUCTION, prompts.PLACEHOLDER_ANSWER, "n/a", ""}
+_PLACEHOLDERS.update(_PARTS, (f"your {part}" for part in _PARTS))
 # Bounded, and possessive (`*+`) below: without, a long run of blanks or stars takes the square of its length in time,
 # on the loop of all calls (20,000 blanks took 12 s).
 _EMPHASIS = r"[*_`]{0,8}"
@@ -51,11 +33,9 @@ _BRACKETS = {
     name: re.compile(rf"{_LEAD}({_EMPHASIS})\[[ \t]*{words}[ \t]*\](?:{_CLOSED}|\1)", re.IGNORECASE)
     for name, words in _WORDS.items()
 }
+_NUMBERED = rf"^[ \t]*{_SIGN}(?:\d{{1,2}}[.):]+[ \t]*)?"
 _COLONS = {
-    name: re.compile(
-        rf"^[ \t]*{_SIGN}(?:\d{{1,2}}[.):]+[ \t]*)?({_EMPHASIS}){words}(?:{_CLOSED})",
-        re.IGNORECASE | re.MULTILINE,
-    )
+    name: re.compile(rf"{_NUMBERED}({_EMPHASIS}){words}(?:{_CLOSED})", re.IGNORECASE | re.MULTILINE)
     for name, words in _WORDS.items()
 }
 _REFUSAL = re.compile(
@@ -127,13 +107,12 @@ _Pair = tuple[str | None, str]
 def _from_markers(kind: Kind, text: str) -> list[_Pair]:
     """All complete matches in their order. A pair needs both texts, a response only one."""
     names = ("instruction", "answer") if kind == "instruction" else ("better",)
-    found = [(m.start(), m.end(), name) for name in names for m in _marks(name, text)]
-    found.sort()
+    found = sorted((m.start(), m.end(), name) for name in names for m in _marks(name, text))
+    starts = [start for start, _, _ in found[1:]]
     pairs: list[_Pair] = []
     instruction: str | None = None
-    for place, (_, end, name) in enumerate(found):
-        section = text[end : found[place + 1][0] if place + 1 < len(found) else len(text)]
-        body = _body(section)
+    for (_, end, name), next_start in zip(found, [*starts, len(text)], strict=False):
+        body = _body(text[end:next_start])
         if name == "instruction":
             instruction = body or None
         elif body and (kind == "response" or instruction):
@@ -156,8 +135,8 @@ def _from_json(kind: Kind, text: str) -> list[_Pair]:
     for found in _objects(text):
         values = [found.get(key) for key in keys]
         if all(isinstance(value, str) and value.strip() for value in values):
-            texts = [str(value).strip() for value in values]
-            pairs.append((texts[0], texts[1]) if kind == "instruction" else (None, texts[0]))
+            *instruction, response = (str(value).strip() for value in values)
+            pairs.append((instruction[0] if instruction else None, response))
     return pairs
 
 
@@ -186,15 +165,12 @@ def _refuses(text: str) -> bool:
     return len(text) <= _REFUSAL_CHARS and _REFUSAL.match(text.strip().lstrip("*_#\"' ")) is not None
 
 
-_OURS = [normal(line) for texts in (CRITERIA, BRIEF) for text in texts.values() for line in text.splitlines() if line]
+_TEXTS = (*prompts.CRITERIA.values(), *prompts.BRIEF.values())
+_OURS = [normal(line) for text in _TEXTS for line in text.splitlines() if line]
 _ECHO_CHARS = 40
 # Sentences of the example that the packaged teacher is shown: it sometimes hands them back as its own.
-_EXAMPLE_SENTENCES = [
-    sentence
-    for text in EXAMPLE.values()
-    for sentence in normal(text.split("Answer]")[-1]).split(". ")
-    if len(sentence) > 20
-]
+_EXAMPLES = [normal(text.split("Answer]")[-1]).split(". ") for text in prompts.EXAMPLE.values()]
+_EXAMPLE_SENTENCES = [sentence for sentences in _EXAMPLES for sentence in sentences if len(sentence) > 20]
 
 
 def _worthless(instruction: str | None, response: str, source: tuple[str, str, str]) -> str | None:

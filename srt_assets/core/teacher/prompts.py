@@ -71,25 +71,19 @@ Granny Smith is the best choice. [End]""",
 eaten raw, baked in pies or pressed into juice, and they contain fibre and vitamin C. [End]""",
 }
 
-_SHAPE: dict[tuple[Kind, Form], str] = {
-    (
-        "instruction",
-        "markers",
-    ): f"""After the critique, write the results exactly in this form:
+_MARKERS: dict[Kind, str] = {
+    "instruction": f"""After the critique, write the results exactly in this form:
 [New Instruction] {PLACEHOLDER_INSTRUCTION} [End]
 [New Answer] {PLACEHOLDER_ANSWER} [End]""",
-    (
-        "response",
-        "markers",
-    ): f"""After the critique, write the result exactly in this form:
+    "response": f"""After the critique, write the result exactly in this form:
 [Better Answer] {PLACEHOLDER_ANSWER} [End]""",
-    ("instruction", "json_schema"): 'Reply with one JSON object with three texts and nothing around it: "critique", '
-    '"new_instruction", "new_answer".',
-    ("response", "json_schema"): 'Reply with one JSON object with two texts and nothing around it: "critique", '
-    '"better_answer".',
 }
-for _kind in CRITERIA:
-    _SHAPE[_kind, "grammar"] = _SHAPE[_kind, "markers"]
+_JSON: dict[Kind, str] = {
+    "instruction": 'Reply with one JSON object with three texts and nothing around it: "critique", "new_instruction", '
+    '"new_answer".',
+    "response": 'Reply with one JSON object with two texts and nothing around it: "critique", "better_answer".',
+}
+_SHAPE: dict[Form, dict[Kind, str]] = {"markers": _MARKERS, "json_schema": _JSON, "grammar": _MARKERS}
 
 _CORRECTION = {
     "empty_reply": "Your reply was empty.",
@@ -102,7 +96,7 @@ _QUOTED_CHARS = 2000
 
 def request(kind: Kind, form: Form, brief: bool = False) -> str:
     """Criteria, and the form of the reply: the text that ends every last user message."""
-    return BRIEF[kind] if brief else CRITERIA[kind] + _SHAPE[kind, form]
+    return BRIEF[kind] if brief else CRITERIA[kind] + _SHAPE[form][kind]
 
 
 def messages(kind: Kind, form: Form, instruction: str, input: str, response: str, brief: bool = False) -> list[Message]:
@@ -138,7 +132,7 @@ PROMPT_VERSION = digest(
     system=SYSTEM,
     criteria=CRITERIA,
     brief={**BRIEF, "system": BRIEF_SYSTEM, "example": EXAMPLE},
-    shape={f"{kind}/{form}": text for (kind, form), text in _SHAPE.items()},
+    shape={f"{kind}/{form}": text for form, texts in _SHAPE.items() for kind, text in texts.items()},
     correction=_CORRECTION,
     frame=messages("instruction", "markers", "i", "n", "r"),
 )[:12]

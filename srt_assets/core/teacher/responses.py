@@ -37,7 +37,7 @@ class ReflectedResponses(stage.Reflection):
                     given = Source(sample_id, "reflect_response", instruction, input, response)
                     chunk.append(stage.Subject(sample_id, dataset, "reflected_response", given))
                     if status == "ok":
-                        both = Source(sample_id, "reflect_response_of_reflected", new[0], new[1], new[2])
+                        both = Source(sample_id, "reflect_response_of_reflected", *new)
                         chunk.append(stage.Subject(sample_id, dataset, "reflected_both", both))
                     else:
                         chunk.append(stage.Subject(sample_id, dataset, "reflected_both", None, NO_INSTRUCTION))

@@ -9,8 +9,8 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import local
 from srt_assets.core.teacher.call import LOCAL
 from srt_assets.core.teacher.client import connect
-from srt_assets.core.teacher.engine import Engine
-from srt_assets.core.teacher.flow import Job, Report, drive
+from srt_assets.core.teacher.engine import Engine, Tally
+from srt_assets.core.teacher.flow import Job, drive
 from srt_assets.core.teacher.ledger import Ledger
 from srt_assets.core.teacher.limits import WINDOW_S, Gate, RateLimit
 from srt_assets.core.teacher.lookup import Lookup
@@ -34,18 +34,14 @@ def short_collections() -> Iterator[None]:
 
 
 def ask_all(
-    teacher: Teacher,
-    lake: Lake,
-    lookup: Lookup,
-    jobs: Iterator[list[Job]],
-    started: Callable[[Engine], None],
-    report: Report,
+    teacher: Teacher, lake: Lake, lookup: Lookup, jobs: Iterator[list[Job]], tally: Tally, report: Callable[[], None]
 ) -> None:
     """Run the jobs against the teacher of the settings; when it returns or raises, all replies are on disk.
 
     Raises what `client.connect`, `money.prices_of` and `Engine.ask` raise.
     """
     prices = prices_of(teacher)
+    tally.priced = prices.known
     concurrency = min(teacher.concurrency, local.SLOTS) if teacher.model == LOCAL else teacher.concurrency
     with ExitStack() as stack:
         book = stack.enter_context(Ledger(lake))
@@ -57,12 +53,10 @@ def ask_all(
             rate = RateLimit(teacher.rpm, teacher.tpm)
             # The other asset, or a run that was stopped, may have asked a moment ago: the provider counts that too.
             rate.remember(lookup.recent(teacher.model, WINDOW_S + 1))
-            engine = Engine(teacher, client, book, prices, budget, rate, Gate(concurrency))
-            started(engine)
-            return engine
+            return Engine(teacher, client, book, prices, budget, rate, Gate(concurrency), tally)
 
         # A few more workers than calls in flight: one that waits for the disk or parses must not cost a slot.
         stack.enter_context(short_collections())
         started_at = time.monotonic()
-        engine = drive(make_engine, jobs, concurrency + max(2, concurrency // 8), report)
-        engine.tally.seconds = time.monotonic() - started_at
+        drive(make_engine, jobs, concurrency + max(2, concurrency // 8), report)
+        tally.seconds = time.monotonic() - started_at

@@ -6,14 +6,8 @@ about such markers survives and none can close its block, open `[System]`, or pr
 
 import re
 
-FRAME_NAMES = (
-    "Instruction",
-    "The Start of Input",
-    "The End of Input",
-    "The Start of Answer",
-    "The End of Answer",
-    "System",
-)
+_BLOCKS = ("The Start of Input", "The End of Input", "The Start of Answer", "The End of Answer")
+FRAME_NAMES = ("Instruction", *_BLOCKS, "System")
 REPLY_NAMES = ("New Instruction", "New Answer", "Better Answer", "End")
 
 

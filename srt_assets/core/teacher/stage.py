@@ -5,11 +5,12 @@ records and the ledger alone (`_settle`). A changed parser therefore costs nothi
 """
 
 import functools
+import itertools
 import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from srt_assets.core.errors import StageError
@@ -89,11 +90,11 @@ class Reflection(Stage):
         # Asking takes hours: records that changed meanwhile have rows that nobody asked for, so they are asked now.
         while upstream != (upstream := self.upstream(lake)):
             try:
-                more, unanswered, missed = _ask(settings, lake, self, prompter, work.progress, work.renew)
+                done = _ask(settings, lake, self, prompter, work.progress, work.renew)
             finally:
                 ledger.seal(lake)
-            tally, asked = tally.plus(more), asked + missed
-            parts, counts = _settle(lake, self, prompter, unanswered, work.renew)
+            tally, asked = tally.plus(done.tally), asked + len(done.missed)
+            parts, counts = _settle(lake, self, prompter, done.unanswered, work.renew)
         stats = {
             **{status: n for status, n in sorted(counts.items()) if status != "from_teacher"},
             "calls_paid": tally.calls,
@@ -151,8 +152,8 @@ def _fingerprint(
 
 def _ask(
     settings: Settings, lake: Lake, plan: Reflection, prompter: Prompter, progress: Progress, renew: bool = False
-) -> tuple[Tally, dict[str, Verdict], int]:
-    """Make every missing call. Gives the tally, why calls stayed unanswered, and how many subjects needed one.
+) -> "_Asking":
+    """Make every missing call. Gives the tally, why calls stayed unanswered, and which were needed.
 
     `renew`: what only an older program asked is asked anew. Give the same to `_settle`.
     """
@@ -164,7 +165,7 @@ def _ask(
         first = next(steps, None)
         if first is None:
             progress(total, total, "records")
-            return asking.tally, asking.unanswered, 0
+            return asking
         # Only now: no call to make, no LiteLLM to import, no server to start.
         if settings.teacher.batch:
             from srt_assets.core.teacher.batch import ask_batches
@@ -172,7 +173,7 @@ def _ask(
             lookup.close()
             open_steps = lambda look: asking.steps(look, plan.subjects(lake))  # noqa: E731
             ask_batches(settings.teacher, lake, plan.share, open_steps, asking.unanswered, asking.tally, progress)
-            return asking.tally, asking.unanswered, len(asking.missed)
+            return asking
         from srt_assets.core.teacher.session import ask_all
 
         started = time.monotonic()
@@ -187,9 +188,11 @@ def _ask(
                 facts["throttled"] = tally.throttled
             progress(min(total, asking.hits + asking.done), total, "records", **facts)
 
-        ask_all(settings.teacher, lake, lookup, asking.jobs(_chain(first, steps)), asking.start, report)
+        all_steps = itertools.chain([first], steps)
+        jobs: Iterator[list[Job]] = ([functools.partial(asking.solve, step) for step in chunk] for chunk in all_steps)
+        ask_all(settings.teacher, lake, lookup, jobs, asking.tally, report)
     progress(total, total, "records")
-    return asking.tally, asking.unanswered, len(asking.missed)
+    return asking
 
 
 def sources_of(chunks: Iterator[list[Subject]]) -> Iterator[list[Source]]:
@@ -199,26 +202,18 @@ def sources_of(chunks: Iterator[list[Subject]]) -> Iterator[list[Source]]:
             yield found
 
 
-def _chain(first: list[Step], rest: Iterator[list[Step]]) -> Iterator[list[Step]]:
-    yield first
-    yield from rest
-
-
+@dataclass
 class _Asking:
-    """The jobs of one run and what became of them."""
+    """What one run asks, and what became of it."""
 
-    def __init__(self, teacher: Teacher, prompter: Prompter, renew: bool = False) -> None:
-        self.teacher = teacher
-        self.prompter = prompter
-        self.renew = renew
-        self.tally = Tally()
-        self.unanswered: dict[str, Verdict] = {}
-        self.hits = 0
-        self.done = 0
-        self.missed: set[bytes] = set()
-
-    def start(self, engine: Engine) -> None:
-        self.tally = engine.tally
+    teacher: Teacher
+    prompter: Prompter
+    renew: bool
+    tally: Tally = field(default_factory=Tally)
+    unanswered: dict[str, Verdict] = field(default_factory=dict)
+    hits: int = 0
+    done: int = 0
+    missed: set[bytes] = field(default_factory=set)
 
     def steps(self, lookup: Lookup, subjects: Iterator[list[Subject]]) -> Iterator[list[Step]]:
         """The steps that miss a call, chunk by chunk; of records that need the same call (a blank input), the first."""
@@ -236,11 +231,7 @@ class _Asking:
             if missing:
                 yield missing
 
-    def jobs(self, steps: Iterator[list[Step]]) -> Iterator[list[Job]]:
-        for chunk in steps:
-            yield [functools.partial(self._solve, step) for step in chunk]
-
-    async def _solve(self, step: Step, engine: Engine) -> None:
+    async def solve(self, step: Step, engine: Engine) -> None:
         """Ask the call, and once more with a changed prompt if its reply cannot be read."""
         turn = step.missing(self.teacher.max_tokens)
         assert turn is not None
@@ -251,7 +242,7 @@ class _Asking:
             if parsed.status in CORRECTABLE and not engine.stopping:
                 turn = Turn(self.prompter.correction(source, turn.call, answer.text or "", parsed.status))
                 answer = await engine.ask(turn)
-        if isinstance(answer, Verdict):
+        if isinstance(answer, str):
             self.unanswered[turn.call.key] = answer
         self.done += 1
 
@@ -277,8 +268,7 @@ def _settle(
                     parsed, key = step.result(prompter.form, unanswered)
                     if any(turn.is_older for turn in step.turns):
                         counts["replies_to_older_prompts"] += 1
-                    texts = _texts(subject.source, parsed)
-                    row = _row(subject, parsed.status, texts, key)
+                    row = _row(subject, parsed.status, _texts(subject.source, parsed), key)
                 else:
                     row = _row(subject, subject.status, subject.texts, None)
                     counts["original_rows"] += subject.candidate == "original"

@@ -26,26 +26,23 @@ class Step:
 
     def missing(self, max_tokens: int) -> Turn | None:
         """The turn to ask next, as far as can be told before the request's tokens are counted (see `ask.must_ask`)."""
-        for turn in self.turns:
-            if not (turn.reply and turn.reply.serves(max_tokens)):
-                return turn
-        return None
+        return next((turn for turn in self.turns if not (turn.reply and turn.reply.serves(max_tokens))), None)
 
     def result(self, form: Form, unanswered: dict[str, Verdict]) -> tuple[Parsed, str]:
         """The outcome and the key of the call that decided it."""
         key = self.first.call.key
         verdict = unanswered.get(key)
         if self.first.reply is None or self.parsed is None:
-            return Parsed(verdict.status if verdict else "call_failed"), key
-        if self.parsed.status == "truncated_reply" and verdict and verdict.status == "over_budget":
+            return Parsed(verdict or "call_failed"), key
+        if self.parsed.status == "truncated_reply" and verdict == "over_budget":
             return Parsed("over_budget"), key
         key = self.first.reply.key
         if self.correction is None:
             return self.parsed, key
         if self.correction.reply:
             return _read(self.source, form, self.correction.reply), self.correction.reply.key
-        verdict = unanswered.get(self.correction.call.key)
-        return Parsed("over_budget") if verdict and verdict.status == "over_budget" else Parsed(self.parsed.status), key
+        over_budget = unanswered.get(self.correction.call.key) == "over_budget"
+        return Parsed("over_budget" if over_budget else self.parsed.status), key
 
 
 def resolve(
