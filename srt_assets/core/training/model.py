@@ -12,8 +12,6 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.student.loading import load_whole
 from srt_assets.core.training.job import Job
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def pick_device(job: Job) -> torch.device:
     """The kind of device. UserError if the settings name one that is not there."""

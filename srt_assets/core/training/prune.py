@@ -39,9 +39,10 @@ def remove(settings: Settings, lake: Lake) -> tuple[list[Waste], list[str]]:
             except BlockingIOError:
                 busy.append(student)
                 continue
-            gone += _of(settings, lake, student)
-            finished.thin_out(lake, student, settings.training.keep_last, results.current(lake, student))
-            finished.drop_old_states(lake, student)
+            wastes = _of(settings, lake, student)
+            for waste in wastes:
+                finished.delete(waste.path)
+            gone += wastes
     return gone, busy
 
 

@@ -87,8 +87,9 @@ class FinetunedCheckpoint(Stage):
     def tidy(self, work: Work) -> Facts:
         """Delete checkpoints beyond `training.keep_last`, and states that nobody has continued for a week."""
         current = results.current(work.lake, work.student)
-        gone = finished.thin_out(work.lake, work.student, work.settings.training.keep_last, current)
-        finished.drop_old_states(work.lake, work.student)
+        gone = finished.superseded(work.lake, work.student, work.settings.training.keep_last, current)
+        for path in [*gone, *finished.old_states(work.lake, work.student)]:
+            finished.delete(path)
         return {"checkpoints_removed": len(gone)}
 
     def describe(self, lake: Lake, student: str = "") -> Description:
@@ -188,20 +189,15 @@ def _followed(live: Path, arm: str, progress: Progress) -> Iterator[None]:
     over = threading.Event()
     live.unlink(missing_ok=True)
 
-    def look() -> dict[str, Any]:
-        return json.loads(live.read_text()) if live.exists() else {}
-
     def follow() -> None:
-        last = 0
-        while True:
+        last, ended = 0, False
+        while not ended:
             ended = over.wait(LOOK_EVERY_S)
-            facts = look()
+            facts = json.loads(live.read_text()) if live.exists() else {}
             if facts and facts["done"] != last:
                 last = facts["done"]
                 shown = {k: facts[k] for k in ("loss", "tokens_per_s", "eta_s")}
                 progress(last, facts["total"], "steps", arm=arm, **shown)
-            if ended:
-                return
 
     thread = threading.Thread(target=follow, name="training-progress", daemon=True)
     thread.start()
