@@ -8,6 +8,7 @@ Registering is cheap and idempotent; a source whose files have changed gets a ne
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,13 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
                 f"the student key {slug!r} is taken by {known['source']}",
                 "choose another: --name, or in the watched folder its name there",
             )
-        if known and known["source"] == origin.source and origin.built_once and not _broken(root / slug):
-            return get(lake, slug)
+        if known and known["source"] == origin.source and origin.built_once:
+            with suppress(UserError):  # a broken one is built again
+                return get(lake, slug)
         aside = root / f".aside-{slug}"
         try:
             files, revision = _collect(origin, aside)
-            parent, generation = _ancestry(lake, files)
-            facts: dict[str, str | int] = {"source": origin.source, "given": given, "revision": revision}
-            facts |= {"parent": parent, "generation": generation}
+            facts = {"source": origin.source, "given": given, "revision": revision, **_ancestry(lake, files)}
             if known and facts.items() <= known.items() and _links(root / slug) == _links(aside):
                 return get(lake, slug)  # a run may be reading it this moment
             # `get` compares the signature: the same files are not read again for their fingerprint.
@@ -171,19 +171,11 @@ def _links(path: Path) -> dict[str, Path]:
     return {p.name: p.readlink() for p in path.iterdir() if p.is_symlink()}
 
 
-def _broken(path: Path) -> bool:
-    try:
-        inspect(path)
-    except UserError:
-        return True
-    return False
-
-
-def _ancestry(lake: Lake, files: Files) -> tuple[str, int]:
+def _ancestry(lake: Lake, files: Files) -> dict[str, str | int]:
     """Parent and generation of a checkpoint this project finetuned: it lies in `checkpoints/<parent>/<run>`."""
     made = (lake.home / "checkpoints").resolve()
     if not files.directory.is_relative_to(made):
-        return "", 0
+        return {"parent": "", "generation": 0}
     parent = files.directory.relative_to(made).parts[0]
     before = folders.known(lake, parent)
-    return parent, (before["generation"] if before else 0) + 1
+    return {"parent": parent, "generation": (before["generation"] if before else 0) + 1}

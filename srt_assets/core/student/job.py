@@ -96,11 +96,9 @@ class Job:
         names = devices.resolve_devices(chosen.devices, self.info.n_parameters * resolved.itemsize)
         spec = Spec(
             path=self.info.path,
-            template=chosen.template,
-            protocol=chosen.protocol,
             max_length=max_length(self.settings, self.info),
             dtype=str(resolved).removeprefix("torch."),
-            token_budget=chosen.token_budget,
+            **chosen.model_dump(include={"template", "protocol", "token_budget"}),
             cores=devices.cores_per_worker(names),
         )
         return spec, names

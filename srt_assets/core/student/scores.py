@@ -77,7 +77,7 @@ STAGE = StudentScores()
 def can_be_made(lake: Lake) -> bool:
     """True if the teacher side is there and finished, so that a student has something to score."""
     found = [lake.manifest("candidates", partition) for partition in CANDIDATE_SLICES]
-    return all(manifest is not None and manifest.complete for manifest in found)
+    return all(manifest and manifest.complete for manifest in found)
 
 
 def _inputs(lake: Lake, student: str) -> dict[str, Any]:
@@ -107,8 +107,7 @@ def _way(settings: Settings, info: checkpoints.StudentInfo) -> Way:
     dtypes = tuple(DTYPES.values()) if chosen == "auto" else tuple(dict.fromkeys((DTYPES[chosen], "float32")))
     return Way(
         student_fingerprint=info.fingerprint,
-        template=settings.student.template,
-        protocol=settings.student.protocol,
+        **settings.student.model_dump(include={"template", "protocol"}),
         max_length=max_length(settings, info),
         scoring_version=VERSION,
         dtypes=dtypes,

@@ -75,9 +75,7 @@ class Keeper(TrainerCallback):
         speed = self._here / (now - self._began)
         facts = {
             "step": step,
-            "loss": logs["loss"],
-            "learning_rate": logs["learning_rate"],
-            "grad_norm": logs["grad_norm"],
+            **{name: logs[name] for name in ("loss", "learning_rate", "grad_norm")},
             "tokens": self.tokens,
             "seconds": round(took, 4),
         }

@@ -152,15 +152,13 @@ def _listener(job: Job, say: Callable[[str], None], rank: int):
     live = job.directory / "live.json"
 
     def hear(step: int, steps: int, facts: dict[str, float]) -> None:
-        if rank != 0:
-            return
         # Whole or not at all: the process that started us reads it while we train.
         aside = live.with_suffix(".writing")
         aside.write_text(json.dumps({"done": step, "total": steps, **facts}))
         aside.replace(live)
         told(step, steps, "steps", **facts)
 
-    return hear
+    return hear if rank == 0 else lambda *_: None
 
 
 def _fail(job: Job, error: UserError | StageError, quiet: bool) -> int:

@@ -24,7 +24,7 @@ from srt_assets.core.training.keeper import Keeper
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
 from srt_assets.core.training.plan import count_steps, pack, step_samples
 from srt_assets.core.training.states import drop_torn_states, last_state, sync
-from srt_assets.core.training.trainer import PackedTrainer, Steps, only
+from srt_assets.core.training.trainer import PackedTrainer, Steps
 
 # Tokens a forward pass. The block mask makes attention quadratic in it; on a CPU gains end near 1,000 tokens.
 CPU_BUDGET = 1024
@@ -84,7 +84,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
                 replace_text(before_file, json.dumps(before))
 
     keeper = Keeper(plan, job.curve, job.save_every_s, listener, stop_asked, at_start)
-    trainer = PackedTrainer(model=student, args=args, train_dataset=plan, data_collator=only, callbacks=[keeper])
+    trainer = PackedTrainer(model=student, args=args, train_dataset=plan, callbacks=[keeper])
     trainer.remove_callback(PrinterCallback)
     if args.fsdp and not trainer.is_fsdp_enabled:
         raise UserError("accelerate shares weights between GPUs only", 'set training.sharding = "auto"')

@@ -8,6 +8,7 @@ paper's number of samples, and without packing a row is as long as its samples h
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +55,13 @@ class Steps(Dataset):
         return sum(len(self.examples[i].ids) for i in self.steps[index])
 
 
-def only(items: list) -> Any:
-    """Collator: a batch is one step."""
-    return items[0]
-
-
 class PackedTrainer(Trainer):
     """Trainer whose step sums the loss of all its rows before one update; the loss is per response token."""
 
     def get_train_dataloader(self) -> DataLoader:
         # Not sharded by accelerate: `Steps` already gives every process its own rows of the same step.
         assert isinstance(self.train_dataset, Steps)
-        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=only)
+        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=itemgetter(0))
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         model.train()
