@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from srt_assets.core.student.encoding import Pass
 
 
@@ -39,9 +37,8 @@ def plan(
     """
     groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
     by_length = sorted(prefixes, key=len, reverse=True)
-    heads = [np.asarray(p, dtype=np.int32) for p in by_length]
     for i, one in enumerate(passes):
-        fitting = (p for p, head in zip(by_length, heads, strict=True) if _begins(one, head))
+        fitting = (p for p in by_length if len(p) < one.start and tuple(one.ids[: len(p)].tolist()) == p)
         groups.setdefault((next(fitting, ()), 0 < long_from < len(one.ids) - 1), []).append(i)
     batches = []
     for (prefix, _), members in groups.items():
@@ -55,7 +52,3 @@ def plan(
             start += len(chosen)
     batches.sort(key=lambda b: b.tokens // len(b.members), reverse=True)
     return batches
-
-
-def _begins(one: Pass, head: np.ndarray) -> bool:
-    return len(head) < one.start and np.array_equal(one.ids[: len(head)], head)

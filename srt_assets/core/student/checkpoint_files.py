@@ -82,24 +82,20 @@ def readable(directory: Path) -> Iterator[None]:
 def inspect(directory: Path) -> Files:
     """Check a checkpoint directory. Raises UserError naming the file that is missing, torn, unsafe or unreadable."""
     with readable(directory):
-        return _inspect(directory)
-
-
-def _inspect(directory: Path) -> Files:
-    if not directory.is_dir():
-        raise UserError(f"{directory} is not a directory", "give the folder of a saved Hugging Face checkpoint")
-    if shown(directory) != str(directory):  # no table and no log takes it
-        raise UserError(f"the name {shown(directory)} is not UTF-8", "rename it")
-    config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
-    weights = _weights(directory)
-    tokenizer = tuple(directory / n for n in TOKENIZER_FILES if (directory / n).is_file())
-    if not any(p.name in _A_TOKENIZER for p in tokenizer):
-        raise UserError(
-            f"{directory} has no tokenizer (no {', '.join(_A_TOKENIZER)})",
-            "save it there: AutoTokenizer.from_pretrained(base).save_pretrained(directory)",
-        )
-    others = tuple(directory / n for n in (INDEX, "generation_config.json") if (directory / n).is_file())
-    return Files(directory, weights, tokenizer, others, config, sum(map(_parameters_of, weights)))
+        if not directory.is_dir():
+            raise UserError(f"{directory} is not a directory", "give the folder of a saved Hugging Face checkpoint")
+        if shown(directory) != str(directory):  # no table and no log takes it
+            raise UserError(f"the name {shown(directory)} is not UTF-8", "rename it")
+        config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
+        weights = _weights(directory)
+        tokenizer = tuple(directory / n for n in TOKENIZER_FILES if (directory / n).is_file())
+        if not any(p.name in _A_TOKENIZER for p in tokenizer):
+            raise UserError(
+                f"{directory} has no tokenizer (no {', '.join(_A_TOKENIZER)})",
+                "save it there: AutoTokenizer.from_pretrained(base).save_pretrained(directory)",
+            )
+        others = tuple(directory / n for n in (INDEX, "generation_config.json") if (directory / n).is_file())
+        return Files(directory, weights, tokenizer, others, config, sum(map(_parameters_of, weights)))
 
 
 def _weights(directory: Path) -> tuple[Path, ...]:

@@ -8,15 +8,18 @@ Registering is cheap and idempotent; a source whose files have changed gets a ne
 
 import json
 import os
-import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
+from srt_assets.core.locks import replace_text
 from srt_assets.core.student import folders, sources
 from srt_assets.core.student.checkpoint_files import Files, inspect, readable, slugify
 from srt_assets.core.student.folders import RECORD
+from srt_assets.core.student.folders import slugs as list_students
 from srt_assets.settings import Settings
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
@@ -61,14 +64,13 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
                 f"the student key {slug!r} is taken by {known['source']}",
                 "choose another: --name, or in the watched folder its name there",
             )
-        if known and known["source"] == origin.source and origin.built_once and not _broken(root / slug):
-            return get(lake, slug)
+        if known and known["source"] == origin.source and origin.built_once:
+            with suppress(UserError):  # a broken one is built again
+                return get(lake, slug)
         aside = root / f".aside-{slug}"
         try:
             files, revision = _collect(origin, aside)
-            parent, generation = _ancestry(lake, files)
-            facts: dict[str, str | int] = {"source": origin.source, "given": given, "revision": revision}
-            facts |= {"parent": parent, "generation": generation}
+            facts = {"source": origin.source, "given": given, "revision": revision, **_ancestry(lake, files)}
             if known and facts.items() <= known.items() and _links(root / slug) == _links(aside):
                 return get(lake, slug)  # a run may be reading it this moment
             # `get` compares the signature: the same files are not read again for their fingerprint.
@@ -88,11 +90,6 @@ def taken_by(lake: Lake, slug: str, source: str, replace: bool = False) -> str:
     return known["source"] if known and _is_taken(known, source, sources.resolve(source), replace) else ""
 
 
-def list_students(lake: Lake) -> list[str]:
-    """Slugs of all registered students, sorted."""
-    return folders.slugs(lake)
-
-
 def get(lake: Lake, slug: str) -> StudentInfo:
     """A registered student with its present fingerprint. Raises UserError if unknown, or no longer whole."""
     path = lake.home / "students" / slug
@@ -110,35 +107,26 @@ def get(lake: Lake, slug: str) -> StudentInfo:
             record |= {"signature": signature, "fingerprint": files.fingerprint()}
     # Computing took its time: whoever registered it anew meanwhile has written what holds now.
     if record != before and folders.record(path) == before:
-        temporary = path / f".{RECORD}.{uuid.uuid4().hex}"
-        temporary.write_text(json.dumps(record, indent=1))
-        temporary.replace(path / RECORD)
-    architecture, vocab_size, max_positions = _described(files)
+        replace_text(path / RECORD, json.dumps(record, indent=1))
     return StudentInfo(
         slug=slug,
-        source=record["source"],
-        revision=record["revision"],
         path=path,
-        fingerprint=record["fingerprint"],
-        architecture=architecture,
         n_parameters=files.n_parameters,
-        vocab_size=vocab_size,
         weights_bytes=sum(p.stat().st_size for p in files.weights),
-        max_positions=max_positions,
-        parent=record["parent"],
-        generation=record["generation"],
+        **{key: record[key] for key in ("source", "revision", "fingerprint", "parent", "generation")},
+        **_described(files),
     )
 
 
-def _described(files: Files) -> tuple[str, int, int]:
+def _described(files: Files) -> dict[str, Any]:
     """Architecture, vocabulary and positions, as the configuration says."""
     text = files.config.get("text_config") or files.config
     try:
-        return (
-            str((files.config.get("architectures") or ["unknown"])[0]),
-            int(text.get("vocab_size") or 0),
-            int(next((text[k] for k in _POSITIONS if text.get(k)), 0)),
-        )
+        return {
+            "architecture": str((files.config.get("architectures") or ["unknown"])[0]),
+            "vocab_size": int(text.get("vocab_size") or 0),
+            "max_positions": int(next((text[k] for k in _POSITIONS if text.get(k)), 0)),
+        }
     except (AttributeError, TypeError, ValueError, LookupError) as error:
         config = files.directory / "config.json"
         raise UserError(f"{config} holds a value of the wrong kind: {error}", "save the checkpoint again") from None
@@ -183,19 +171,11 @@ def _links(path: Path) -> dict[str, Path]:
     return {p.name: p.readlink() for p in path.iterdir() if p.is_symlink()}
 
 
-def _broken(path: Path) -> bool:
-    try:
-        inspect(path)
-    except UserError:
-        return True
-    return False
-
-
-def _ancestry(lake: Lake, files: Files) -> tuple[str, int]:
+def _ancestry(lake: Lake, files: Files) -> dict[str, str | int]:
     """Parent and generation of a checkpoint this project finetuned: it lies in `checkpoints/<parent>/<run>`."""
     made = (lake.home / "checkpoints").resolve()
     if not files.directory.is_relative_to(made):
-        return "", 0
+        return {"parent": "", "generation": 0}
     parent = files.directory.relative_to(made).parts[0]
     before = folders.known(lake, parent)
-    return parent, (before["generation"] if before else 0) + 1
+    return {"parent": parent, "generation": (before["generation"] if before else 0) + 1}

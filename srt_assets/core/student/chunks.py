@@ -4,9 +4,9 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from srt_assets.core.errors import StageError
@@ -79,13 +79,8 @@ class ChunkScorer:
                 f"the student does not fit into the memory that {device} has left: {str(error).splitlines()[0]}",
                 "free some (does another process use it?), or name other devices in student.devices",
             ) from error
-        self.facts = {
-            "template": spec.template,
-            "protocol": spec.protocol,
-            "first_token": self.encoder.first_token,
-            "max_length": spec.max_length,
-            "dtype": spec.dtype,
-        }
+        told = ("template", "protocol", "max_length", "dtype")
+        self.facts = {name: getattr(spec, name) for name in told} | {"first_token": self.encoder.first_token}
 
     def encode(self, chunk: Sequence[Item]) -> list[Encoded]:
         """Token ids of every pass; needs no device, so it may run in another thread."""
@@ -100,23 +95,15 @@ class ChunkScorer:
     def score(self, chunk: Sequence[Item], encoded: Sequence[Encoded], tick: Tick = lambda tokens: None) -> Scored:
         """Compute what `encode` gave for the same chunk."""
         started = time.perf_counter()
-        places: dict[bytes, int] = {}
-        distinct: list[Pass] = []
-        asked = 0
-        for passes in encoded:
-            for one in passes.values():
-                if isinstance(one, Pass):
-                    asked += 1
-                    if one.key not in places:
-                        places[one.key] = len(distinct)
-                        distinct.append(one)
-        sums = self.scorer.score(distinct, tick)
+        asked = [one for passes in encoded for one in passes.values() if isinstance(one, Pass)]
+        distinct = {one.key: one for one in asked}
+        sums = dict(zip(distinct, self.scorer.score(list(distinct.values()), tick), strict=True))
         rows = []
         for item, passes in zip(chunk, encoded, strict=True):
             row: dict = {"content_key": item.content_key, **self.facts}
             for name in PASSES:
                 one = passes[name]
-                total = sums[places[one.key]] if isinstance(one, Pass) else one
+                total = sums[one.key] if isinstance(one, Pass) else one
                 scored = isinstance(total, float)
                 row[f"sum_nll_{name}"] = total if scored else None
                 row[f"n_tokens_{name}"] = one.n_scored if scored and isinstance(one, Pass) else None
@@ -126,8 +113,8 @@ class ChunkScorer:
         counts = {
             "candidates": len(rows),
             "passes": len(distinct),
-            "passes_shared": asked - len(distinct),
-            "tokens": sum(len(one.ids) for one in distinct),
+            "passes_shared": len(asked) - len(distinct),
+            "tokens": sum(len(one.ids) for one in distinct.values()),
             "truncated": sum(any(row[f"truncated_{p}"] for p in PASSES) for row in rows),
             "failed": sum(any(row[f"status_{p}"] != "ok" for p in PASSES) for row in rows),
             "out_of_memory": sum(any(row[f"status_{p}"] == OUT_OF_MEMORY for p in PASSES) for row in rows),
@@ -149,13 +136,8 @@ def shared_beginnings(encoder: Encoder) -> list[tuple[int, ...]]:
         for name in ("response_given_prompt", "instruction_given_response"):
             a, b = one[name], other[name]
             if isinstance(a, Pass) and isinstance(b, Pass):
-                common = _common(a.ids[: a.start - 1], b.ids[: b.start - 1])
+                side_by_side = zip(a.ids[: a.start - 1].tolist(), b.ids[: b.start - 1].tolist(), strict=False)
+                common = tuple(x for x, _ in takewhile(lambda pair: pair[0] == pair[1], side_by_side))
                 if len(common) >= _WORTH_SHARING:
                     found.add(common)
     return sorted(found)
-
-
-def _common(a: np.ndarray, b: np.ndarray) -> tuple[int, ...]:
-    shorter = min(len(a), len(b))
-    different = np.flatnonzero(a[:shorter] != b[:shorter])
-    return tuple(a[: different[0] if len(different) else shorter].tolist())

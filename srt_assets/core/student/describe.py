@@ -3,7 +3,7 @@
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description
 from srt_assets.core.student.store import NOT_OK, TABLE
-from srt_assets.core.tables import PASSES
+from srt_assets.core.tables import PASSES, rows_as_dicts
 
 _LOG_IFD = (
     "sum_nll_response_given_prompt / n_tokens_response_given_prompt - sum_nll_response / n_tokens_response AS log_ifd"
@@ -23,32 +23,34 @@ def describe(lake: Lake, student: str) -> Description:
             f"CREATE TEMP VIEW scored AS SELECT *, {_LOG_IFD}, {_LOG_R_IFD} "
             f"FROM {lake.source(TABLE, f'student={student}')}"
         )
-        numbers: dict[str, int | float | str] = {}
         each = " UNION ALL ".join(f"SELECT status_{name} AS status FROM scored" for name in PASSES)
-        for status, count in con.execute(f"SELECT status, count(*) FROM ({each}) GROUP BY 1 ORDER BY 1").fetchall():
-            numbers[f"passes_{status}"] = count
-        for name, column in (("ifd", "log_ifd"), ("r_ifd", "log_r_ifd")):
-            mean, median = con.execute(f"SELECT avg(exp({column})), exp(median({column})) FROM scored").fetchone() or ()
-            if mean is not None:
-                numbers |= {f"mean_{name}": mean, f"median_{name}": median}
-        for candidate, mean in con.execute(
-            "SELECT candidate, avg(exp(log_ifd)) AS mean FROM scored WHERE log_ifd IS NOT NULL GROUP BY 1 ORDER BY 1"
-        ).fetchall():
-            numbers[f"mean_ifd_{candidate}"] = mean
+        by_status = con.execute(f"SELECT status, count(*) FROM ({each}) GROUP BY 1 ORDER BY 1").fetchall()
         truncated = " OR ".join(f"truncated_{name}" for name in PASSES)
-        row = con.execute(f"SELECT count(*) FILTER ({truncated}) FROM scored").fetchone()
-        numbers["candidates_truncated"] = row[0] if row else 0
-        columns = ("sample_id", "candidate", "ifd", "r_ifd", "n_tokens", "status")
-        sample = con.execute(
-            "SELECT sample_id, candidate, round(exp(log_ifd), 4), round(exp(log_r_ifd), 4), n_tokens_response, "
-            f"status_response_given_prompt FROM scored WHERE status_response <> '{NOT_OK}' "
-            "ORDER BY sample_id, candidate LIMIT 5"
+        (whole,) = rows_as_dicts(
+            con.execute(
+                "SELECT avg(exp(log_ifd)) AS mean_ifd, exp(median(log_ifd)) AS median_ifd, "
+                "avg(exp(log_r_ifd)) AS mean_r_ifd, exp(median(log_r_ifd)) AS median_r_ifd, "
+                f"count(*) FILTER ({truncated}) AS candidates_truncated FROM scored"
+            )
+        )
+        by_candidate = con.execute(
+            "SELECT candidate, avg(exp(log_ifd)) FROM scored WHERE log_ifd IS NOT NULL GROUP BY 1 ORDER BY 1"
         ).fetchall()
+        sample = rows_as_dicts(
+            con.execute(
+                "SELECT sample_id, candidate, round(exp(log_ifd), 4) AS ifd, round(exp(log_r_ifd), 4) AS r_ifd, "
+                "n_tokens_response AS n_tokens, status_response_given_prompt AS status "
+                f"FROM scored WHERE status_response <> '{NOT_OK}' ORDER BY sample_id, candidate LIMIT 5"
+            )
+        )
         values = con.execute(
             f"SELECT exp(log_ifd) FROM scored WHERE log_ifd IS NOT NULL ORDER BY sample_id LIMIT {_HISTOGRAM_ROWS}"
         ).fetchall()
+    numbers: dict[str, int | float | str] = {f"passes_{status}": count for status, count in by_status}
+    numbers |= {name: value for name, value in whole.items() if value is not None}
+    numbers |= {f"mean_ifd_{candidate}": mean for candidate, mean in by_candidate}
     histogram = ("IFD (ratio of perplexities)", [value for (value,) in values]) if values else None
-    return Description(numbers, [dict(zip(columns, row, strict=True)) for row in sample], histogram)
+    return Description(numbers, sample, histogram)
 
 
 def faults(lake: Lake, student: str) -> dict[str, int]:
@@ -60,10 +62,12 @@ def faults(lake: Lake, student: str) -> dict[str, int]:
             f"ELSE sum_nll_{p} IS NOT NULL END, true)"
             for p in PASSES
         )
-        found = con.execute(
-            f"SELECT (SELECT count(*) FROM {rows} WHERE {unsound}), "
-            f"(SELECT count(*) FROM candidates c ANTI JOIN {rows} s USING (sample_id, candidate)), "
-            f"(SELECT count(*) - count(DISTINCT (sample_id, candidate)) FROM {rows})"
-        ).fetchone()
-    assert found is not None
-    return dict(zip(("unsound_rows", "candidates_without_row", "double_rows"), found, strict=True))
+        (found,) = rows_as_dicts(
+            con.execute(
+                f"SELECT (SELECT count(*) FROM {rows} WHERE {unsound}) AS unsound_rows, "
+                f"(SELECT count(*) FROM candidates c ANTI JOIN {rows} s USING (sample_id, candidate)) "
+                "AS candidates_without_row, "
+                f"(SELECT count(*) - count(DISTINCT (sample_id, candidate)) FROM {rows}) AS double_rows"
+            )
+        )
+    return found

@@ -46,11 +46,6 @@ def resolve_dtype(setting: str, devices: str) -> torch.dtype:
     return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """`float32`, `bfloat16`, `float16`: as recorded with every score."""
-    return str(dtype).removeprefix("torch.")
-
-
 def default_token_budget(device: str) -> int:
     """Tokens per forward pass. A CPU wants its activations in cache; a GPU wants enough work to fill it."""
     return 384 if device == "cpu" else 32768

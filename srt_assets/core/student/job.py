@@ -2,18 +2,19 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from srt_assets.core.hashing import Fingerprint
-from srt_assets.core.progress import Progress
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.sql import models
+from srt_assets.core.stage import Work
 from srt_assets.core.student import checkpoints, precision
+from srt_assets.core.student.encoding import Texts
 from srt_assets.core.student.store import TABLE, Store
 from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from srt_assets.core.student.chunks import Spec
+    from srt_assets.core.student.chunks import Scored, Spec
 
 # Part of every row: change it when the same texts would get other numbers, and all are scored again.
 VERSION = "2"
@@ -31,12 +32,10 @@ def max_length(settings: Settings, info: checkpoints.StudentInfo) -> int:
 
 
 class Job:
-    """One run of the stage: counts, pace, and when to put rows down. `want`: fingerprint for the commits on the way."""
+    """One run of the stage: counts, pace, and when to put rows down."""
 
-    def __init__(
-        self, settings: Settings, info: checkpoints.StudentInfo, store: Store, want: Fingerprint, progress: Progress
-    ) -> None:
-        self.settings, self.info, self.store, self.want, self.progress = settings, info, store, want, progress
+    def __init__(self, work: Work, info: checkpoints.StudentInfo, store: Store) -> None:
+        self.work, self.settings, self.info, self.store = work, work.settings, info, store
         self.known = store.counts()
         self.counts: Counter[str] = Counter()
         self.facts: dict[str, int | float | str] = {}
@@ -49,56 +48,43 @@ class Job:
     def score(self) -> None:
         """Score what is missing; then, if the device computes in low precision, check what that could decide."""
         if self.known["todo"]:
-            from srt_assets.core.student import workers  # heavy: loads torch
-            from srt_assets.core.student.pace import Pace, chunks
-
             spec, names = self._spec(self.settings.student.dtype)
             if spec.dtype != "float32":
                 models.check_rule()  # hours later the close calls are settled by it
             self.facts = {"devices": ",".join(names), "dtype": spec.dtype}
-            pace = Pace()
             try:
-                work = chunks(self.store.missing(), pace)
-                for scored in workers.score_chunks(spec, names, work, self._tick):
-                    pace.learn(scored.characters, scored.seconds)
+                for scored in _scored(spec, names, self.store.missing(), self._tick):
                     self.counts.update(scored.counts)
                     self.done += len(scored.samples)
                     self.rows += scored.rows
                     self.samples += scored.samples
-                    self._report()
+                    self._tick(0)
                     if time.monotonic() - self.flushed >= _FLUSH_S:
                         self._flush()
             finally:  # an error or Ctrl-C keeps what is done
                 self._flush()
-        self.facts |= precision.settle(self.store, self._policies(), self._rescore)
-
-    def _policies(self) -> list[dict]:
-        return policy_rows(self.settings.selection, self.settings.project.seed, self.store.student)
+        policies = policy_rows(self.settings.selection, self.settings.project.seed, self.store.student)
+        self.facts |= precision.settle(self.store, policies, self._rescore)
 
     def _rescore(self, samples: list[str]) -> None:
         """Scores of these samples in fp32, in place of what the store has."""
-        if samples:
-            from srt_assets.core.student import workers
-            from srt_assets.core.student.pace import Pace, chunks
+        if not samples:
+            return
+        started, done = time.monotonic(), 0
 
-            spec, names = self._spec("fp32")
-            pace, started, done = Pace(), time.monotonic(), 0
+        def report(tokens: int = 0) -> None:
+            facts = {"eta_s": (len(samples) - done) * (time.monotonic() - started) / done} if done else {}
+            self.work.progress(done, len(samples), "records", dtype="float32", **facts)
 
-            def report(tokens: int = 0) -> None:
-                facts = {"eta_s": (len(samples) - done) * (time.monotonic() - started) / done} if done else {}
-                self.progress(done, len(samples), "records", dtype="float32", **facts)
-
-            work = chunks(self.store.texts_of(samples), pace)
-            try:
-                for scored in workers.score_chunks(spec, names, work, report):
-                    pace.learn(scored.characters, scored.seconds)
-                    self.store.remember(scored.rows)
-                    done += len(scored.samples)
-                    report()
-                    if time.monotonic() - self.flushed >= _SETTLE_FLUSH_S:
-                        self._flush_all()
-            finally:
-                self._flush_all()
+        try:
+            for scored in _scored(*self._spec("fp32"), self.store.texts_of(samples), report):
+                self.store.remember(scored.rows)
+                done += len(scored.samples)
+                report()
+                if time.monotonic() - self.flushed >= _SETTLE_FLUSH_S:
+                    self._flush_all()
+        finally:
+            self._flush_all()
 
     def _spec(self, dtype: str) -> tuple["Spec", list[str]]:
         """What the workers need, and the devices; `auto` is resolved here, so that all of them agree."""
@@ -110,11 +96,9 @@ class Job:
         names = devices.resolve_devices(chosen.devices, self.info.n_parameters * resolved.itemsize)
         spec = Spec(
             path=self.info.path,
-            template=chosen.template,
-            protocol=chosen.protocol,
             max_length=max_length(self.settings, self.info),
-            dtype=devices.dtype_name(resolved),
-            token_budget=chosen.token_budget,
+            dtype=str(resolved).removeprefix("torch."),
+            **chosen.model_dump(include={"template", "protocol", "token_budget"}),
             cores=devices.cores_per_worker(names),
         )
         return spec, names
@@ -126,36 +110,28 @@ class Job:
                 self.parts = [self.store.merge(self.parts)]
             self._commit()
             self.rows, self.samples = [], []
-        self.flushed = time.monotonic()
 
     def _flush_all(self) -> None:
         """Every row anew: those that take the place of others cannot be added as a part."""
         self.parts = [self.store.write_all()]
         self._commit()
-        self.flushed = time.monotonic()
 
     def _commit(self) -> None:
-        self.store.lake.commit(
-            TABLE,
-            self.parts,
-            fingerprint=self.want,
-            code_version=VERSION,
-            partition=self.store.partition,
-            complete=False,
+        lake, partition = self.store.lake, self.store.partition
+        lake.commit(
+            TABLE, self.parts, fingerprint=self.work.want, code_version=VERSION, partition=partition, complete=False
         )
+        self.flushed = time.monotonic()
 
     def _tick(self, tokens: int) -> None:
         self.ticked += tokens
-        self._report()
-
-    def _report(self) -> None:
         seconds = max(time.monotonic() - self.started, 1e-9)
         total = self.known["samples_todo"]
         facts = {"tokens_per_s": self.ticked / seconds}
         if self.done:
             rate = self.done / seconds
             facts |= {"records_per_s": rate, "eta_s": (total - self.done) / rate}
-        self.progress(self.done, total, "records", **facts)
+        self.work.progress(self.done, total, "records", **facts)
 
     def stats(self) -> dict[str, int | float | str]:
         seconds = time.monotonic() - self.started
@@ -173,3 +149,16 @@ class Job:
             found["records_per_s"] = round(self.done / seconds, 3)
             found["tokens_per_s"] = round(self.counts["tokens"] / seconds, 1)
         return found
+
+
+def _scored(
+    spec: "Spec", names: list[str], records: Iterable[tuple[str, str, Texts]], tick: Callable[[int], object]
+) -> "Iterator[Scored]":
+    """Score these on the devices, in chunks of a size that is learned on the way."""
+    from srt_assets.core.student import workers  # heavy: loads torch
+    from srt_assets.core.student.pace import Pace, chunks
+
+    pace = Pace()
+    for scored in workers.score_chunks(spec, names, chunks(records, pace), tick):
+        pace.learn(scored.characters, scored.seconds)
+        yield scored

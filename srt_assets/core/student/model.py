@@ -47,7 +47,6 @@ class Forward:
         self.vocab_size = self.head.weight.shape[0]
         self._rows = max(16, _CHUNK_BYTES // (4 * self.vocab_size))
         self._by_vocabulary = self.device.type == "cpu" and type(self.head) is torch.nn.Linear
-        self._plain_head = True
         with torch.inference_mode():
             self._plain_head = self._probe_head()
             self.shares_prefixes = self._probe_prefix()

@@ -17,12 +17,12 @@ from srt_assets.core.tables import PASSES, TABLES
 MEASURED_RECORDS = 64
 # Comparisons whose margin the student's losses make; lengths and coins are exact in any precision.
 _OF_LOSSES = "('ifd', 'r_ifd', 'perplexity')"
-
-
-def low_precision_samples(store: Store) -> int:
-    """Samples with a score that was not computed in fp32."""
-    row = store.con.execute(f"SELECT count(*) FROM ({_low('done')})").fetchone()
-    return row[0] if row else 0
+_SCORED = "wanted w JOIN done d ON w.ok AND w.content_key = d.content_key"
+# Samples with a score that was not computed in fp32.
+_LOW = f"SELECT sample_id FROM {_SCORED} GROUP BY sample_id HAVING bool_or(dtype <> 'float32')"
+# Those with a loss that was no number in low precision: it may well be one in fp32.
+_NO_NUMBER = " OR ".join(f"status_{name} = 'not_finite'" for name in PASSES)
+_OVERFLOWED = f"SELECT sample_id FROM {_SCORED} WHERE dtype <> 'float32' AND ({_NO_NUMBER})"
 
 
 def settle(store: Store, policies: list[dict], rescore: Callable[[list[str]], None]) -> dict[str, int | float | str]:
@@ -32,66 +32,45 @@ def settle(store: Store, policies: list[dict], rescore: Callable[[list[str]], No
     samples into the store. The error is the largest change of a margin among the measured records; a decision is
     close if one of its margins is not larger.
     """
-    low = low_precision_samples(store)
+    con = store.con
+    (low,) = con.execute(f"SELECT count(*) FROM ({_LOW})").fetchall()[0]
     if not low:
         return {}
-    con = store.con
-    asked = pa.Table.from_pylist(policies, schema=TABLES["policies"].arrow_schema)
-    con.register("asked", asked)
-    con.execute("CREATE OR REPLACE TABLE policy AS SELECT * FROM asked WHERE active")
-    con.unregister("asked")
+    active = [policy for policy in policies if policy["active"]]
+    con.register("policy", pa.Table.from_pylist(active, schema=TABLES["policies"].arrow_schema))
     con.execute("CREATE OR REPLACE TABLE before AS FROM done")
-    measured = _samples(
-        store, f"SELECT sample_id FROM ({_low('done')}) ORDER BY hash(sample_id) LIMIT {MEASURED_RECORDS}"
-    )
+    measured = _samples(store, f"FROM ({_LOW}) ORDER BY hash(sample_id) LIMIT {MEASURED_RECORDS}")
     rescore(measured)
     con.execute("CREATE OR REPLACE TABLE verdict_before AS " + _verdicts(store, "before"))
     con.execute("CREATE OR REPLACE TABLE measured AS SELECT unnest(?::VARCHAR[]) AS sample_id", [measured])
     # Margins compare like with like only where the comparison before came out the same.
-    row = con.execute(
-        "SELECT max(greatest(abs(a.m1 - b.m1), CASE WHEN a.won_1 = b.won_1 THEN abs(a.m2 - b.m2) END, "
-        "CASE WHEN a.chosen = b.chosen THEN greatest(abs(a.m3 - b.m3), abs(a.m4 - b.m4)) END)) "
+    (error,) = con.execute(
+        "SELECT coalesce(max(greatest(abs(a.m1 - b.m1), CASE WHEN a.won_1 = b.won_1 THEN abs(a.m2 - b.m2) END, "
+        "CASE WHEN a.chosen = b.chosen THEN greatest(abs(a.m3 - b.m3), abs(a.m4 - b.m4)) END)), 0.0) "
         f"FROM verdict_before a JOIN ({_verdicts(store, 'done')}) b USING (sample_id) "
         "SEMI JOIN measured USING (sample_id)"
-    ).fetchone()
-    error = row[0] if row and row[0] is not None else 0.0
+    ).fetchall()[0]
     near = " OR ".join(f"abs({m}) <= {error!r}" for m in ("m1", "m2", "m3", "m4"))
     close = _samples(
         store,
-        f"SELECT sample_id FROM ({_low('done')}) SEMI JOIN (SELECT sample_id FROM ({_verdicts(store, 'done')}) "
-        f"WHERE {near} UNION {_near_a_limit(store, error)} UNION {_overflowed()}) USING (sample_id) ORDER BY 1",
+        f"SELECT sample_id FROM ({_LOW}) SEMI JOIN (SELECT sample_id FROM ({_verdicts(store, 'done')}) "
+        f"WHERE {near} UNION {_near_a_limit(store, error)} UNION {_OVERFLOWED}) USING (sample_id) ORDER BY 1",
     )
     rescore(close)
-    row = con.execute(
+    (flipped,) = con.execute(
         f"SELECT count(*) FROM verdict_before a JOIN ({_verdicts(store, 'done')}) b USING (sample_id) "
         "WHERE (a.chosen, a.kept) <> (b.chosen, b.kept)"
-    ).fetchone()
+    ).fetchall()[0]
     return {
         "low_precision_records": low,
         "low_precision_error": error,
         "rescored_in_fp32": len(set(measured) | set(close)),
-        "decisions_flipped": row[0] if row else 0,
+        "decisions_flipped": flipped,
     }
 
 
 def _samples(store: Store, sql: str) -> list[str]:
     return [key for (key,) in store.con.execute(sql).fetchall()]
-
-
-def _low(scores: str) -> str:
-    return (
-        f"SELECT sample_id FROM wanted w JOIN {scores} d ON w.ok AND w.content_key = d.content_key "
-        "GROUP BY sample_id HAVING bool_or(dtype <> 'float32')"
-    )
-
-
-def _overflowed() -> str:
-    """Samples with a loss that was no number in low precision: it may well be one in fp32."""
-    overflowed = " OR ".join(f"status_{name} = 'not_finite'" for name in PASSES)
-    return (
-        "SELECT sample_id FROM wanted w JOIN done d ON w.ok AND w.content_key = d.content_key "
-        f"WHERE dtype <> 'float32' AND ({overflowed})"
-    )
 
 
 def _verdicts(store: Store, scores: str) -> str:

@@ -48,6 +48,15 @@ class Scorer:
         waiting = plan(passes, self.budget, tuple(self.prefixes), self.forward.long_from)[::-1]
         crowded: list[Batch] = []
         running: deque[tuple[Batch, Future[np.ndarray | None]]] = deque()
+
+        def add_up(batch: Batch, losses: np.ndarray) -> None:
+            end = 0
+            for i in batch.members:
+                start, end = end, end + passes[i].n_scored
+                total = float(losses[start:end].sum())
+                sums[i] = total if math.isfinite(total) else NOT_FINITE
+            tick(sum(len(passes[i].ids) - 1 - len(batch.prefix) for i in batch.members))
+
         with lanes(self.lanes, self.threads) as pool:
             while waiting or running:
                 while waiting and len(running) <= self.lanes:
@@ -59,7 +68,7 @@ class Scorer:
                 batch, future = running.popleft()
                 losses = future.result()
                 if losses is not None:
-                    self._add_up(batch, losses, passes, sums, tick)
+                    add_up(batch, losses)
                 elif len(batch.members) > 1:
                     self.budget = max(1, min(self.budget, batch.tokens // 2))
                     waiting += batch.halves()[::-1]
@@ -69,7 +78,7 @@ class Scorer:
             for batch in crowded:
                 losses = pool.submit(self._run, batch, passes).result() if self.lanes > 1 else None
                 if losses is not None:
-                    self._add_up(batch, losses, passes, sums, tick)
+                    add_up(batch, losses)
                 else:
                     sums[batch.members[0]] = OUT_OF_MEMORY
         return sums
@@ -105,15 +114,6 @@ class Scorer:
         if self.forward.device.type == "cuda":
             return tensor.pin_memory().to(self.forward.device, non_blocking=True)
         return tensor.to(self.forward.device)
-
-    @staticmethod
-    def _add_up(batch: Batch, losses: np.ndarray, passes: Sequence[Pass], sums: list[float | str], tick: Tick) -> None:
-        members = [passes[i] for i in batch.members]
-        ends = np.cumsum([one.n_scored for one in members])
-        for i, end, one in zip(batch.members, ends, members, strict=True):
-            total = float(losses[end - one.n_scored : end].sum())
-            sums[i] = total if math.isfinite(total) else NOT_FINITE
-        tick(sum(len(one.ids) - 1 - len(batch.prefix) for one in members))
 
 
 @contextlib.contextmanager

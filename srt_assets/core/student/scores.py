@@ -6,6 +6,7 @@ A row holds sums and counts for four passes; every published ratio is arithmetic
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from srt_assets.core.errors import UserError
@@ -55,14 +56,11 @@ class StudentScores(Stage):
         """
         inputs = _inputs(work.lake, work.student)
         info = checkpoints.get(work.lake, work.student)
-        store = Store(work.lake, work.student, _way(work.settings, info))
-        try:
-            job = Job(work.settings, info, store, work.want, work.progress)
+        with closing(Store(work.lake, work.student, _way(work.settings, info))) as store:
+            job = Job(work, info, store)
             job.score()
             stats = job.stats()
             parts = [store.write_all()]
-        finally:
-            store.close()
         return Made({TABLE: parts}, stats, _fingerprint(work.settings, work.student, inputs, stats))
 
     def describe(self, lake: Lake, student: str = "") -> Description:
@@ -79,7 +77,7 @@ STAGE = StudentScores()
 def can_be_made(lake: Lake) -> bool:
     """True if the teacher side is there and finished, so that a student has something to score."""
     found = [lake.manifest("candidates", partition) for partition in CANDIDATE_SLICES]
-    return all(manifest is not None and manifest.complete for manifest in found)
+    return all(manifest and manifest.complete for manifest in found)
 
 
 def _inputs(lake: Lake, student: str) -> dict[str, Any]:
@@ -99,15 +97,8 @@ def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], st
     rows = policy_rows(settings.selection, settings.project.seed, student)
     low = bool(stats.get("low_precision_records"))
     settled = {"settled_for": next(row["policy_fingerprint"] for row in rows if row["active"])} if low else {}
-    return Fingerprint.of(
-        **inputs,
-        template=settings.student.template,
-        protocol=settings.student.protocol,
-        max_length=settings.student.max_length,
-        dtype=settings.student.dtype,
-        code=VERSION,
-        **settled,
-    )
+    student_settings = settings.student.model_dump(include={"template", "protocol", "max_length", "dtype"})
+    return Fingerprint.of(**inputs, **student_settings, code=VERSION, **settled)
 
 
 def _way(settings: Settings, info: checkpoints.StudentInfo) -> Way:
@@ -116,8 +107,7 @@ def _way(settings: Settings, info: checkpoints.StudentInfo) -> Way:
     dtypes = tuple(DTYPES.values()) if chosen == "auto" else tuple(dict.fromkeys((DTYPES[chosen], "float32")))
     return Way(
         student_fingerprint=info.fingerprint,
-        template=settings.student.template,
-        protocol=settings.student.protocol,
+        **settings.student.model_dump(include={"template", "protocol"}),
         max_length=max_length(settings, info),
         scoring_version=VERSION,
         dtypes=dtypes,

@@ -28,13 +28,8 @@ class StudentCheckpoint(Stage):
 
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
         info = checkpoints.get(lake, student)
-        return Fingerprint.of(
-            student=info.fingerprint,
-            source=info.source,
-            revision=info.revision,
-            generation=info.generation,
-            code=self.version,
-        )
+        known = {name: getattr(info, name) for name in ("source", "revision", "generation")}
+        return Fingerprint.of(student=info.fingerprint, code=self.version, **known)
 
     def make(self, work: Work) -> Made:
         info = checkpoints.get(work.lake, work.student)
@@ -45,16 +40,8 @@ class StudentCheckpoint(Stage):
     def describe(self, lake: Lake, student: str = "") -> Description:
         """What people look at first: size, kind and identity of the student."""
         info = checkpoints.get(lake, student)
-        numbers: dict[str, int | float | str] = {
-            "parameters": info.n_parameters,
-            "weights_bytes": info.weights_bytes,
-            "vocab_size": info.vocab_size,
-            "architecture": info.architecture,
-            "source": info.source,
-            "fingerprint": info.fingerprint,
-            "generation": info.generation,
-        }
-        return Description(numbers)
+        shown = ("weights_bytes", "vocab_size", "architecture", "source", "fingerprint", "generation")
+        return Description({"parameters": info.n_parameters, **{name: getattr(info, name) for name in shown}})
 
 
 STAGE = StudentCheckpoint()

@@ -5,13 +5,13 @@ texts has the same score. Texts leave DuckDB only for candidates that must be sc
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pyarrow as pa
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.student.encoding import Texts
-from srt_assets.core.tables import PASSES, TABLES, sql_literal
+from srt_assets.core.tables import PASSES, TABLES, rows_as_dicts, sql_literal
 
 TABLE = "student_scores"
 NOT_OK = "candidate_not_ok"
@@ -33,17 +33,14 @@ class Way:
     dtypes: tuple[str, ...]
 
     def condition(self) -> str:
-        same = {
-            "student_fingerprint": self.student_fingerprint,
-            "template": self.template,
-            "protocol": self.protocol,
-            "scoring_version": self.scoring_version,
-        }
+        same = [
+            f"{fact.name} = {sql_literal(str(getattr(self, fact.name)))}"
+            for fact in fields(self)
+            if fact.name != "dtypes"
+        ]
         # A memory shortage belongs to the machine of that day: such a row is tried again.
         fit = [f"status_{name} <> 'out_of_memory'" for name in PASSES]
-        wanted = [f"{column} = {sql_literal(value)}" for column, value in same.items()]
-        dtypes = ", ".join(map(sql_literal, self.dtypes))
-        return " AND ".join([*wanted, f"max_length = {self.max_length}", f"dtype IN ({dtypes})", *fit])
+        return " AND ".join([*same, f"dtype IN ({', '.join(map(sql_literal, self.dtypes))})", *fit])
 
 
 class Store:
@@ -55,7 +52,6 @@ class Store:
         self.partition = f"student={student}"
         self.way = way
         self.con = lake.connect()
-        self._facts = f"{sql_literal(student)} AS student"
         # Numbers only, one row for equal texts.
         self.con.execute(
             f"CREATE TABLE done AS SELECT DISTINCT ON (content_key) content_key, {', '.join(_NUMBERS)} "
@@ -74,14 +70,14 @@ class Store:
 
     def counts(self) -> dict[str, int]:
         """`candidates`, of which `candidates_ok`, `reused`; `todo` (to score) and their `samples_todo`."""
-        names = ("candidates", "candidates_ok", "todo", "samples_todo", "reused")
-        row = self.con.execute(
-            "SELECT count(*), count(*) FILTER (ok), (SELECT count(*) FROM todo), "
-            "(SELECT count(DISTINCT sample_id) FROM todo), "
-            "(SELECT count(*) FROM wanted w SEMI JOIN done d USING (content_key) WHERE ok) FROM wanted"
-        ).fetchone()
-        assert row is not None
-        return dict(zip(names, row, strict=True))
+        (counts,) = rows_as_dicts(
+            self.con.execute(
+                "SELECT count(*) AS candidates, count(*) FILTER (ok) AS candidates_ok, "
+                "(SELECT count(*) FROM todo) AS todo, (SELECT count(DISTINCT sample_id) FROM todo) AS samples_todo, "
+                "(SELECT count(*) FROM wanted w SEMI JOIN done d USING (content_key) WHERE ok) AS reused FROM wanted"
+            )
+        )
+        return counts
 
     def missing(self) -> Iterator[tuple[str, str, Texts]]:
         """(sample_id, content_key, texts) of what must be scored; a sample's candidates come one after the other."""
@@ -89,12 +85,14 @@ class Store:
 
     def texts_of(self, samples: list[str]) -> Iterator[tuple[str, str, Texts]]:
         """The same for every candidate of these samples that can be scored, known already or not."""
-        self.con.execute("CREATE OR REPLACE TABLE asked AS SELECT unnest(?::VARCHAR[]) AS sample_id", [samples])
+        self._ask(samples)
         return self._texts("SELECT sample_id, candidate FROM wanted SEMI JOIN asked USING (sample_id) WHERE ok")
 
+    def _ask(self, samples: list[str]) -> None:
+        self.con.execute("CREATE OR REPLACE TABLE asked AS SELECT unnest(?::VARCHAR[]) AS sample_id", [samples])
+
     def _texts(self, chosen: str) -> Iterator[tuple[str, str, Texts]]:
-        cursor = self.con.cursor()
-        try:
+        with self.con.cursor() as cursor:
             reader = cursor.execute(
                 "SELECT c.sample_id, c.content_key, c.instruction, c.input, c.response FROM candidates c "
                 f"SEMI JOIN ({chosen}) USING (sample_id, candidate) ORDER BY c.sample_id, c.content_key"
@@ -102,8 +100,6 @@ class Store:
             while rows := reader.fetchmany(_BATCH):
                 for sample_id, content_key, *texts in rows:
                     yield sample_id, content_key, Texts(*texts)
-        finally:
-            cursor.close()
 
     def write_reused(self) -> str:
         """A part with every sample that needs no scoring: all its rows are known, or not to be scored."""
@@ -112,21 +108,16 @@ class Store:
     def write_scored(self, samples: list[str], rows: list[dict]) -> str:
         """A part with all four rows of these samples: those just scored, and those known before."""
         self.remember(rows)
-        self.con.register("finished", pa.table({"sample_id": pa.array(samples, pa.string())}))
-        try:
-            return self._write("sample_id IN (FROM finished)")
-        finally:
-            self.con.unregister("finished")
+        self._ask(samples)
+        return self._write("sample_id IN (FROM asked)")
 
     def remember(self, rows: list[dict]) -> None:
         """Add scores (columns as in the table, by content key) to what is known; a newer one replaces an older."""
         schema = TABLES[TABLE].arrow_schema
         columns = ["content_key", *_NUMBERS]
         facts = {"scoring_version": self.way.scoring_version, "student_fingerprint": self.way.student_fingerprint}
-        fresh = pa.Table.from_pylist(
-            [row | facts for row in rows], schema=pa.schema([schema.field(c) for c in columns])
-        )
-        self.con.register("fresh", fresh)
+        typed = pa.schema([schema.field(c) for c in columns])
+        self.con.register("fresh", pa.Table.from_pylist([row | facts for row in rows], schema=typed))
         self.con.execute("DELETE FROM done WHERE content_key IN (SELECT content_key FROM fresh)")
         self.con.execute("INSERT INTO done SELECT DISTINCT ON (content_key) * FROM fresh")
         self.con.unregister("fresh")
@@ -147,7 +138,7 @@ class Store:
             for c in _NUMBERS
         )
         return (
-            f"SELECT {self._facts}, w.sample_id, w.candidate, w.content_key, {unscored} "
+            f"SELECT {sql_literal(self.student)} AS student, w.sample_id, w.candidate, w.content_key, {unscored} "
             f"FROM wanted w LEFT JOIN {scores} d ON w.ok AND d.content_key = w.content_key WHERE {condition}"
         )
 

@@ -40,15 +40,12 @@ def _alpaca(instruction: str, input: str) -> str:
     return f"{ALPACA_WITHOUT_INPUT}### Instruction:\n{instruction}\n\n### Response:"
 
 
-def _wizardlm(instruction: str, input: str) -> str:
-    return f"{join(instruction, input)}\n\n### Response:"
-
-
-def _none(instruction: str, input: str) -> str:
-    return f"{join(instruction, input)}\n"
-
-
-TEMPLATES: dict[str, Render] = {"vicuna": _vicuna, "alpaca": _alpaca, "wizardlm": _wizardlm, "none": _none}
+TEMPLATES: dict[str, Render] = {
+    "vicuna": _vicuna,
+    "alpaca": _alpaca,
+    "wizardlm": lambda instruction, input: f"{join(instruction, input)}\n\n### Response:",
+    "none": lambda instruction, input: f"{join(instruction, input)}\n",
+}
 """Instruction and input to prompt text. `chat` is not here: it is the tokenizer's own and needs one."""
 
 

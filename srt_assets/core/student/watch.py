@@ -31,31 +31,21 @@ def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
     """(students by slug, reasons by name of directories and lines that are none, or not whole yet)."""
     whole: dict[str, Found] = {}
     refused: dict[str, str] = {}
-    for directory in sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith(".")):
+    directories = sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
+    offered: list[tuple[str, str, object]] = [(p.name, p.name, p) for p in directories]
+    offered += [(f"{LIST}: {name}", name, value) for name, value in _lines(folder / LIST, refused).items()]
+    for label, name, value in offered:
         try:
-            slug = slugify(directory.name)
-            found = Found(str(directory), inspect(directory).signature())
+            slug, found = slugify(name), _found(value)
         except UserError as error:
-            refused[directory.name] = error.message
-        except OSError as error:  # being moved or written while we look
-            refused[directory.name] = f"cannot be read now: {error.strerror}"
+            refused[label] = error.message
+        except OSError as error:  # being moved or written while we look, or a name that no file system takes
+            refused[label] = f"cannot be {'read now' if value in directories else 'looked for'}: {error.strerror}"
         else:
             if slug in whole:
-                refused[directory.name] = f"has the same key as {Path(whole[slug].source).name}: {slug}"
+                refused[label] = f"has the same key as {whole[slug].source}: {slug}"
             else:
                 whole[slug] = found
-    for name, value in _lines(folder / LIST, refused).items():
-        try:
-            slug, source = slugify(name), _from_the_hub(value)
-        except UserError as error:
-            refused[f"{LIST}: {name}"] = error.message
-        except OSError as error:  # a name that no file system takes
-            refused[f"{LIST}: {name}"] = f"cannot be looked for: {error.strerror}"
-        else:
-            if slug in whole:
-                refused[f"{LIST}: {name}"] = f"has the same key as {whole[slug].source}: {slug}"
-            else:
-                whole[slug] = Found(source, digest(source=source), listed=True)
     return whole, refused
 
 
@@ -71,12 +61,15 @@ def _lines(file: Path, refused: dict[str, str]) -> dict[str, object]:
     return {}
 
 
-def _from_the_hub(value: object) -> str:
+def _found(value: object) -> Found:
+    """Of a folder, or of what a line of the list says."""
+    if isinstance(value, Path):
+        return Found(str(value), inspect(value).signature())
     if not isinstance(value, str):
         raise UserError(f"{value!r} is no hub id", 'write NAME = "org/model@revision"; a NAME with dots in quotes')
     if sources.resolve(value).local:
         raise UserError(f"{value} is a directory", "put it, or a link to it, into the watched folder")
-    return value
+    return Found(value, digest(source=value), listed=True)
 
 
 def register(settings: Settings, lake: Lake, slug: str) -> None:

@@ -40,14 +40,12 @@ def load(job: Job, tokenizer, window: int, vocabulary: int) -> Data:
     encoded = encoder.for_training([Texts(r["instruction"], r["input"], r["response"]) for r in table], window)
     found: dict[str, list[Example]] = {s: [] for s in (splits.TRAIN, splits.HELD_OUT, splits.HELD_OUT_ORIGINAL)}
     left_out: Counter[str] = Counter()
-    longest = 0
     for row, one in zip(table, encoded, strict=True):
         reason = one if isinstance(one, str) else _unfit(one, tokenizer.eos_token_id, vocabulary)
         if isinstance(one, Pass) and not reason:
             found[row["split"]].append(Example(row["sample_id"], one.ids, one.start))
         elif row["split"] != splits.HELD_OUT_ORIGINAL:
             left_out[reason] += 1
-        longest = max(longest, len(one.ids) if isinstance(one, Pass) else 0)
     if not found[splits.TRAIN]:
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(left_out.items()))
         raise UserError(

@@ -44,14 +44,11 @@ def find(lake: Lake, student: str, fingerprint: str) -> Finished | None:
     return next((f for f in reversed(all_of(lake, student)) if f.record["training_fingerprint"] == fingerprint), None)
 
 
-def thin_out(lake: Lake, student: str, keep_last: int, spare: Iterable[Path]) -> list[Path]:
-    """Delete the checkpoints of a student that `superseded` names, and say which."""
-    gone = superseded(lake, student, keep_last, spare)
-    for path in gone:
-        # The record first: a directory whose deletion was cut short is no finished training.
-        (path / RECORD).unlink()
-        shutil.rmtree(path)
-    return gone
+def delete(path: Path) -> None:
+    """Delete a finished training or an unfinished state."""
+    # The record first: a directory whose deletion was cut short is no finished training.
+    (path / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 def superseded(lake: Lake, student: str, keep_last: int, spare: Iterable[Path]) -> list[Path]:
@@ -63,26 +60,18 @@ def superseded(lake: Lake, student: str, keep_last: int, spare: Iterable[Path]) 
     return [f.path for f in all_of(lake, student)[:-keep_last] if f.path.resolve() not in spared]
 
 
-def drop_old_states(lake: Lake, student: str) -> list[Path]:
-    """Delete the states that `old_states` names, and say which."""
-    gone = old_states(lake, student)
-    for path in gone:
-        shutil.rmtree(path)
-    return gone
-
-
 def old_states(lake: Lake, student: str) -> list[Path]:
     """Unfinished states of trainings that nobody has continued for a week: settings that did not come back.
 
     A state holds the weights four times over.
     """
-    tasks = (lake.home / "training" / student).glob("*/job.json")
-    return sorted(task.parent for task in tasks if time.time() - _last_touched(task) > ABANDONED_S)
 
+    def last_touched(folder: Path) -> float:
+        """When the training was last started, or has last saved a state: it may run for longer than a week."""
+        return max(path.stat().st_mtime for path in (folder / "job.json", *folder.glob("states/*")))
 
-def _last_touched(task: Path) -> float:
-    """When the training was last started, or has last saved a state: it may run for longer than a week."""
-    return max(path.stat().st_mtime for path in (task, *task.parent.glob("states/*")))
+    folders = sorted(task.parent for task in (lake.home / "training" / student).glob("*/job.json"))
+    return [folder for folder in folders if time.time() - last_touched(folder) > ABANDONED_S]
 
 
 def _used_by_students(lake: Lake) -> set[Path]:

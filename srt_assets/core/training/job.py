@@ -103,37 +103,29 @@ class Job:
         return cls(**facts, lora=Lora(**{**lora, "targets": tuple(lora["targets"])}))
 
 
-def recipe(settings: Settings) -> dict[str, Any]:
-    """Every setting that changes what is learned. Devices, processes and packing change the rounding only."""
-    training = settings.training
-    options: dict[str, Any] = {
-        "method": training.method,
-        "epochs": training.epochs,
-        "max_steps": training.max_steps,
-        "learning_rate": training.learning_rate,
-        "batch_size": training.batch_size,
-        "max_length": training.max_length,
-        "warmup_ratio": training.warmup_ratio,
-        "weight_decay": training.weight_decay,
-        "held_out": training.held_out,
-        "template": settings.student.template,
-        "protocol": settings.student.protocol,
-        "dtype": settings.student.dtype,
+def _recipe(settings: Settings) -> dict[str, Any]:
+    """The settings that change what is learned and that the training process is told. Devices, processes and packing
+    change the rounding only.
+    """
+    training = {"method", "epochs", "learning_rate", "batch_size", "max_length", "warmup_ratio", "weight_decay"}
+    return {
+        **settings.training.model_dump(include=training),
+        **settings.student.model_dump(include={"template", "protocol", "dtype"}),
         "seed": settings.project.seed,
     }
-    if training.method == "lora":
-        options["lora"] = asdict(lora(settings))
-    return options
 
 
-def lora(settings: Settings) -> Lora:
+def _lora(settings: Settings) -> Lora:
     t = settings.training
     return Lora(t.lora_rank, t.lora_alpha, t.lora_dropout, t.lora_targets, t.lora_merge)
 
 
 def training_fingerprint(settings: Settings, student_fingerprint: str, **data: Any) -> Fingerprint:
     """What a finished training must have been made from to be the one that is wanted now."""
-    return Fingerprint.of(code=VERSION, student=student_fingerprint, **recipe(settings), **data)
+    facts = {**_recipe(settings), **settings.training.model_dump(include={"max_steps", "held_out"}), **data}
+    if settings.training.method == "lora":
+        facts["lora"] = asdict(_lora(settings))
+    return Fingerprint.of(code=VERSION, student=student_fingerprint, **facts)
 
 
 def make(
@@ -148,7 +140,6 @@ def make(
     **facts: Any,
 ) -> Job:
     """The job of one arm; `steps` as counted by the stage, so that all arms take the same number."""
-    training = settings.training
     return Job(
         run=run,
         arm=arm,
@@ -158,23 +149,11 @@ def make(
         n_parameters=student.n_parameters,
         data_hash=data_hash,
         work=str(work),
-        template=settings.student.template,
-        protocol=settings.student.protocol,
-        method=training.method,
-        epochs=training.epochs,
         steps=steps,
-        learning_rate=training.learning_rate,
-        batch_size=training.batch_size,
-        max_length=training.max_length,
-        warmup_ratio=training.warmup_ratio,
-        weight_decay=training.weight_decay,
-        seed=settings.project.seed,
-        dtype=settings.student.dtype,
         device=settings.student.devices.split(",")[0],
         token_budget=settings.student.token_budget,
-        processes=training.processes,
-        lora=lora(settings),
-        gradient_checkpointing=training.gradient_checkpointing,
-        sharding=training.sharding,
+        lora=_lora(settings),
         facts=facts,
+        **_recipe(settings),
+        **settings.training.model_dump(include={"processes", "gradient_checkpointing", "sharding"}),
     )

@@ -3,17 +3,21 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import TrainerCallback
+import torch
+from transformers import TrainerCallback, TrainingArguments
 
-from srt_assets.core.training.states import WHOLE, sync, write_whole
+from srt_assets.core.locks import replace_text
+from srt_assets.core.training.states import WHOLE, sync
 from srt_assets.core.training.trainer import Steps
 
 # A state is four times the weights: saving takes at most this share of the time.
 SAVING_SHARE = 0.05
 
 
+@dataclass(eq=False)
 class Keeper(TrainerCallback):
     """Writes the curve a line a step, tells the listener, and has states saved by the clock and when asked to stop.
 
@@ -21,28 +25,15 @@ class Keeper(TrainerCallback):
     called before the first step, when the model lies where it will be trained.
     """
 
-    def __init__(
-        self,
-        steps: Steps,
-        curve: Path,
-        save_every_s: float,
-        listener: Callable[[int, int, dict[str, float]], None],
-        stop_asked: Callable[[], bool],
-        synchronized: Callable[[bool], bool],
-        at_start: Callable[[], None],
-    ) -> None:
-        self.steps = steps
-        self.curve = curve
-        self.save_every_s = save_every_s
-        self.listener = listener
-        self.stop_asked = stop_asked
-        self.synchronized = synchronized
-        self.at_start = at_start
-        self.stopped = False
-        self.seconds = 0.0
-        self.tokens = 0
-        self._here = 0
-        self._stepped_at = time.monotonic()
+    steps: Steps
+    curve: Path
+    save_every_s: float
+    listener: Callable[[int, int, dict[str, float]], None]
+    stop_asked: Callable[[], bool]
+    at_start: Callable[[], None]
+    stopped: bool = False
+    seconds: float = 0.0
+    tokens: int = 0
 
     def on_train_begin(self, args, state, control, **_):
         self.at_start()
@@ -51,24 +42,24 @@ class Keeper(TrainerCallback):
         self._all = self.steps.tokens_before(len(self.steps))
         if args.process_index == 0:
             self._cut_curve(state.global_step)
-        self._began = self._saved_at = self._mark = time.monotonic()
+        self._began = self._saved_at = self._stepped_at = self._mark = time.monotonic()
+        self._here = 0
         self._pause = self.save_every_s
 
     def _cut_curve(self, step: int) -> None:
         """Lines of steps that were made after the state we continue from, and are made again."""
         old = self.curve.read_text().splitlines() if self.curve.exists() else []
         kept = [line for line in old if (facts := _parse(line)) and facts["step"] <= step]
-        write_whole(self.curve, "".join(line + "\n" for line in kept))
+        replace_text(self.curve, "".join(line + "\n" for line in kept))
         self.seconds = sum(json.loads(line)["seconds"] for line in kept)
 
     def on_step_end(self, args, state, control, **_):
         control.should_log = True
         now = time.monotonic()
-        due = self.synchronized(now - self._saved_at >= self._pause)
-        self.stopped = self.synchronized(self.stop_asked())
+        due = _any(now - self._saved_at >= self._pause, args)
+        self.stopped = _any(self.stop_asked(), args)
         control.should_save = state.global_step < state.max_steps and (due or self.stopped)
-        if self.stopped:
-            control.should_training_stop = True
+        control.should_training_stop |= self.stopped
         self._stepped_at = now
 
     def on_log(self, args, state, control, logs=None, **_):
@@ -77,16 +68,14 @@ class Keeper(TrainerCallback):
         now = time.monotonic()
         took, self._mark = now - self._mark, now
         step = state.global_step
-        tokens = sum(len(self.steps.examples[i].ids) for i in self.steps.steps[step - 1])
+        tokens = self.steps.tokens_of(step - 1)
         self.tokens += tokens
         self.seconds += took
         self._here += tokens
         speed = self._here / (now - self._began)
         facts = {
             "step": step,
-            "loss": logs["loss"],
-            "learning_rate": logs["learning_rate"],
-            "grad_norm": logs["grad_norm"],
+            **{name: logs[name] for name in ("loss", "learning_rate", "grad_norm")},
             "tokens": self.tokens,
             "seconds": round(took, 4),
         }
@@ -105,6 +94,15 @@ class Keeper(TrainerCallback):
         self._saved_at = time.monotonic()
         took = self._saved_at - self._stepped_at
         self._pause = max(self.save_every_s, took / SAVING_SHARE) if self.save_every_s else 0.0
+
+
+def _any(flag: bool, args: TrainingArguments) -> bool:
+    """True on every process if it is true on one."""
+    if args.world_size == 1:
+        return flag
+    shared = torch.tensor(float(flag), device=args.device)
+    torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+    return bool(shared > 0)
 
 
 def _parse(line: str) -> dict | None:

@@ -13,10 +13,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.locks import file_lock
 from srt_assets.core.progress import throttled
 from srt_assets.core.signals import listen
 from srt_assets.core.training.job import Job
@@ -73,7 +74,9 @@ def run_job(job: Job, quiet: bool = False) -> int:
     # Once saved, a state can be continued from: a polite stop loses nothing.
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate")
     rank = int(os.environ.get("RANK", "0"))
-    with _Stop() as stop, dagster_pipes(rank) as say, _only_one(job, rank):
+    # An orphan of a killed run may still be training this job: wait for it instead of writing over it.
+    alone = file_lock(job.directory / "process.lock") if rank == 0 else nullcontext()
+    with _Stop() as stop, dagster_pipes(rank) as say, alone:
         if job.final.exists():
             return 0
         try:
@@ -138,18 +141,6 @@ def dagster_pipes(rank: int) -> Iterator[Callable[[str], None]]:
         yield logging.getLogger(__name__).info
 
 
-@contextmanager
-def _only_one(job: Job, rank: int) -> Iterator[None]:
-    """An orphan of a killed run may still be training this job: wait for it instead of writing over it."""
-    if rank != 0:
-        yield
-        return
-    from srt_assets.core.locks import file_lock
-
-    with file_lock(job.directory / "process.lock"):
-        yield
-
-
 def _listener(job: Job, say: Callable[[str], None], rank: int):
     def tell(done: int, total: int, unit: str = "rows", **facts: float | int | str) -> None:
         say(
@@ -161,15 +152,13 @@ def _listener(job: Job, say: Callable[[str], None], rank: int):
     live = job.directory / "live.json"
 
     def hear(step: int, steps: int, facts: dict[str, float]) -> None:
-        if rank != 0:
-            return
         # Whole or not at all: the process that started us reads it while we train.
         aside = live.with_suffix(".writing")
         aside.write_text(json.dumps({"done": step, "total": steps, **facts}))
         aside.replace(live)
         told(step, steps, "steps", **facts)
 
-    return hear
+    return hear if rank == 0 else lambda *_: None
 
 
 def _fail(job: Job, error: UserError | StageError, quiet: bool) -> int:

@@ -5,14 +5,12 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.student.loading import load_whole
 from srt_assets.core.training.job import Job
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(job: Job) -> torch.device:
@@ -83,8 +81,6 @@ def add_adapters(model: PreTrainedModel, job: Job) -> PeftModel:
 
 def stored_dtype(path: str) -> torch.dtype:
     """The precision the student's weights are stored in; its successor is stored in the same."""
-    from transformers import AutoConfig
-
     named = AutoConfig.from_pretrained(path, trust_remote_code=False).dtype
     return named if isinstance(named, torch.dtype) else torch.float32
 

@@ -3,7 +3,6 @@
 this is for the rest: `training.keep_last` was lowered, or a student is trained no more.
 """
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +32,13 @@ def remove(settings: Settings, lake: Lake) -> tuple[list[Waste], list[str]]:
     gone: list[Waste] = []
     busy: list[str] = []
     for student in _trained(lake):
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(lake.lock(TABLE, f"student={student}", wait=False))
-            except BlockingIOError:
-                busy.append(student)
-                continue
-            gone += _of(settings, lake, student)
-            finished.thin_out(lake, student, settings.training.keep_last, results.current(lake, student))
-            finished.drop_old_states(lake, student)
+        try:
+            with lake.lock(TABLE, f"student={student}", wait=False):
+                for waste in _of(settings, lake, student):
+                    finished.delete(waste.path)
+                    gone.append(waste)
+        except BlockingIOError:
+            busy.append(student)
     return gone, busy
 
 

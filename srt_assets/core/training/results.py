@@ -3,7 +3,6 @@
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -18,34 +17,31 @@ FINITE = "loss_is_finite"
 LEARNED = "held_out_loss_fell"
 
 
-def current(lake: Lake, student: str) -> list[Path]:
-    """The checkpoints that `training_runs` names: the present answer of the graph."""
+def current(lake: Lake, student: str) -> dict[Path, str]:
+    """The checkpoints that `training_runs` names, the present answer of the graph; and what its column `path` says."""
     with duckdb.connect() as con:
-        found = con.execute(f"SELECT run FROM {lake.source(TABLE, f'student={student}')}").fetchall()
+        found = con.execute(f"SELECT run, path FROM {lake.source(TABLE, f'student={student}')}").fetchall()
     # By name, for the column `path` is of where the home was when they were written.
-    return [directory(lake, student) / run for (run,) in found]
-
-
-def are_there(lake: Lake, student: str) -> bool:
-    """Whether every checkpoint that `training_runs` names still exists."""
-    return all(
-        any((path / name).exists() for name in ("config.json", "adapter_config.json"))
-        for path in current(lake, student)
-    )
-
-
-def have_moved(lake: Lake, student: str) -> bool:
-    """Whether the column `path` is of where the home was before."""
-    with duckdb.connect() as con:
-        found = con.execute(f"SELECT path FROM {lake.source(TABLE, f'student={student}')}").fetchall()
-    return {path for (path,) in found} != {str(path) for path in current(lake, student)}
+    return {directory(lake, student) / run: path for run, path in found}
 
 
 def parts(lake: Lake, student: str, done: list[Finished]) -> dict[str, list[str]]:
     """Parts of both tables that say these trainings, the active policy's first."""
     partition = f"student={student}"
     steps = [{**line, "student": student, "run": f.path.name} for f in done for line in f.steps]
-    runs = [_row(student, f, main=i == 0) for i, f in enumerate(done)]
+    runs = [
+        {
+            **f.record,
+            "student": student,
+            # An interrupted stage may have moved it under another name than its process knew.
+            "run": f.path.name,
+            "is_active_policy": f is done[0],
+            "left_out": sum(f.record["left_out"].values()),
+            "path": str(f.path),
+            "finished_at": datetime.fromisoformat(f.record["finished_at"]),
+        }
+        for f in done
+    ]
     return {TABLE: [lake.write_part(TABLE, runs, partition)], STEPS: [lake.write_part(STEPS, steps, partition)]}
 
 
@@ -64,20 +60,6 @@ def check(lake: Lake, student: str) -> list[Checked]:
         Checked(FINITE, not bad, {"steps_without_a_number": ", ".join(bad[:20]) or "none"}),
         Checked(LEARNED, measured and after < before, losses),
     ]
-
-
-def _row(student: str, done: Finished, main: bool) -> dict[str, Any]:
-    record = done.record
-    return {
-        **record,
-        "student": student,
-        # An interrupted stage may have moved it under another name than its process knew.
-        "run": done.path.name,
-        "is_active_policy": main,
-        "left_out": sum(record["left_out"].values()),
-        "path": str(done.path),
-        "finished_at": datetime.fromisoformat(record["finished_at"]),
-    }
 
 
 def describe(lake: Lake, student: str) -> Description:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,6 +14,7 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import content_key, digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
+from srt_assets.core.tables import rows_as_dicts
 
 TRAIN = "train"
 HELD_OUT = "held_out"
@@ -63,23 +65,16 @@ def held_out_ids(ids: Iterable[str], share: float, seed: int) -> set[str]:
     """
     if share <= 0:
         return set()
-    ranked = sorted((_place(i, seed), i) for i in ids)
+    hashes = ((hashlib.sha256(f"{seed}:{i}".encode()).digest(), i) for i in ids)
+    ranked = sorted((int.from_bytes(hash[:8]) / 2**64, i) for hash, i in hashes)
     held = {i for place, i in ranked if place < share}
     return held or {i for _, i in ranked[:1]}
-
-
-def _place(sample_id: str, seed: int) -> float:
-    digest = hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
 
 
 def active(lake: Lake, student: str, share: float, seed: int) -> Rows:
     """The student's selected set, split. UserError if it is missing or too small to train on."""
     with lake.connect() as con:
-        found = con.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM {lake.source('selected_set', f'student={student}')} ORDER BY sample_id"
-        ).fetchall()
-        chosen = [_row(r) for r in found]
+        chosen = _read(con, lake.source("selected_set", f"student={student}"))
         if len(chosen) < FEWEST:
             raise UserError(
                 f"the selected set of {student!r} has {len(chosen)} row(s); training needs at least {FEWEST}",
@@ -87,34 +82,11 @@ def active(lake: Lake, student: str, share: float, seed: int) -> Rows:
                 '`srt sql "SELECT reason, count(*) FROM decisions GROUP BY 1"` shows why rows were left out',
             )
         held = held_out_ids([r["sample_id"] for r in chosen], share, seed)
-        return _split(chosen, held, _originals(con, held))
-
-
-def _originals(con, held: set[str]) -> list[dict]:
-    found = con.execute(
-        f"SELECT {', '.join(_COLUMNS)} FROM candidates "
-        "WHERE candidate = 'original' AND status = 'ok' AND list_contains(?, sample_id) ORDER BY sample_id",
-        [sorted(held)],
-    ).fetchall()
-    return [_row(r) for r in found]
-
-
-def _row(values: tuple) -> dict:
-    return dict(zip(_COLUMNS, values, strict=True))
-
-
-def _split(chosen: list[dict], held: set[str], originals: list[dict]) -> Rows:
-    """A training row with the very texts of a held-out row is left out: the split must not leak through copies."""
-    measured = [r for r in chosen if r["sample_id"] in held]
-    seen = {tuple(r[t] for t in _TEXTS) for r in measured}
-    learned = [r for r in chosen if r["sample_id"] not in held]
-    kept = [r for r in learned if tuple(r[t] for t in _TEXTS) not in seen]
-    rows = [
-        *({**r, "split": TRAIN} for r in kept),
-        *({**r, "split": HELD_OUT} for r in measured),
-        *({**r, "split": HELD_OUT_ORIGINAL} for r in originals),
-    ]
-    return Rows(rows, len(learned) - len(kept))
+        con.execute("CREATE TABLE held AS SELECT unnest(?::VARCHAR[]) AS sample_id", [sorted(held)])
+        is_original = "candidate = 'original' AND status = 'ok'"
+        originals = _read(con, f"(FROM candidates SEMI JOIN held USING (sample_id) WHERE {is_original})")
+    measured = [{**r, "split": HELD_OUT} for r in chosen if r["sample_id"] in held]
+    return _beside([*measured, *({**r, "split": HELD_OUT_ORIGINAL} for r in originals)], chosen)
 
 
 def of_policy(lake: Lake, student: str, policy: str, active: Rows) -> Rows:
@@ -123,16 +95,25 @@ def of_policy(lake: Lake, student: str, policy: str, active: Rows) -> Rows:
     UserError if the policy keeps too few.
     """
     with lake.connect() as con:
-        found = con.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM ({decide.arm_sql(lake, student, policy)}) ORDER BY sample_id"
-        ).fetchall()
-    held = {r["sample_id"] for r in active.of(HELD_OUT)}
-    measured = [r for r in active.rows if r["split"] != TRAIN]
-    seen = {tuple(r[t] for t in _TEXTS) for r in active.of(HELD_OUT)}
-    learned = [r for r in map(_row, found) if r["sample_id"] not in held]
-    kept = [r for r in learned if tuple(r[t] for t in _TEXTS) not in seen]
-    if not kept:
+        kept = _read(con, f"({decide.arm_sql(lake, student, policy)})")
+    found = _beside([r for r in active.rows if r["split"] != TRAIN], kept)
+    if not found.of(TRAIN):
         raise UserError(
             f"the arm {policy!r} keeps no row of {student!r} to train on", f"take {policy!r} out of training.arms"
         )
-    return Rows([*({**r, "split": TRAIN} for r in kept), *measured], len(learned) - len(kept))
+    return found
+
+
+def _read(con: duckdb.DuckDBPyConnection, source: str) -> list[dict]:
+    return rows_as_dicts(con.execute(f"SELECT {', '.join(_COLUMNS)} FROM {source} ORDER BY sample_id"))
+
+
+def _beside(measured: list[dict], chosen: list[dict]) -> Rows:
+    """What is chosen and not held out, to train on. A row with the very texts of a held-out row is left out: the split
+    must not leak through copies.
+    """
+    held_out = [r for r in measured if r["split"] == HELD_OUT]
+    held, seen = {r["sample_id"] for r in held_out}, {tuple(r[t] for t in _TEXTS) for r in held_out}
+    learned = [{**r, "split": TRAIN} for r in chosen if r["sample_id"] not in held]
+    kept = [r for r in learned if tuple(r[t] for t in _TEXTS) not in seen]
+    return Rows([*kept, *measured], len(learned) - len(kept))

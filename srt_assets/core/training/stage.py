@@ -68,10 +68,13 @@ class FinetunedCheckpoint(Stage):
         return job.training_fingerprint(settings, info.fingerprint, **data)
 
     def is_there(self, lake: Lake, student: str) -> bool:
-        return results.are_there(lake, student)
+        """Whether every checkpoint that `training_runs` names still exists."""
+        files = ("config.json", "adapter_config.json")
+        return all(any((path / name).exists() for name in files) for path in results.current(lake, student))
 
     def is_outdated(self, lake: Lake, student: str) -> bool:
-        return results.have_moved(lake, student)
+        """Whether the column `path` is of where the home was before."""
+        return any(str(path) != said for path, said in results.current(lake, student).items())
 
     def make(self, work: Work) -> Made:
         """Train what is not trained yet. An interrupted training is continued from its last saved state.
@@ -87,8 +90,9 @@ class FinetunedCheckpoint(Stage):
     def tidy(self, work: Work) -> Facts:
         """Delete checkpoints beyond `training.keep_last`, and states that nobody has continued for a week."""
         current = results.current(work.lake, work.student)
-        gone = finished.thin_out(work.lake, work.student, work.settings.training.keep_last, current)
-        finished.drop_old_states(work.lake, work.student)
+        gone = finished.superseded(work.lake, work.student, work.settings.training.keep_last, current)
+        for path in [*gone, *finished.old_states(work.lake, work.student)]:
+            finished.delete(path)
         return {"checkpoints_removed": len(gone)}
 
     def describe(self, lake: Lake, student: str = "") -> Description:
@@ -156,7 +160,8 @@ def _train(work: Work, arm: Arm) -> Finished:
         steps=arm.steps,
         training_fingerprint=arm.fingerprint,
         parent=student,
-        base=_public(info.source),
+        # As far as it says something on another machine.
+        base=Path(info.source).name if Path(info.source).is_absolute() else info.source,
         rows_by=arm.rows.counts,
         generation=info.generation + 1,
         policy=settings.selection.model_dump() | {"policy": arm.name},
@@ -188,20 +193,15 @@ def _followed(live: Path, arm: str, progress: Progress) -> Iterator[None]:
     over = threading.Event()
     live.unlink(missing_ok=True)
 
-    def look() -> dict[str, Any]:
-        return json.loads(live.read_text()) if live.exists() else {}
-
     def follow() -> None:
-        last = 0
-        while True:
+        last, ended = 0, False
+        while not ended:
             ended = over.wait(LOOK_EVERY_S)
-            facts = look()
+            facts = json.loads(live.read_text()) if live.exists() else {}
             if facts and facts["done"] != last:
                 last = facts["done"]
                 shown = {k: facts[k] for k in ("loss", "tokens_per_s", "eta_s")}
                 progress(last, facts["total"], "steps", arm=arm, **shown)
-            if ended:
-                return
 
     thread = threading.Thread(target=follow, name="training-progress", daemon=True)
     thread.start()
@@ -210,11 +210,6 @@ def _followed(live: Path, arm: str, progress: Progress) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _public(source: str) -> str:
-    """Where a student comes from, as far as it says something on another machine."""
-    return Path(source).name if Path(source).is_absolute() else source
 
 
 def _explain(task: job.Job, code: int) -> UserError | StageError:

@@ -1,29 +1,18 @@
 """Saved states of an unfinished training: which can be continued from, and how they get onto the disk whole."""
 
-import os
 import shutil
 from pathlib import Path
+
+from srt_assets.core import locks
 
 # Written last into a saved state: a process killed while saving leaves a state without it.
 WHOLE = "whole"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """The old text or the new one, whenever the process or the power ends."""
-    aside = path.with_name(f"{path.name}.writing")
-    aside.write_text(text)
-    sync(aside)
-    aside.replace(path)
-
-
 def sync(directory: Path) -> None:
     """Have a file, or every file of a directory, on the disk itself: power may fail after the next rename."""
     for path in [*directory.rglob("*"), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        locks.sync(path)
 
 
 def last_state(directory: Path) -> Path | None:

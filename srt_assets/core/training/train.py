@@ -15,6 +15,7 @@ from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.locks import replace_text
 from srt_assets.core.student.loading import load_tokenizer
 from srt_assets.core.training import card, data, memory, model
 from srt_assets.core.training.arguments import arguments
@@ -22,8 +23,8 @@ from srt_assets.core.training.job import RECORD, Job
 from srt_assets.core.training.keeper import Keeper
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
 from srt_assets.core.training.plan import count_steps, pack, step_samples
-from srt_assets.core.training.states import drop_torn_states, last_state, sync, write_whole
-from srt_assets.core.training.trainer import PackedTrainer, Steps, only
+from srt_assets.core.training.states import drop_torn_states, last_state, sync
+from srt_assets.core.training.trainer import PackedTrainer, Steps
 
 # Tokens a forward pass. The block mask makes attention quadratic in it; on a CPU gains end near 1,000 tokens.
 CPU_BUDGET = 1024
@@ -62,9 +63,8 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     args.warmup_steps = int(job.warmup_ratio * steps)
     budget = job.token_budget or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
     budget = _check_packing(student, samples, dtype, budget, say)
-    plan = Steps(
-        samples.train, step_samples(len(samples.train), job.batch_size, steps, job.seed), budget, rank, processes
-    )
+    batches = step_samples(len(samples.train), job.batch_size, steps, job.seed)
+    plan = Steps(samples.train, batches, budget, rank, processes)
     _check_memory(student, samples, budget, job, args, dtype, device)
     if rank == 0:
         drop_torn_states(job.states)
@@ -81,18 +81,10 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
         if not state:
             before = evaluate()
             if rank == 0:
-                write_whole(before_file, json.dumps(before))
+                replace_text(before_file, json.dumps(before))
 
-    keeper = Keeper(
-        plan,
-        job.curve,
-        job.save_every_s,
-        listener,
-        stop_asked,
-        lambda flag: _any(flag, args.device, processes),
-        at_start,
-    )
-    trainer = PackedTrainer(model=student, args=args, train_dataset=plan, data_collator=only, callbacks=[keeper])
+    keeper = Keeper(plan, job.curve, job.save_every_s, listener, stop_asked, at_start)
+    trainer = PackedTrainer(model=student, args=args, train_dataset=plan, callbacks=[keeper])
     trainer.remove_callback(PrinterCallback)
     if args.fsdp and not trainer.is_fsdp_enabled:
         raise UserError("accelerate shares weights between GPUs only", 'set training.sharding = "auto"')
@@ -142,20 +134,17 @@ def _finish(job: Job, trained: Any, weights: dict | None, tokenizer, facts: dict
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     model.save(trained, tokenizer, job, aside, weights)
-    record = {**_request(job), **facts, "finished_at": datetime.now(UTC).replace(tzinfo=None).isoformat()}
+    asked = asdict(job)
+    for place in ("work", "student_path"):  # where it happened to lie says nothing about the training
+        asked.pop(place)
+    asked["steps_asked"] = asked.pop("steps")
+    now = datetime.now(UTC).replace(tzinfo=None).isoformat()
+    record = {**asked.pop("facts"), **asked, **facts, "finished_at": now}
     (aside / RECORD).write_text(json.dumps(record, indent=1))
     shutil.copy(job.curve, aside / job.curve.name)
     (aside / "README.md").write_text(card.write(record))
     sync(aside)
     aside.replace(job.final)
-
-
-def _request(job: Job) -> dict[str, Any]:
-    asked = asdict(job)
-    for place in ("work", "student_path"):  # where it happened to lie says nothing about the training
-        asked.pop(place)
-    asked["steps_asked"] = asked.pop("steps")
-    return {**asked.pop("facts"), **asked}
 
 
 def _check_packing(student, samples: data.Data, dtype: str, budget: int, say: Callable[[str], None]) -> int:
@@ -182,15 +171,6 @@ def _check_memory(student, samples, budget: int, job: Job, args, dtype: str, dev
     if on:
         args.activation_checkpointing = True
         args.activation_checkpointing_kwargs = {"use_reentrant": False}
-
-
-def _any(flag: bool, device: torch.device, processes: int) -> bool:
-    """True on every process if it is true on one."""
-    if processes == 1:
-        return flag
-    shared = torch.tensor(float(flag), device=device)
-    torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
-    return bool(shared > 0)
 
 
 def exhausted(error: BaseException) -> StageError | None:

@@ -7,6 +7,8 @@ paper's number of samples, and without packing a row is as long as its samples h
 
 import math
 from contextlib import nullcontext
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,15 @@ from srt_assets.core.training.plan import pack
 from srt_assets.core.training.states import WHOLE
 
 
+@dataclass(eq=False)
 class Steps(Dataset):
     """Optimizer steps as items: the rows of one process, and what the whole step holds."""
 
-    def __init__(
-        self, examples: list[Example], steps: list[np.ndarray], budget: int, rank: int = 0, processes: int = 1
-    ) -> None:
-        self.examples = examples
-        self.steps = steps
-        self.budget = budget
-        self.rank = rank
-        self.processes = processes
+    examples: list[Example]
+    steps: list[np.ndarray]
+    budget: int
+    rank: int = 0
+    processes: int = 1
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -45,17 +45,14 @@ class Steps(Dataset):
             "rows": [make_row([chosen[i] for i in bin]) for bin in mine],
             "samples": [[chosen[i].sample_id for i in bin] for bin in mine],
             "n_targets": sum(e.n_targets for e in chosen),
-            "n_tokens": sum(len(e.ids) for e in chosen),
         }
 
     def tokens_before(self, index: int) -> int:
         """Tokens of the steps before this one."""
-        return sum(len(self.examples[i].ids) for step in self.steps[:index] for i in step)
+        return sum(map(self.tokens_of, range(index)))
 
-
-def only(items: list) -> Any:
-    """Collator: a batch is one step."""
-    return items[0]
+    def tokens_of(self, index: int) -> int:
+        return sum(len(self.examples[i].ids) for i in self.steps[index])
 
 
 class PackedTrainer(Trainer):
@@ -64,7 +61,7 @@ class PackedTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         # Not sharded by accelerate: `Steps` already gives every process its own rows of the same step.
         assert isinstance(self.train_dataset, Steps)
-        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=only)
+        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=itemgetter(0))
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         model.train()
@@ -103,8 +100,7 @@ class PackedTrainer(Trainer):
             self.callback_handler.on_save(self.args, self.state, self.control)
         step = self.state.global_step + 1
         assert isinstance(self.train_dataset, Steps)
-        batch = [self.train_dataset.examples[i].sample_id for i in self.train_dataset.steps[step - 1]]
-        named = samples or batch
+        named = samples or [self.train_dataset.examples[i].sample_id for i in self.train_dataset.steps[step - 1]]
         raise StageError(
             f"{what} in step {step} (samples {', '.join(named[:8])}{', …' if len(named) > 8 else ''}); "
             f"training stopped, the last good state is kept in {self.args.output_dir}",
