@@ -41,9 +41,8 @@ def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
     """A finding for each call the record needs now. UserError if there is no such record."""
     prompter = Prompter(settings.teacher)
     sources = []
-    for plan in (instructions.STAGE, responses.STAGE):
-        if plan is responses.STAGE and lake.manifest(stage.TABLE, instructions.PARTITION) is None:
-            continue
+    instructions_made = lake.manifest(stage.TABLE, instructions.PARTITION) is not None
+    for plan in (instructions.STAGE, responses.STAGE) if instructions_made else (instructions.STAGE,):
         sources += [s for chunk in stage.sources_of(plan.subjects(lake)) for s in chunk if s.sample_id == sample_id]
     if not sources:
         raise UserError(

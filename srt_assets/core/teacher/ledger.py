@@ -143,10 +143,7 @@ def _release(batch: list[_Line], error: OSError | None) -> None:
 def _settle(futures: list["asyncio.Future[None]"], error: OSError | None) -> None:
     for future in futures:
         if not future.done():
-            if error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
+            future.set_exception(error) if error else future.set_result(None)
 
 
 def encode(row: dict[str, Any]) -> bytes:
@@ -179,8 +176,7 @@ def read_segment(path: Path, report: bool = False) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             for line in file:
-                row = decode(line)
-                if row is None:
+                if (row := decode(line)) is None:
                     damaged += 1
                 else:
                     row["created_at"] = datetime.fromisoformat(row["created_at"]) if row.get("created_at") else None
