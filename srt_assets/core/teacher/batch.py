@@ -90,7 +90,7 @@ def _items(
                     items.append(_Item(call, ledger_row(teacher, call, ask.allowed, ask.attempt), most))
                     continue
                 ask = "over_budget"
-            if isinstance(ask, str):
+            if isinstance(ask, str):  # a verdict; a reply that serves needs nothing
                 unanswered[call.key] = ask
     return items
 

@@ -112,7 +112,6 @@ class Engine:
     # -- one attempt
 
     async def _send(self, call: Call, allowed: int, reserved: float, attempt: int) -> Answer | Failure:
-        entry = None
         cost = 0.0
         task = asyncio.current_task()
         assert task is not None

@@ -88,7 +88,7 @@ def _why_missing(
         return "failed", f"{tried.count} attempts failed, the last: {told}; {left} left"
     if statuses.get(_CANDIDATES[source.purpose]) == "over_budget":
         return "not_asked", "the last run did not ask: teacher.budget_usd was used up"
-    before = lookup.last_of(source.sample_id, call.purpose)
+    before = lookup.last(sample_id=source.sample_id, purpose=call.purpose)
     if before is None:
         return "new", "nothing like it was ever asked"
     changes = "; ".join(_changes(call, teacher.model, before))
@@ -97,7 +97,7 @@ def _why_missing(
 
 def _of_an_older_program(turn: Turn, source: Source, lookup: Lookup) -> Finding:
     assert turn.reply is not None
-    row = lookup.of_key(turn.reply.key) or {}
+    row = lookup.last(call_key=turn.reply.key) or {}
     prompts = row.get("prompt_version") != turn.call.facts["prompt_version"]
     differs = "prompts differ" if prompts else "schema, grammar or sampling differs"
     asset = "reflected_instructions" if source.kind == "instruction" else "reflected_responses"

@@ -120,15 +120,14 @@ class Ledger:
                 self._put(file, batch)
 
     def _put(self, file: BinaryIO, batch: list[_Line]) -> None:
-        error = self._error
         try:
-            if error is None:
+            if self._error is None:
                 file.write(b"".join(line for line, _, _ in batch))
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as cause:
-            error = self._error = cause
-        _release(batch, error)
+        except OSError as error:
+            self._error = error
+        _release(batch, self._error)
 
 
 def _release(batch: list[_Line], error: OSError | None) -> None:

@@ -242,7 +242,7 @@ class _Asking:
             if parsed.status in CORRECTABLE and not engine.stopping:
                 turn = Turn(self.prompter.correction(source, turn.call, answer.text or "", parsed.status))
                 answer = await engine.ask(turn)
-        if isinstance(answer, str):
+        if isinstance(answer, str):  # a verdict
             self.unanswered[turn.call.key] = answer
         self.done += 1
 
