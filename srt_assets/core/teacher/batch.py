@@ -6,7 +6,6 @@ that was submitted. Replies end in the same ledger; what failed, and only that, 
 
 import asyncio
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 from srt_assets.core.errors import StageError
 from srt_assets.core.lake import Lake
+from srt_assets.core.locks import replace_text
 from srt_assets.core.progress import Progress
 from srt_assets.core.teacher import ledger
 from srt_assets.core.teacher.ask import Ask, Verdict, must_ask, prompt_bound
@@ -72,11 +72,7 @@ def ask_batches(
 
 
 def _items(
-    client: Client,
-    prices: Prices,
-    chunks: Iterator[list[Step]],
-    spent_usd: float,
-    unanswered: dict[str, Verdict],
+    client: Client, prices: Prices, chunks: Iterator[list[Step]], spent_usd: float, unanswered: dict[str, Verdict]
 ) -> list[_Item]:
     """The calls to submit now. Those that are too long, hopeless or beyond the budget get their verdict."""
     teacher = client.teacher
@@ -94,7 +90,7 @@ def _items(
                     items.append(_Item(call, ledger_row(teacher, call, ask.allowed, ask.attempt), most))
                     continue
                 ask = "over_budget"
-            if isinstance(ask, str):
+            if isinstance(ask, str):  # a verdict; a reply that serves needs nothing
                 unanswered[call.key] = ask
     return items
 
@@ -264,9 +260,4 @@ class _Desk:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".writing")
-    with temporary.open("w") as file:
-        json.dump(state, file, default=str)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_text(path, json.dumps(state, default=str))

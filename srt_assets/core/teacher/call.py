@@ -78,7 +78,6 @@ class Prompter:
         self.local = teacher.model == LOCAL
         usual: Form = "grammar" if self.local else "markers"
         self.form: Form = usual if teacher.reply_format == "auto" else teacher.reply_format
-        self.model = teacher.model
         self.identity = model_identity(teacher.model)
         # float(): 0 and 0.0 in the settings are the same temperature.
         self.sampling: dict[str, float] = {"temperature": float(teacher.temperature)}

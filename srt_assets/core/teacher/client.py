@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,12 +52,9 @@ def litellm() -> Any:
     module.drop_params = False
     logging.getLogger("LiteLLM").setLevel(logging.ERROR)
     # Nobody listens to its callbacks, and the queue of reports for them falls behind: 7 kB a call stayed in memory.
-    setattr(logging_worker.GLOBAL_LOGGING_WORKER, "ensure_initialized_and_enqueue", _discard)  # noqa: B010 - a method
+    worker: Any = logging_worker.GLOBAL_LOGGING_WORKER
+    worker.ensure_initialized_and_enqueue = lambda async_coroutine: async_coroutine.close()
     return module
-
-
-def _discard(async_coroutine: Coroutine[Any, Any, Any]) -> None:
-    async_coroutine.close()
 
 
 class Client:
@@ -140,14 +136,12 @@ def connect(teacher: Teacher, api_base: str = "") -> Client:
     check_model(teacher)
     missing = litellm().validate_environment(teacher.model).get("missing_keys") or []
     keys = [name for name in missing if name.endswith(("_KEY", "_TOKEN"))]
-    if keys and base:
-        return Client(teacher, base, _NO_KEY)
-    if keys:
+    if keys and not base:
         raise UserError(
             f"no API key for teacher.model = {teacher.model!r}: the environment variable {' / '.join(keys)} is not set",
             f"export {keys[0]}=… before the run (keys never go into srt.toml)",
         )
-    return Client(teacher, base, None)
+    return Client(teacher, base, _NO_KEY if keys else None)
 
 
 def room_of(teacher: Teacher, count_local: Counter) -> Room:
@@ -183,11 +177,10 @@ def read_answer(response: Any, latency_s: float) -> Answer:
     message = choices[0].message if choices else None
     text = message.content if message else None
     finish = choices[0].finish_reason if choices else None
-    if text is None and (getattr(message, "provider_specific_fields", None) or {}).get("refusal"):
-        finish = "content_filter"
+    refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
     usage = getattr(response, "usage", None)
     prompt, completion = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
-    return _answer(text, finish, prompt, completion, latency_s)
+    return _answer(text, finish, refusal, prompt, completion, latency_s)
 
 
 def read_batch_body(body: dict[str, Any]) -> Answer:
@@ -195,13 +188,13 @@ def read_batch_body(body: dict[str, Any]) -> Answer:
     choices = body.get("choices") or [{}]
     usage = body.get("usage") or {}
     message = choices[0].get("message") or {}
-    text, finish = message.get("content"), choices[0].get("finish_reason")
-    if text is None and message.get("refusal"):
+    text, finish, refusal = message.get("content"), choices[0].get("finish_reason"), message.get("refusal")
+    return _answer(text, finish, refusal, usage.get("prompt_tokens"), usage.get("completion_tokens"), 0.0)
+
+
+def _answer(text: Any, finish: Any, refusal: Any, prompt: Any, completion: Any, latency_s: float) -> Answer:
+    if text is None and refusal:
         finish = "content_filter"
-    return _answer(text, finish, usage.get("prompt_tokens"), usage.get("completion_tokens"), 0.0)
-
-
-def _answer(text: Any, finish: Any, prompt: Any, completion: Any, latency_s: float) -> Answer:
     return Answer(
         text=text.encode("utf-8", "replace").decode() if isinstance(text, str) else None,
         finish_reason=str(finish) if finish else None,

@@ -112,7 +112,6 @@ class Engine:
     # -- one attempt
 
     async def _send(self, call: Call, allowed: int, reserved: float, attempt: int) -> Answer | Failure:
-        entry = None
         cost = 0.0
         task = asyncio.current_task()
         assert task is not None
@@ -130,8 +129,8 @@ class Engine:
             except asyncio.CancelledError:
                 # A stop whose grace is over. The provider goes on, and bills: no attempt, but money of a hard budget.
                 cost = reserved
-                row = ledger_row(self.teacher, call, allowed, attempt) | {"status": INTERRUPTED}
-                self.ledger.put(row | {"cost_usd": reserved if self.prices.known else None})
+                facts = {"status": INTERRUPTED, "cost_usd": reserved if self.prices.known else None}
+                self.ledger.put(ledger_row(self.teacher, call, allowed, attempt) | facts)
                 raise
             except Exception as error:  # noqa: BLE001 - every kind of failure becomes data; classify tells them apart
                 failure = classify(error)
@@ -162,7 +161,6 @@ class Engine:
 
     def _failed(self, failure: Failure) -> None:
         """Count the failure; raise if it means that no call can succeed."""
-        now = time.monotonic()
         self.tally.failures[failure.kind] += 1
         if failure.action == "stop":
             raise halt(failure, self.teacher)
@@ -177,9 +175,8 @@ class Engine:
                 f"the teacher at {where} asks to wait {asked / 60:.0f} minutes: {failure.message}",
                 "run again after that; replies so far are kept",
             )
-        if self._trouble_since is None:
-            self._trouble_since = now
-        troubled_s = now - self._trouble_since
+        self._trouble_since = self._trouble_since or time.monotonic()
+        troubled_s = time.monotonic() - self._trouble_since
         if failure.action == "throttled":
             self.tally.throttled += 1
             self.gate.throttled(failure.retry_after_s)
@@ -188,21 +185,20 @@ class Engine:
                     f"the teacher answered nothing but 429 (too many requests) for {troubled_s / 60:.0f} minutes",
                     "lower teacher.rpm, teacher.tpm or teacher.concurrency, or wait, and run again; replies are kept",
                 )
-            return
-        if failure.kind == "unreachable":
+        elif failure.kind == "unreachable":
             if troubled_s > (UNREACHABLE_S if self._replied else UNREACHABLE_AT_START_S):
                 raise StageError(
                     f"the teacher at {where} cannot be reached: {failure.message}",
                     "start it, or correct teacher.api_base, and run again; replies so far are kept",
                 )
-            return
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row >= max(50, 2 * self.teacher.concurrency):
-            raise StageError(
-                f"the last {self._failed_in_a_row} calls to the teacher at {where} all failed; the last: "
-                f"{failure.kind}, {failure.message}",
-                "look at the teacher, then run again; replies so far are kept",
-            )
+        else:
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= max(50, 2 * self.teacher.concurrency):
+                raise StageError(
+                    f"the last {self._failed_in_a_row} calls to the teacher at {where} all failed; the last: "
+                    f"{failure.kind}, {failure.message}",
+                    "look at the teacher, then run again; replies so far are kept",
+                )
 
     # -- measures
 

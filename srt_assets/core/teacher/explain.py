@@ -41,9 +41,8 @@ def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
     """A finding for each call the record needs now. UserError if there is no such record."""
     prompter = Prompter(settings.teacher)
     sources = []
-    for plan in (instructions.STAGE, responses.STAGE):
-        if plan is responses.STAGE and lake.manifest(stage.TABLE, instructions.PARTITION) is None:
-            continue
+    instructions_made = lake.manifest(stage.TABLE, instructions.PARTITION) is not None
+    for plan in (instructions.STAGE, responses.STAGE) if instructions_made else (instructions.STAGE,):
         sources += [s for chunk in stage.sources_of(plan.subjects(lake)) for s in chunk if s.sample_id == sample_id]
     if not sources:
         raise UserError(
@@ -89,7 +88,7 @@ def _why_missing(
         return "failed", f"{tried.count} attempts failed, the last: {told}; {left} left"
     if statuses.get(_CANDIDATES[source.purpose]) == "over_budget":
         return "not_asked", "the last run did not ask: teacher.budget_usd was used up"
-    before = lookup.last_of(source.sample_id, call.purpose)
+    before = lookup.last(sample_id=source.sample_id, purpose=call.purpose)
     if before is None:
         return "new", "nothing like it was ever asked"
     changes = "; ".join(_changes(call, teacher.model, before))
@@ -98,7 +97,7 @@ def _why_missing(
 
 def _of_an_older_program(turn: Turn, source: Source, lookup: Lookup) -> Finding:
     assert turn.reply is not None
-    row = lookup.of_key(turn.reply.key) or {}
+    row = lookup.last(call_key=turn.reply.key) or {}
     prompts = row.get("prompt_version") != turn.call.facts["prompt_version"]
     differs = "prompts differ" if prompts else "schema, grammar or sampling differs"
     asset = "reflected_instructions" if source.kind == "instruction" else "reflected_responses"

@@ -86,8 +86,7 @@ class _Run:
             while waiting - {stopped}:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    if task.exception() is not None:
-                        raise task.exception()  # type: ignore[misc]
+                    task.result()  # raises what the task raised
                 if stopped in done:
                     return
         finally:

@@ -120,15 +120,14 @@ class Ledger:
                 self._put(file, batch)
 
     def _put(self, file: BinaryIO, batch: list[_Line]) -> None:
-        error = self._error
         try:
-            if error is None:
+            if self._error is None:
                 file.write(b"".join(line for line, _, _ in batch))
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as cause:
-            error = self._error = cause
-        _release(batch, error)
+        except OSError as error:
+            self._error = error
+        _release(batch, self._error)
 
 
 def _release(batch: list[_Line], error: OSError | None) -> None:
@@ -143,10 +142,7 @@ def _release(batch: list[_Line], error: OSError | None) -> None:
 def _settle(futures: list["asyncio.Future[None]"], error: OSError | None) -> None:
     for future in futures:
         if not future.done():
-            if error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
+            future.set_exception(error) if error else future.set_result(None)
 
 
 def encode(row: dict[str, Any]) -> bytes:
@@ -179,8 +175,7 @@ def read_segment(path: Path, report: bool = False) -> Iterator[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             for line in file:
-                row = decode(line)
-                if row is None:
+                if (row := decode(line)) is None:
                     damaged += 1
                 else:
                     row["created_at"] = datetime.fromisoformat(row["created_at"]) if row.get("created_at") else None

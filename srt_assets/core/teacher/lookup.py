@@ -147,18 +147,11 @@ class Lookup:
             [model],
         ).fetchall()
 
-    def last_of(self, sample_id: str, purpose: str) -> dict[str, Any] | None:
-        """The row of the newest reply to a record's calls of one purpose."""
-        return self._row("sample_id = ? AND purpose = ?", sample_id, purpose)
-
-    def of_key(self, key: str) -> dict[str, Any] | None:
-        """The row of the newest reply under a key."""
-        return self._row("call_key = ?", key)
-
-    def _row(self, where: str, *values: str) -> dict[str, Any] | None:
-        cursor = self._con.execute(
-            f"SELECT * FROM calls WHERE {where} AND status = 'ok' ORDER BY created_at DESC LIMIT 1", values
-        )
+    def last(self, **where: str) -> dict[str, Any] | None:
+        """The row of the newest reply whose columns have these values."""
+        conditions = " AND ".join(f"{column} = ?" for column in where)
+        sql = f"SELECT * FROM calls WHERE {conditions} AND status = 'ok' ORDER BY created_at DESC LIMIT 1"
+        cursor = self._con.execute(sql, list(where.values()))
         return next(iter(rows_as_dicts(cursor)), None)
 
     def _with_keys(self, keys: Iterable[str]) -> duckdb.DuckDBPyConnection:

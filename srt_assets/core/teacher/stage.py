@@ -242,7 +242,7 @@ class _Asking:
             if parsed.status in CORRECTABLE and not engine.stopping:
                 turn = Turn(self.prompter.correction(source, turn.call, answer.text or "", parsed.status))
                 answer = await engine.ask(turn)
-        if isinstance(answer, str):
+        if isinstance(answer, str):  # a verdict
             self.unanswered[turn.call.key] = answer
         self.done += 1
 
@@ -292,14 +292,11 @@ def _texts(source: Source, parsed: Parsed) -> tuple[str, str, str] | None:
 
 
 def _row(subject: Subject, status: str, texts: tuple[str, str, str] | None, call_key: str | None) -> dict[str, Any]:
-    instruction, input, response = texts or (None, None, None)
     return {
         "sample_id": subject.sample_id,
         "dataset": subject.dataset,
         "candidate": subject.candidate,
-        "instruction": instruction,
-        "input": input,
-        "response": response,
+        **dict(zip(("instruction", "input", "response"), texts or (None, None, None), strict=True)),
         "status": status,
         "call_key": call_key,
         "content_key": content_key(*texts) if texts else None,
