@@ -148,7 +148,7 @@ class Site:
             [state] = [s for s in instance.all_instigator_state() if s.name == sensor]
             return list(instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1000))
 
-    def wait(self, what: str, happened: Callable[[], object], limit_s: float = 180) -> None:
+    def wait(self, what: str, happened: Callable[[], object], limit_s: float = 400) -> None:
         deadline = time.monotonic() + limit_s
         while not happened():
             assert time.monotonic() < deadline, f"in {limit_s:.0f} s it did not happen: {what}"

@@ -68,7 +68,7 @@ def by_hand(site: Site, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.timeout(560)
+@pytest.mark.timeout(1500)
 def test_students_arrive_by_themselves(site: Site, fake: FakeOpenAI) -> None:
     by_hand(site, "run", "reflected_responses")
     paid = fake.calls
