@@ -5,13 +5,9 @@ from srt_assets.core.outcome import Description
 from srt_assets.core.student.store import NOT_OK, TABLE
 from srt_assets.core.tables import PASSES, rows_as_dicts
 
-_LOG_IFD = (
-    "sum_nll_response_given_prompt / n_tokens_response_given_prompt - sum_nll_response / n_tokens_response AS log_ifd"
-)
-_LOG_R_IFD = (
-    "sum_nll_instruction_given_response / n_tokens_instruction_given_response "
-    "- sum_nll_instruction / n_tokens_instruction AS log_r_ifd"
-)
+_LOSS = {name: f"sum_nll_{name} / n_tokens_{name}" for name in PASSES}
+_LOG_IFD = f"{_LOSS['response_given_prompt']} - {_LOSS['response']} AS log_ifd"
+_LOG_R_IFD = f"{_LOSS['instruction_given_response']} - {_LOSS['instruction']} AS log_r_ifd"
 # A histogram of all rows needs no more than this many of them.
 _HISTOGRAM_ROWS = 20_000
 

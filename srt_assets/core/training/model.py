@@ -45,18 +45,13 @@ def load_model(job: Job) -> PreTrainedModel:
     """The student with fp32 weights. Half-precision weights would lose updates of a learning rate of 2e-5."""
     model = load_whole(job.student_path, dtype=torch.float32)
     model.config.use_cache = False
-    _repair_generation_config(model)
-    return model
-
-
-def _repair_generation_config(model: PreTrainedModel) -> None:
-    """Some published students say how to sample and not to: transformers refuses to save that, after the training."""
-    if model.generation_config is None:
-        return
     try:
-        model.generation_config.validate(strict=True)
+        if model.generation_config is not None:
+            model.generation_config.validate(strict=True)
     except ValueError:
+        # Some published students say how to sample and not to: transformers would refuse to save that.
         model.generation_config.do_sample = True
+    return model
 
 
 def add_adapters(model: PreTrainedModel, job: Job) -> PeftModel:
