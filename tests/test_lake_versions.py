@@ -72,6 +72,8 @@ def test_the_first_write_upgrades_all_says_so_once_and_keeps_the_old(
         ({"news": 1, "program": "0.9"}, ["'news'", "srt-assets 0.9"]),
         ({"parts": GONE}, ["damaged", "parts"]),
         ({"schema_version": GONE}, ["damaged", "schema_version"]),
+        ({"schema_version": 0}, ["damaged", "schema_version"]),
+        ({"schema_version": "2"}, ["damaged", "schema_version"]),
     ],
 )
 def test_what_this_program_does_not_know_names_the_version_the_home_needs(lake: Lake, facts, words) -> None:
@@ -90,6 +92,14 @@ def test_a_manifest_that_is_none_is_named(lake: Lake, text: str) -> None:
     with pytest.raises(UserError) as error:
         lake.manifest("raw_records")
     assert str(path) in str(error.value) and "damaged" in str(error.value)
+
+
+def test_a_damaged_manifest_or_mark_keeps_no_other_table_from_being_written(lake: Lake) -> None:
+    put(lake, 1), put(lake, 1, "raw_rejects")
+    (lake.directory("raw_rejects") / manifests.NAME).write_text("{")
+    (lake.root / "_version.json").write_text("{")
+    assert put(lake, 2).inputs == {"n": 2}
+    assert (lake.directory("raw_rejects") / manifests.NAME).read_text() == "{"
 
 
 # -- readers

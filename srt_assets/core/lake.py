@@ -199,7 +199,7 @@ class Lake:
             if _says(mark, manifests.VERSION):
                 return
             found = [path.parent for path in sorted(self.root.glob(f"*/**/{manifests.NAME}"))]
-            old = [directory for directory in found if manifests.version_of(directory) < manifests.VERSION]
+            old = [directory for directory in found if 0 < manifests.version_of(directory) < manifests.VERSION]
             for directory in old:
                 manifests.upgrade(directory)
             self.root.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ class Lake:
 
 
 def _says(mark: Path, version: int) -> bool:
-    return mark.exists() and json.loads(mark.read_text()) == version
+    return mark.exists() and mark.read_text() == json.dumps(version)
 
 
 def row_content_hash(table: Table, paths: list[Path]) -> str:

@@ -67,7 +67,9 @@ def read(directory: Path) -> Manifest | None:
         missing = _NEEDED - facts.keys()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
-    if not isinstance(version, int) or version > VERSION:
+    if not isinstance(version, int) or version < 1:
+        raise _damaged(path, f"its schema_version is {version!r}")
+    if version > VERSION:
         raise UserError(
             f"{path} was written by srt-assets {program}, in version {version} of its form; this is srt-assets "
             f"{__version__}, which knows versions up to {VERSION}",
@@ -87,8 +89,11 @@ def read(directory: Path) -> Manifest | None:
 
 
 def version_of(directory: Path) -> int:
-    """The version a manifest has on disk."""
-    return int(json.loads((directory / NAME).read_text())["schema_version"])
+    """The version a manifest has on disk; 0 if it is damaged, which `read` says in full."""
+    try:
+        return int(json.loads((directory / NAME).read_text())["schema_version"])
+    except (ValueError, TypeError, KeyError):
+        return 0
 
 
 def upgrade(directory: Path) -> None:
