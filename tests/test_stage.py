@@ -158,6 +158,20 @@ def test_a_failure_is_forgotten_when_somebody_tries_again(settings: Settings, la
     assert stage.state(settings, lake).state == "missing"
 
 
+def test_a_failure_that_cannot_be_written_down_is_still_the_one_that_is_raised(
+    settings: Settings, lake: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    stage = Paid()
+    stage.fails = UserError("the key is wrong", "correct it")
+    monkeypatch.setattr(Lake, "record_failure", full)
+    with pytest.raises(UserError, match="the key is wrong"):
+        stage.run(settings, lake)
+    assert "No space left" in caplog.text
+
+
 def test_every_table_has_a_stage_and_every_stage_its_tables() -> None:
     assert all(stages.maker(table) for table in TABLES)
     for stage in stages.STAGES:

@@ -217,6 +217,9 @@ class Stage(ABC):
         message = error.message if isinstance(error, UserError | StageError) else f"{type(error).__name__}: {error}"
         try:
             digest = self.wanted(settings, lake, student).digest
-        except (UserError, StageError):  # what failed is what it would be made of
+        except (UserError, StageError, OSError):  # what failed is what it would be made of
             digest = ""
-        lake.record_failure(self.main, self.partition(student), digest, message)
+        try:
+            lake.record_failure(self.main, self.partition(student), digest, message)
+        except OSError as unwritable:  # a full disk, say: the failure itself must still be heard
+            log.warning("%s: srt status will not know that it failed: %s", self.asset, unwritable)
