@@ -5,13 +5,14 @@ And parts that somebody still reads, which nobody may delete.
 
 import json
 import multiprocessing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from srt_assets import __version__
-from srt_assets.core import lake as lake_module
 from srt_assets.core import manifest as manifests
+from srt_assets.core import sweep
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
@@ -116,7 +117,7 @@ def _read_and_wait(home: Path, ready, go_on, result) -> None:
 def test_a_long_reader_keeps_its_parts_as_long_as_it_lives(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
-    monkeypatch.setattr(lake_module, "GRACE", lake_module.timedelta(seconds=-1))
+    monkeypatch.setattr(sweep, "GRACE", timedelta(seconds=-1))
     part = lake.directory("raw_records") / put(lake, 1).parts[0]
     context = multiprocessing.get_context("spawn")
     ready, go_on, result = context.Event(), context.Event(), context.Queue()
