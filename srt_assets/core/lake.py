@@ -67,7 +67,7 @@ class Lake:
             return sorted(self.directory(table, partition).glob(parquet.PATTERN))
         for manifest in found:
             try:
-                integrity.verify(self.directory(table, manifest.partition), manifest)
+                self._verify(manifest)
             except Damaged:
                 if self._manifests(table, partition) != found:  # replaced while we looked
                     return self.parts(table, partition)
@@ -85,7 +85,7 @@ class Lake:
         found = self.manifest(table, partition)
         if not found or not found.complete:
             return None
-        integrity.verify(self.directory(table, partition), found)
+        self._verify(found)
         return found
 
     def verify(self, table: str, partition: str | None = None) -> None:
@@ -94,7 +94,11 @@ class Lake:
         Without a partition: the whole table.
         """
         for manifest in self._manifests(table, partition):
-            integrity.verify(self.directory(table, manifest.partition), manifest, deep=True)
+            self._verify(manifest, deep=True)
+
+    def _verify(self, manifest: Manifest, deep: bool = False) -> None:
+        directory = self.directory(manifest.table, manifest.partition)
+        integrity.verify(directory, manifest, integrity.memory_of(self.home, manifest), deep)
 
     # -- reading
 

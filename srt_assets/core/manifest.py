@@ -98,10 +98,11 @@ def read(directory: Path, name: str = NAME) -> Manifest | None:
             f"{__version__}, which knows versions up to {VERSION}",
             f"install srt-assets {program} or newer (pip install -U srt-assets)",
         )
+    checksum = facts.pop("checksum", None)
+    if (version >= _CHECKED or checksum) and checksum != digest(**facts):
+        raise Damaged(path, "it does not match its own checksum")
     if missing:
         raise Damaged(path, f"it lacks {', '.join(sorted(missing))}")
-    checksum = facts.pop("checksum", None)
-    intact = version < _CHECKED or checksum == digest(**facts)
     while version < VERSION:
         facts, version = _STEPS[version](facts), version + 1
     if unknown := sorted(facts.keys() - _FIELDS.keys()):
@@ -110,8 +111,6 @@ def read(directory: Path, name: str = NAME) -> Manifest | None:
             f"srt-assets {program} wrote it",
             "install a newer srt-assets (pip install -U srt-assets); or take the key out, if it was put in by hand",
         )
-    if not intact:
-        raise Damaged(path, "it does not match its own checksum")
     return Manifest(**facts | {"parts": tuple(facts["parts"]), "schema_version": VERSION})
 
 

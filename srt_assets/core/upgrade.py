@@ -30,7 +30,7 @@ def upgrade(home: Path) -> None:
             return
         found = [path.parent for path in sorted(root.glob(f"*/**/{manifests.NAME}"))]
         old = [directory for directory in found if 0 < manifests.version_of(directory) < manifests.VERSION]
-        upgraded = sum(_upgraded(directory) for directory in old)
+        upgraded = sum(_upgraded(home, directory) for directory in old)
         root.mkdir(parents=True, exist_ok=True)
         replace_text(mark, json.dumps(manifests.VERSION))
     if old:
@@ -47,13 +47,13 @@ def _says(mark: Path, version: int) -> bool:
         raise Damaged(mark, "it is a folder") from None
 
 
-def _upgraded(directory: Path) -> bool:
+def _upgraded(home: Path, directory: Path) -> bool:
     """Give an older program's manifest the sums of its parts, if they are whole. False: it stays as it is."""
     try:
         manifest = manifests.read(directory)
         if manifest is None:
             return False
-        integrity.verify(directory, manifest)
+        integrity.verify(directory, manifest, integrity.memory_of(home, manifest))
     except UserError:  # said by whoever reads that table; it keeps no other from being written
         return False
     sums = {name: file_sha256(directory / name) for name in manifest.parts}

@@ -15,7 +15,7 @@ import duckdb
 
 from srt_assets.core import stages  # noqa: F401 - all tables are known when all stages are
 from srt_assets.core.duck_paths import database_for
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import Damaged, UserError
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import file_lock
@@ -76,6 +76,8 @@ def ensure_published(lake: Lake) -> Path:
 
 def _build(lake: Lake) -> Path:
     target = path_of(lake)
+    if target.is_dir():
+        raise Damaged(target, "it is a folder")
     for left in lake.home.glob(".srt.duckdb.*"):  # by a process that was killed: under the lock nobody else builds one
         left.unlink(missing_ok=True)
     temporary = lake.home / f".srt.duckdb.{uuid.uuid4().hex}"
