@@ -41,8 +41,7 @@ class Damaged(UserError):
     def __init__(self, file: object, why: str) -> None:
         super().__init__(
             f"{file} is damaged: {why}",
-            "srt repair says what is lost and sets it aside, so that the next run can make it again; or restore the "
-            "file from a backup",
+            "run srt repair: it says what is lost and sets the file aside; or restore the file from a backup",
         )
         self.file = Path(str(file))
         self._why = why
