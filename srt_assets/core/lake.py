@@ -184,7 +184,8 @@ class Lake:
         gone = dict(before.superseded) if before else {}
         for name in (*(before.parts if before else ()), *superseded):
             gone[name] = now.isoformat()
-        gone = {n: at for n, at in gone.items() if n not in parts and (directory / n).exists()}
+        # None is of the future: a clock that was set back would keep such a part until it gets there again.
+        gone = {n: min(at, now.isoformat()) for n, at in gone.items() if n not in parts and (directory / n).exists()}
         paths = [directory / name for name in parts]
         # What was written earlier must still be what was written then.
         known = before.sums if before else {}
