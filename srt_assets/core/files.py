@@ -7,8 +7,8 @@ a file by a name that comes from outside opens it here. What is in the file is n
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from srt_assets.core.errors import UserError
 from srt_assets.paths import brief
@@ -34,7 +34,7 @@ _KINDS = {
 class NoFile(UserError):
     """There is something under the name, but no ordinary file, or one that is too large. `why`: what it is."""
 
-    def __init__(self, path: Path | str, why: str) -> None:
+    def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{brief(path)} {why}", "put an ordinary file there, or name another")
         self.path, self.why = path, why
 
@@ -42,12 +42,12 @@ class NoFile(UserError):
         return NoFile, (self.path, self.why)
 
 
-def what_else(path: Path | str) -> str:
+def what_else(path: Path) -> str:
     """What lies under this name instead of an ordinary file: '' if it is one, or if nothing is there."""
     try:
-        found = os.stat(path)
+        found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return "is a link that leads nowhere" if os.path.islink(path) else ""
+        return "is a link that leads nowhere" if path.is_symlink() else ""
     except OSError as error:
         return _of_error(error)
     except ValueError:
@@ -55,14 +55,22 @@ def what_else(path: Path | str) -> str:
     return _what(path, found)
 
 
-def is_there(path: Path | str) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder, or leads to one; False for a name that no system takes too."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_there(path: Path) -> bool:
     """Whether an ordinary file lies under this name. NoFile if something else does."""
     if why := what_else(path):
         raise NoFile(path, why)
-    return os.path.exists(path)
+    return path.exists()
 
 
-def opened(path: Path | str) -> BinaryIO:
+def opened(path: Path) -> BufferedReader:
     """An ordinary file, open for reading. NoFile if it is none, OSError if it is not there or may not be read.
 
     Looked at before it is opened, for opening alone starts some devices; and again after, for it may have been replaced
@@ -75,13 +83,13 @@ def opened(path: Path | str) -> BinaryIO:
     try:
         if why := _what(path, os.fstat(descriptor)):
             raise NoFile(path, why)
-        return open(descriptor, "rb")  # noqa: PTH123, SIM115 - handed on open
+        return open(descriptor, "rb")  # noqa: PTH123 - handed on open
     except BaseException:
         os.close(descriptor)
         raise
 
 
-def read(path: Path | str, limit: int) -> bytes:
+def read(path: Path, limit: int) -> bytes:
     """The bytes of a file that is small by nature. NoFile if it is longer than `limit` bytes, or as `opened`."""
     with opened(path) as file:
         found = file.read(limit + 1)
@@ -90,7 +98,7 @@ def read(path: Path | str, limit: int) -> bytes:
     return found
 
 
-def read_text(path: Path | str, limit: int = RECORD, encoding: str = "utf-8") -> str:
+def read_text(path: Path, limit: int = RECORD, encoding: str = "utf-8") -> str:
     """The same as text. UnicodeDecodeError if it is none."""
     text = read(path, limit).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -104,7 +112,7 @@ def _of_error(error: OSError) -> str:
     return f"cannot be looked at: {error.strerror}"
 
 
-def _what(path: Path | str, found: os.stat_result) -> str:
+def _what(path: Path, found: os.stat_result) -> str:
     kind = stat.S_IFMT(found.st_mode)
     if kind != stat.S_IFREG:
         return f"is {_KINDS.get(kind, 'no ordinary file')}"

@@ -43,7 +43,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def file_sha256(path: Path | str) -> str:
     """SHA-256 of an ordinary file's bytes, read in pieces so that size does not matter. NoFile if it is none."""
-    with opened(path) as file:
+    with opened(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

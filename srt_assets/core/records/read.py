@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from glob import glob
 from itertools import dropwhile
-from os.path import isdir, lexists
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ LONGEST_LINE = 1 << 28
 def dataset_files(dataset: Dataset) -> list[Path]:
     """The files a dataset's `path` (a file or a glob) names, sorted. UserError if there is none, or no data file."""
     path = Path(dataset.path).absolute()
-    if isdir(path):
+    if files.is_folder(path):
         raise UserError(f"dataset {dataset.name!r}: {path} is a folder", f"name its files: {dataset.path}/*.jsonl")
     found = [path] if lexists(path) else sorted(set(_matching(*_pattern(path))))
     # A folder's name may match a pattern that is about files; anything else that is no file is said.
-    found = [file for file in found if not isdir(file)]
+    found = [file for file in found if not files.is_folder(file)]
     if not found:
         raise UserError(
             f"dataset {dataset.name!r}: no file at {brief(path)}",
@@ -45,7 +45,7 @@ def dataset_files(dataset: Dataset) -> list[Path]:
             )
         if file.suffix == ".json" and file.stat().st_size > psutil.virtual_memory().total:
             raise UserError(
-                f"dataset {dataset.name!r}: {file} is larger than this machine's memory, and a .json file is read whole",
+                f"dataset {dataset.name!r}: {file} is read whole, and is larger than this machine's memory",
                 "write it as .jsonl, one object a line, or as .parquet",
             )
         if shown(file) != str(file):  # no table takes it
@@ -58,7 +58,7 @@ def _pattern(path: Path) -> tuple[Path, list[str]]:
     folder, *names = path.parts
     there = Path(folder)
     for place, name in enumerate(names[:-1]):
-        if not isdir(there / name):
+        if not files.is_folder(there / name):
             return there, names[place:]
         there /= name
     return there, names[-1:]
@@ -85,7 +85,7 @@ def _folders(top: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         if (found.st_dev, found.st_ino) in seen:
             return
         seen.add((found.st_dev, found.st_ino))
-        below = [entry for entry in os.scandir(top) if isdir(entry.path) and entry.name[0] != "."]
+        below = [entry for entry in os.scandir(top) if files.is_folder(Path(entry.path)) and entry.name[0] != "."]
     except OSError:  # none, or not ours to look into
         return
     yield top

@@ -13,15 +13,19 @@ from typing import Any
 from srt_assets.core.errors import UserError
 from srt_assets.core.student.headers import Held
 
-_LAYERS = "num_hidden_layers num_layers n_layer n_layers decoder_layers encoder_layers num_decoder_layers"
-_HEADS = "num_attention_heads num_heads n_head n_heads num_key_value_heads num_kv_heads decoder_attention_heads"
-_SIZES = "hidden_size n_embd d_model vocab_size intermediate_size n_inner d_ff ffn_dim decoder_ffn_dim head_dim"
-_POSITIONS = "max_position_embeddings n_positions max_sequence_length max_seq_len"
-# A whole number or null, or a list of whole numbers, one for each layer.
-_COUNTS, _POSITIONS_OF = frozenset(f"{_LAYERS} {_HEADS} {_SIZES}".split()), frozenset(_POSITIONS.split())
-_LAYERS_OF = frozenset(_LAYERS.split())
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Each is a whole number or null, or a list of whole numbers, one for each layer.
+_LAYERS = _names("num_hidden_layers num_layers n_layer n_layers decoder_layers encoder_layers num_decoder_layers")
+_HEADS = _names("num_attention_heads num_heads n_head n_heads num_key_value_heads num_kv_heads decoder_attention_heads")
+_SIZES = _names("hidden_size n_embd d_model vocab_size intermediate_size n_inner d_ff ffn_dim decoder_ffn_dim head_dim")
+_POSITIONS = _names("max_position_embeddings n_positions max_sequence_length max_seq_len")
+_COUNTS = _LAYERS | _HEADS | _SIZES
 # What every model has some of.
-_NEEDED = frozenset("num_hidden_layers n_layer n_layers hidden_size n_embd d_model vocab_size num_attention_heads".split())
+_NEEDED = _names("num_hidden_layers n_layer n_layers hidden_size n_embd d_model vocab_size num_attention_heads")
 # What is built one by one, whatever it is called: num_local_experts, n_routed_experts, linear_num_key_heads …
 _ONE_BY_ONE = re.compile(r"(^|_)(layers?|experts?|heads?|blocks)$")
 
@@ -35,9 +39,9 @@ _MOST_POSITIONS = 1 << 31
 _DEEPEST = 4
 
 # Families whose heads share the hidden size evenly, unless `head_dim` says otherwise.
-_EVEN = frozenset(
-    "bloom falcon gpt2 gpt_bigcode gpt_neo gpt_neox gptj llama mistral mixtral olmo olmo2 opt phi phi3 qwen2 qwen2_moe "
-    "stablelm starcoder2".split()
+_EVEN = _names(
+    "bloom falcon gpt2 gpt_bigcode gpt_neox gptj llama mistral mixtral olmo olmo2 opt phi phi3 qwen2 qwen2_moe "
+    "stablelm starcoder2"
 )
 
 
@@ -62,25 +66,26 @@ def _numbers(config: dict[str, Any], above: str = "", depth: int = 0) -> Iterato
             # Deeper there are tables, such as of quantization, and no models.
             if depth < _DEEPEST:
                 yield from _numbers(value, f"{above}{key}.", depth + 1)
-        elif value is not None and (key in _COUNTS or key in _POSITIONS_OF or _ONE_BY_ONE.search(key)):
+        elif value is not None and (key in _COUNTS or key in _POSITIONS or _ONE_BY_ONE.search(key)):
             yield f"{above}{key}", value
 
 
 def _wrong(key: str, value: Any, held: Held) -> str:
     values = value if isinstance(value, list) else [value]
-    if key in _COUNTS or key in _POSITIONS_OF:
+    if key in _COUNTS or key in _POSITIONS:
         # Some write positions as 1200.0.
-        if not all(type(one) is int or (key in _POSITIONS_OF and type(one) is float and one.is_integer()) for one in values):
+        whole = [int(v) if key in _POSITIONS and type(v) is float and v.is_integer() else v for v in values]
+        if not all(type(one) is int for one in whole):
             return "which is no whole number"
         if min(values, default=0) < 0:
             return "which is less than 0"
     largest = max((one for one in values if isinstance(one, int | float)), default=0)
-    if key in _POSITIONS_OF:
+    if key in _POSITIONS:
         return "" if largest <= _MOST_POSITIONS else "more positions than any model has"
     if key in _COUNTS and not _ONE_BY_ONE.search(key):
         most, what = max(_LARGEST, held.longest), f"but the longest side of its weights is {held.longest:,}"
     else:
-        most = max(_MOST_LAYERS if key in _LAYERS_OF else _MOST_PARTS, held.tensors)
+        most = max(_MOST_LAYERS if key in _LAYERS else _MOST_PARTS, held.tensors)
         what = f"but its weights are {held.tensors:,} tensors"
     return "" if largest <= most else what
 

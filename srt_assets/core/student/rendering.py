@@ -12,7 +12,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 

@@ -3,11 +3,11 @@
 import importlib.util
 import re
 from dataclasses import dataclass
-from os.path import isdir, lexists
+from os.path import lexists
 from pathlib import Path
 
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.files import what_else
+from srt_assets.core.files import is_folder, what_else
 from srt_assets.paths import brief, expanded
 
 PACKAGED = "smollm2"
@@ -33,12 +33,12 @@ def resolve(source: str) -> Origin:
     if source == PACKAGED:
         return Origin(source, PACKAGED, built_once=True)
     path = expanded(source, "the student")
-    if isdir(path):
+    if is_folder(path):
         path = path.resolve()
         return Origin(str(path), path.name, local=path)
     if lexists(path):
-        what = what_else(path) or "is a file"
-        raise UserError(f"{brief(source)} {what}, not the folder of a checkpoint", "give the folder of a saved checkpoint")
+        what = f"{brief(source)} {what_else(path) or 'is a file'}, not the folder of a checkpoint"
+        raise UserError(what, "give the folder of a saved checkpoint")
     too_long = len(source.partition("@")[0]) > _LONGEST_ID or len(source) > _LONGEST_REVISION
     if not _HUB_ID.match(source) or source.startswith(".") or too_long:
         raise UserError(

@@ -6,7 +6,6 @@
 
 import tomllib
 from dataclasses import dataclass
-from os.path import isdir
 from pathlib import Path
 
 from srt_assets.core import files
@@ -34,8 +33,10 @@ def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
     whole: dict[str, Found] = {}
     refused: dict[str, str] = {}
     entries = sorted(p for p in folder.glob("*") if not p.name.startswith("."))
-    directories = [p for p in entries if isdir(p)]
-    refused |= {p.name: why for p in entries if not isdir(p) and p.name != LIST and (why := files.what_else(p))}
+    directories = [p for p in entries if files.is_folder(p)]
+    refused |= {
+        p.name: why for p in entries if not files.is_folder(p) and p.name != LIST and (why := files.what_else(p))
+    }
     offered: list[tuple[str, str, object]] = [(p.name, p.name, p) for p in directories]
     offered += [(f"{LIST}: {name}", name, value) for name, value in _lines(folder / LIST, refused).items()]
     for label, name, value in offered:
