@@ -17,9 +17,9 @@ _NOT_ACCESSIBLE = (
 )
 
 _NO_SPACE, _QUOTA, _READ_ONLY = "no space left on the disk", "the disk quota is used up", "the disk is read-only"
-# Number, what it means, and the words of those that hide the number: the system's own, SQLite's, torch's.
+# Number, what it means, and the words of those that hide the number: the system's own, SQLite's.
 _FULL = (
-    (errno.ENOSPC, _NO_SPACE, ("No space left on device", "database or disk is full", "PytorchStreamWriter failed")),
+    (errno.ENOSPC, _NO_SPACE, ("No space left on device", "database or disk is full")),
     (errno.EDQUOT, _QUOTA, ("Disk quota exceeded",)),
     (errno.EROFS, _READ_ONLY, ("Read-only file system",)),
 )
@@ -76,10 +76,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
 
 
-def disk_full(error: BaseException) -> StageError | None:
+def disk_full(error: BaseException, place: Path | None = None) -> StageError | None:
     """The explanation if a disk that takes no more is behind an error, of Python's or of a library that has only words.
 
-    It names the file and the disk, as far as the error knows them.
+    It names the file and the disk, as far as the error knows them; `place`: what was written to if it does not.
     """
     number, text = getattr(error, "errno", None), str(error)
     what = next((what for code, what, words in _FULL if number == code or any(w in text for w in words)), None)
@@ -88,10 +88,10 @@ def disk_full(error: BaseException) -> StageError | None:
     named = error.filename if isinstance(error, OSError) and error.filename else None
     if named is None and (quoted := re.search(r'"(/[^"]+)"', text)):
         named = quoted[1]
-    place = _disk_of(Path(os.fsdecode(named))) if named else None
+    written = Path(os.fsdecode(named)) if named else place
     return StageError(
-        f"{what}{f' while writing {named}' if named else ''}",
-        f"{_ROOM[what]}{f' on {place}' if place else ''} and run again; everything written so far is kept",
+        f"{what}{f' while writing {written}' if written else ''}",
+        f"{_ROOM[what]}{f' on {_disk_of(written)}' if written else ''} and run again; everything written so far is kept",
     )
 
 

@@ -24,10 +24,11 @@ def hold(home: Path, least: int = 0) -> None:
     """
     path = home / NAME
     try:
-        if path.is_file() and path.stat().st_size >= least:
+        size = max(least, min(SIZE, shutil.disk_usage(home).free // _SHARE))
+        if path.is_file() and path.stat().st_size >= size:
             return
         path.unlink(missing_ok=True)
-        _fill(path, max(least, min(SIZE, shutil.disk_usage(home).free // _SHARE)))
+        _fill(path, size)
     except FileExistsError:  # another process keeps it
         return
     except OSError as error:

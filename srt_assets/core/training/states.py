@@ -32,6 +32,8 @@ def drop_torn_states(directory: Path) -> None:
 
 def make_room(training: Path) -> None:
     """Delete what a training could write only by half before the disk was full. What was saved whole stays."""
-    for left in [*training.glob("states/checkpoint-*"), training / ASIDE]:
-        if not (left / WHOLE).exists():
+    for left in [*training.glob("states/checkpoint-*"), *training.glob("*.writing")]:
+        if left.is_file():
+            left.unlink()
+        elif not (left / WHOLE).exists():
             shutil.rmtree(left, ignore_errors=True)

@@ -1,12 +1,15 @@
 """One training from a job file to a finished checkpoint directory: what runs inside the training process."""
 
+import errno
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +32,9 @@ from srt_assets.core.training.trainer import PackedTrainer, Steps
 # Tokens a forward pass. The block mask makes attention quadratic in it; on a CPU gains end near 1,000 tokens.
 CPU_BUDGET = 1024
 GPU_BUDGET = 4096
+# What torch says when it cannot write a state: never why.
+_WRITES = ("PytorchStreamWriter failed", "iostream error", "unexpected pos")
+_NEARLY_NONE = 64 << 20
 VERSIONS = ("srt-assets", "torch", "transformers", "accelerate", "peft")
 
 Listener = Callable[[int, int, dict[str, float]], None]
@@ -174,11 +180,16 @@ def _check_memory(student, samples, budget: int, job: Job, args, dtype: str, dev
         args.activation_checkpointing_kwargs = {"use_reentrant": False}
 
 
-def exhausted(error: BaseException) -> StageError | None:
-    """Memory or disk that ran out, in the many shapes the libraries give it; None if `error` is something else."""
+def exhausted(error: BaseException, place: Path | None = None) -> StageError | None:
+    """Memory or disk that ran out, in the many shapes the libraries give it; None if `error` is something else.
+
+    `place`: the folder that is written to.
+    """
     text = str(error)
     first = text.splitlines()[0] if text else type(error).__name__
-    if full := disk_full(error):
+    if place and any(words in text for words in _WRITES) and shutil.disk_usage(place).free < _NEARLY_NONE:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if full := disk_full(error, place):
         return StageError(full.message, f"{full.remedy}; it continues from the last state that was saved")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return StageError(
