@@ -39,6 +39,9 @@ class Answer:
 def litellm() -> Any:
     """LiteLLM, imported on first use: offline price table, no advertising in the output, its own retries off."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    # Else it reads a file `.env` near its package or near the data, and what stands there (PYTHONPATH, an address for
+    # the keys) counts from then on.
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     # Its pool of 500 connections a host would queue calls whose clock runs already; teacher.concurrency is the bound.
     for pool in ("AIOHTTP_CONNECTOR_LIMIT", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST"):
         os.environ.setdefault(pool, "100000")
