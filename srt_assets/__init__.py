@@ -1,13 +1,8 @@
 """Selective Reflection-Tuning as Dagster assets. `read()` gives any table or view as a pandas DataFrame."""
 
+from __future__ import annotations
+
 import os
-import sys
-
-if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
-    # Python looks for a module of ours to run it, by `python -m srt_assets.…`: the rest of the way it need not look for
-    # modules in the current folder, which may be full of strangers' files.
-    del sys.path[0]
-
 from typing import TYPE_CHECKING
 
 # Read once, when torch is loaded. Threads that wait by spinning stop each other as soon as anything else computes on
@@ -22,7 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 
-def read(name: str, student: str | None = None, home: "Path | str | None" = None) -> "pd.DataFrame":
+def read(name: str, student: str | None = None, home: Path | str | None = None) -> pd.DataFrame:
     """A table or view of the lake (`raw_records`, `decisions`, `score_summary` …), of one student if given.
 
     `home` is the one of the settings found from here unless given. UserError if there is no such table or home.

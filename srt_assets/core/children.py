@@ -6,6 +6,7 @@ environment variable PYTHONPATH names on purpose still counts.
 """
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -24,13 +25,17 @@ def safe(environment: Mapping[str, str]) -> dict[str, str]:
 def protect() -> None:
     """Start every process from now on like that. For our own programs, not for a program that only imports us."""
     os.environ.update(safe(os.environ))
+    # Children of multiprocessing get this path, whatever their variables say.
+    if sys.flags.safe_path and sys.path[:1] != [NOWHERE]:
+        sys.path.insert(0, NOWHERE)
 
 
 @contextmanager
 def protected() -> Iterator[None]:
     """Start processes like that within the block, whoever's program this is."""
-    before = {name: os.environ.get(name) for name in safe(os.environ)}
-    protect()
+    variables = safe(os.environ)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
