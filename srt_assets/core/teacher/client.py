@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.masking import redact
 from srt_assets.core.teacher.ask import Counter, Room
 from srt_assets.core.teacher.call import LOCAL, LOCAL_SAMPLING, Call
-from srt_assets.core.teacher.failures import redact
 from srt_assets.core.teacher.local import CONTEXT_TOKENS
 from srt_assets.settings import Teacher
 
