@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from srt_assets.core.children import protect
 from srt_assets.core.errors import StageError, UserError, explained
 from srt_assets.core.signals import listen
 from srt_assets.paths import expanded
-from srt_assets.settings import Settings
+from srt_assets.settings import Settings, find_settings_file
 
 if TYPE_CHECKING:
     from srt_assets.core.lake import Lake
@@ -37,6 +38,7 @@ StudentOption = Annotated[
 def main() -> None:
     """Entry point: runs a command and turns errors that carry a remedy into one message and an exit code."""
     listen()
+    protect()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Dagster says of its own API (checks by partition, the Pipes client) that it is in preview: of no use to a user.
     warnings.filterwarnings("ignore", message=".*is currently in preview.*")
@@ -302,6 +304,10 @@ def ui(
         instance.add_dynamic_partitions(names.students.name or "", _slugs(lake))
         workspace = write_workspace()
     os.environ["SRT_HOME"] = str(settings.home)
+    if file := find_settings_file():
+        os.environ["SRT_SETTINGS"] = str(file)
+    # Dagster takes variables from a file `.env` in its folder, PYTHONPATH too: it is not to be the folder of the data.
+    os.chdir("/")
     # `dg dev`, which the first would have people use, is in a package of its own; see main() for the second.
     quiet = "ignore:Function `dev_command` is superseded,ignore:Specifying a partitions_def"
     os.environ.setdefault("PYTHONWARNINGS", quiet)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from srt_assets.core.masking import without_secrets
+
 _NOT_ACCESSIBLE = (
     errno.EACCES,
     errno.EPERM,
@@ -34,6 +36,8 @@ class _Explained(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str) -> None:
+        # It may quote a path, a setting, or what a server has said.
+        message, remedy = without_secrets(message), without_secrets(remedy)
         super().__init__(message, remedy)
         self.message = message
         self.remedy = remedy

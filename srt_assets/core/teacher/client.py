@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.masking import redact
 from srt_assets.core.teacher.ask import Counter, Room
 from srt_assets.core.teacher.call import LOCAL, LOCAL_SAMPLING, Call
-from srt_assets.core.teacher.failures import redact
 from srt_assets.core.teacher.local import CONTEXT_TOKENS
 from srt_assets.settings import Teacher
 
@@ -39,6 +39,9 @@ class Answer:
 def litellm() -> Any:
     """LiteLLM, imported on first use: offline price table, no advertising in the output, its own retries off."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    # Else it reads a file `.env` near its package or near the data, and what stands there (PYTHONPATH, an address for
+    # the keys) counts from then on.
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     # Its pool of 500 connections a host would queue calls whose clock runs already; teacher.concurrency is the bound.
     for pool in ("AIOHTTP_CONNECTOR_LIMIT", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST"):
         os.environ.setdefault(pool, "100000")

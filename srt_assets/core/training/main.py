@@ -1,4 +1,4 @@
-"""The training process: `python -m srt_assets.core.training.main JOB.json`, or `--student SLUG` with your settings.
+"""The training process: `python -P -m srt_assets.core.training.main JOB.json`, or `--student SLUG` with your settings.
 
 With a job file it trains and reports to Dagster if Dagster Pipes started it. With `--student` it is the whole stage:
 it makes the job, starts that process and commits its result, without Dagster.
@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from srt_assets.core import reserve
+from srt_assets.core.children import protect
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.locks import file_lock, replace_text
 from srt_assets.core.progress import throttled
@@ -31,7 +32,8 @@ INTERRUPTED = 130
 
 def main(argv: list[str] | None = None) -> int:
     listen()
-    parser = argparse.ArgumentParser(prog="python -m srt_assets.core.training.main", description=__doc__)
+    protect()
+    parser = argparse.ArgumentParser(prog="python -P -m srt_assets.core.training.main", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("job", nargs="?", type=Path, help="job file")
     what.add_argument("--student", help="registered student: run its whole stage")
