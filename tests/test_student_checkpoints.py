@@ -20,7 +20,7 @@ from srt_assets.core.student import checkpoint_files, checkpoints, sources
 from srt_assets.core.student import stage as students
 from srt_assets.core.student.checkpoint_files import INDEX, slugify
 from srt_assets.core.student.loading import load_tokenizer
-from srt_assets.core.student.model import load_model
+from srt_assets.core.student.ready import load_model
 
 
 @pytest.fixture

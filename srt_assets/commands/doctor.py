@@ -127,7 +127,7 @@ def _remote_teacher(teacher: Teacher) -> Iterator[Finding]:
 
 def _student(settings: Settings) -> Iterator[Finding]:
     from srt_assets.core.lake import Lake
-    from srt_assets.core.student import checkpoints
+    from srt_assets.core.student import checkpoints, proofs
 
     lake = Lake(settings.home)
     slugs = checkpoints.list_students(lake)
@@ -140,6 +140,10 @@ def _student(settings: Settings) -> Iterator[Finding]:
             yield Finding("error", f"student {slug}: {error.message}", error.remedy)
         else:
             yield Finding("ok", f"student {slug}: {student.architecture}, {student.n_parameters:,} parameters")
+            for line in proofs.told(settings.home, student.fingerprint):
+                refused = ": refused: " in line
+                remedy = "take another student" if refused else ""
+                yield Finding("error" if refused else "ok", f"student {slug}, forward pass: {line}", remedy)
 
 
 def _watched(settings: Settings) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest, file_sha256
+from srt_assets.core.student.unfit import check_config
 from srt_assets.paths import shown
 
 INDEX = "model.safetensors.index.json"
@@ -87,6 +88,7 @@ def inspect(directory: Path) -> Files:
         if shown(directory) != str(directory):  # no table and no log takes it
             raise UserError(f"the name {shown(directory)} is not UTF-8", "rename it")
         config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
+        check_config(directory, config)
         weights = _weights(directory)
         tokenizer = tuple(directory / n for n in TOKENIZER_FILES if (directory / n).is_file())
         if not any(p.name in _A_TOKENIZER for p in tokenizer):

@@ -16,7 +16,7 @@ from srt_assets.core.outcome import Check, Checked, Description, Made
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.student import checkpoints, describe
-from srt_assets.core.student.job import DTYPES, VERSION, Job, max_length
+from srt_assets.core.student.job import DTYPES, VERSION, Job, max_length, version
 from srt_assets.core.student.store import TABLE, Store, Way
 from srt_assets.settings import Settings
 
@@ -89,7 +89,8 @@ def _inputs(lake: Lake, student: str) -> dict[str, Any]:
             asset = partition.partition("=")[2]
             raise UserError(f"{asset} is missing or unfinished: there is nothing to score", f"srt run {asset}")
         hashes.append(manifest.content_hash)
-    return {"candidates": hashes, "student": checkpoints.get(lake, student).fingerprint}
+    info = checkpoints.get(lake, student)
+    return {"candidates": hashes, "student": info.fingerprint, "code": version(info)}
 
 
 def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], stats: Mapping) -> Fingerprint:
@@ -98,7 +99,7 @@ def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], st
     low = bool(stats.get("low_precision_records"))
     settled = {"settled_for": next(row["policy_fingerprint"] for row in rows if row["active"])} if low else {}
     student_settings = settings.student.model_dump(include={"template", "protocol", "max_length", "dtype"})
-    return Fingerprint.of(**inputs, **student_settings, code=VERSION, **settled)
+    return Fingerprint.of(**inputs, **student_settings, **settled)
 
 
 def _way(settings: Settings, info: checkpoints.StudentInfo) -> Way:
@@ -109,6 +110,6 @@ def _way(settings: Settings, info: checkpoints.StudentInfo) -> Way:
         student_fingerprint=info.fingerprint,
         **settings.student.model_dump(include={"template", "protocol"}),
         max_length=max_length(settings, info),
-        scoring_version=VERSION,
+        scoring_version=version(info),
         dtypes=dtypes,
     )
