@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srt_assets.core.errors import StageError, UserError, disk_full, not_accessible
+from srt_assets.core.errors import StageError, UserError, explained
 from srt_assets.core.signals import listen
 from srt_assets.paths import expanded
 from srt_assets.settings import Settings
@@ -50,7 +50,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
-        known = disk_full(error) or not_accessible(error)
+        known = explained(error)
         if known is None:
             raise
         typer.secho(f"error: {known}", fg="red", err=True)
@@ -266,11 +266,25 @@ def prune(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file of the home, and say what is damaged.")
+    ] = False,
+) -> None:
     """Check this machine and the settings; every finding comes with its remedy."""
     from srt_assets.commands import doctor as checks
 
-    sys.exit(checks.run())
+    sys.exit(checks.run(verify))
+
+
+@app.command()
+def repair() -> None:
+    """Set damaged files of the home aside and say what is lost; `srt run` makes it again. Deletes nothing."""
+    from srt_assets.commands import show
+    from srt_assets.core import repair as repairs
+
+    _, lake = _open_to_read()
+    show.repaired(lake, repairs.repair(lake))
 
 
 @app.command()

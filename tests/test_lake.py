@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 
 from srt_assets.core import lake as lake_module
-from srt_assets.core import locks
-from srt_assets.core.errors import disk_full
+from srt_assets.core import locks, sweep
+from srt_assets.core.errors import Damaged, disk_full
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql.catalog import publish
@@ -74,7 +74,8 @@ def test_whole_means_complete_and_files_there(lake: Lake) -> None:
     assert lake.whole("raw_records") == manifest
     assert manifest.inputs == {"a": 1} and manifest.fingerprint == Fingerprint.of(a=1).digest
     (lake.directory("raw_records") / manifest.parts[0]).unlink()
-    assert lake.whole("raw_records") is None
+    with pytest.raises(Damaged, match=manifest.parts[0]):
+        lake.whole("raw_records")
     commit(lake, [row(1)], want=Fingerprint.of(a=1), complete=False)
     assert lake.whole("raw_records") is None
 
@@ -84,7 +85,7 @@ def test_superseded_parts_stay_for_the_grace_time(lake: Lake, monkeypatch: pytes
     path = lake.directory("raw_records") / old
     commit(lake, [row(2)])
     assert path.exists()
-    monkeypatch.setattr(lake_module, "GRACE", lake_module.timedelta(seconds=-1))
+    monkeypatch.setattr(sweep, "GRACE", timedelta(seconds=-1))
     commit(lake, [row(3)])
     assert not path.exists()
 
@@ -217,7 +218,7 @@ def test_what_killed_processes_left_is_removed(home: Path, monkeypatch: pytest.M
     publish(lake)
     assert half.exists(), "it may still be written"
     assert not catalog.exists()
-    monkeypatch.setattr(lake_module, "ORPHAN_AGE", timedelta(0))
+    monkeypatch.setattr(sweep, "ORPHAN_AGE", timedelta(0))
     commit(lake, [row(3)])
     lake.connect().close()
     assert not half.exists()

@@ -5,15 +5,16 @@ And parts that somebody still reads, which nobody may delete.
 
 import json
 import multiprocessing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from srt_assets import __version__
-from srt_assets.core import lake as lake_module
 from srt_assets.core import manifest as manifests
+from srt_assets.core import sweep
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.hashing import Fingerprint, digest
 from srt_assets.core.lake import Lake
 
 GONE = object()
@@ -28,13 +29,14 @@ def edit(lake: Lake, table: str = "raw_records", **facts: object) -> Path:
     """Change keys of a manifest on disk, or take them out."""
     path = lake.directory(table) / manifests.NAME
     changed = json.loads(path.read_text()) | facts
-    path.write_text(json.dumps({k: v for k, v in changed.items() if v is not GONE}))
+    left = {k: v for k, v in changed.items() if v is not GONE and k != "checksum"}
+    path.write_text(json.dumps(left | {"checksum": digest(**left)}))
     return path
 
 
 def make_old(lake: Lake, *tables: str) -> None:
     for table in tables:
-        edit(lake, table, schema_version=1, program=GONE)
+        edit(lake, table, schema_version=1, program=GONE, sums=GONE)
     (lake.root / "_version.json").unlink()
 
 
@@ -116,7 +118,7 @@ def _read_and_wait(home: Path, ready, go_on, result) -> None:
 def test_a_long_reader_keeps_its_parts_as_long_as_it_lives(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
-    monkeypatch.setattr(lake_module, "GRACE", lake_module.timedelta(seconds=-1))
+    monkeypatch.setattr(sweep, "GRACE", timedelta(seconds=-1))
     part = lake.directory("raw_records") / put(lake, 1).parts[0]
     context = multiprocessing.get_context("spawn")
     ready, go_on, result = context.Event(), context.Event(), context.Queue()

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt_assets.core.hashing import digest
+from srt_assets.core.hashing import Fingerprint, digest
 from srt_assets.core.lake import Lake
-from srt_assets.core.teacher import instructions, ledger, responses
+from srt_assets.core.teacher import instructions, ledger, responses, sealing
 from srt_assets.core.teacher.call import Prompter, Source, call_key
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.settings import Teacher
@@ -51,7 +51,7 @@ def test_truncation_at_every_byte_of_the_last_record(tmp_path):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert [r["call_key"] for r in ledger.read_segment(path)] == ["a", "b"]
     path.write_bytes(whole[:-1])
-    assert ledger.seal(lake) == 2 and not path.exists()
+    assert sealing.seal(lake) == 2 and not path.exists()
     assert write(lake, row("c")).name != path.name
     with Lookup(lake) as lookup:
         assert sorted(lookup.replies(["a", "b", "c", "d"])) == ["a", "b", "c"]
@@ -61,11 +61,11 @@ def test_a_crash_between_commit_and_removal_counts_no_row_twice(tmp_path, monkey
     lake = Lake(tmp_path)
     path = write(lake, row("a"), row("b"))
     content = path.read_bytes()
-    ledger.seal(lake)
+    sealing.seal(lake)
     path.write_bytes(content)
     with Lookup(lake) as lookup:
         assert len(lookup.replies(["a", "b"])) == 2
-    ledger.seal(lake)
+    sealing.seal(lake)
     assert table(lake, "SELECT count(*) FROM teacher_calls") == [(2,)] and not path.exists()
 
 
@@ -73,7 +73,7 @@ def test_many_small_parts_are_compacted(tmp_path):
     lake = Lake(tmp_path)
     for i in range(30):
         write(lake, row(f"k{i}"))
-        ledger.seal(lake)
+        sealing.seal(lake)
     assert len(lake.manifest(ledger.TABLE).parts) < 26
     assert table(lake, "SELECT count(DISTINCT call_key) FROM teacher_calls") == [(30,)]
 
@@ -83,7 +83,7 @@ def test_compaction_under_a_folder_that_looks_like_a_column_keeps_the_column(tmp
     lake = Lake(tmp_path / "model=mine")
     for i in range(26):
         write(lake, row(f"k{i}", model="openai/paid"))
-        ledger.seal(lake)
+        sealing.seal(lake)
     assert len(lake.manifest(ledger.TABLE).parts) < 24
     assert table(lake, "SELECT model, count(*) FROM teacher_calls GROUP BY 1") == [("openai/paid", 26)]
 
@@ -91,14 +91,16 @@ def test_compaction_under_a_folder_that_looks_like_a_column_keeps_the_column(tmp
 def test_compaction_leaves_parts_of_a_newer_program_alone(tmp_path):
     lake = Lake(tmp_path)
     write(lake, row("newer"))
-    ledger.seal(lake)
+    sealing.seal(lake)
     (newer,) = lake.manifest(ledger.TABLE).parts
     path = lake.directory(ledger.TABLE) / newer
     rows = pq.read_table(path)
-    pq.write_table(rows.append_column("reasoning", pa.array(["dear"])), path)
+    pq.write_table(rows.append_column("reasoning", pa.array(["dear"])), path.with_name("part-newer.parquet"))
+    lake.commit(ledger.TABLE, ["part-newer.parquet"], fingerprint=Fingerprint.of(n=1), code_version="2", complete=False)
+    newer, path = "part-newer.parquet", path.with_name("part-newer.parquet")
     for i in range(26):
         write(lake, row(f"k{i}"))
-        ledger.seal(lake)
+        sealing.seal(lake)
     parts = lake.manifest(ledger.TABLE).parts
     assert newer in parts and len(parts) < 24 and pq.read_table(path)["reasoning"].to_pylist() == ["dear"]
     assert table(lake, "SELECT count(*) FROM teacher_calls") == [(27,)]
@@ -108,14 +110,14 @@ def test_a_home_whose_name_is_a_pattern_reads_its_own_parts_only(tmp_path):
     """DuckDB takes every path for a pattern, and a copy of the home beside it has parts of the same names."""
     lake = Lake(tmp_path / "[exp] a?b*")
     write(lake, row("mine"))
-    ledger.seal(lake)
+    sealing.seal(lake)
     shutil.copytree(lake.home, tmp_path / "e a1b2")
     (copied,) = (tmp_path / "e a1b2").rglob("part-*.parquet")
     pq.write_table(pq.read_table(copied).set_column(0, "call_key", pa.array(["theirs"])), copied)
     assert table(lake, "SELECT call_key FROM teacher_calls") == [("mine",)]
     for i in range(26):
         write(lake, row(f"k{i}"))
-        ledger.seal(lake)
+        sealing.seal(lake)
     assert table(lake, "SELECT count(*), count(DISTINCT call_key) FROM teacher_calls") == [(27, 27)]
 
 
@@ -141,12 +143,12 @@ def test_half_a_line_of_a_living_writer_is_not_there_yet(tmp_path, caplog):
         for _ in range(2):
             with Lookup(lake) as lookup:
                 assert list(lookup.replies(["a", "b"])) == ["a"]
-        assert ledger.seal(lake) == 0 and path.exists()
+        assert sealing.seal(lake) == 0 and path.exists()
     assert not lost(caplog)
     # Its writer is gone: the half line is lost, and that is said once.
     with Lookup(lake) as lookup:
         assert list(lookup.replies(["a", "b"])) == ["a"]
-    assert ledger.seal(lake) == 1 and ledger.seal(lake) == 0
+    assert sealing.seal(lake) == 1 and sealing.seal(lake) == 0
     assert len(lost(caplog)) == 1 and path.name in lost(caplog)[0] and "1 record(s)" in lost(caplog)[0]
 
 
@@ -155,7 +157,7 @@ def test_damage_in_the_middle_of_a_segment_is_told_when_it_is_sealed(tmp_path, c
     path = write(lake, row("a"), row("b"), row("c"))
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:20] + b"?" + lines[1][21:] + lines[2])
-    assert ledger.seal(lake) == 2
+    assert sealing.seal(lake) == 2
     assert len(lost(caplog)) == 1
     assert table(lake, "SELECT call_key FROM teacher_calls ORDER BY 1") == [("a",), ("c",)]
 
@@ -225,7 +227,7 @@ def test_half_a_character_in_an_error_does_not_poison_the_ledger(tmp_path, monke
     ((error,),) = table(lake, "SELECT error FROM teacher_calls")
     assert "caf?" in error
     path = write(lake, row("a", finish_reason="\ud83d"))
-    assert ledger.seal(lake) == 1 and not path.exists()
+    assert sealing.seal(lake) == 1 and not path.exists()
 
 
 TEXT = st.text(max_size=8)
@@ -340,7 +342,7 @@ def test_several_processes_write_seal_and_read_at_once(tmp_path):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-3000:]
         assert fake.calls == 12 and all(paid == 1 for paid in fake.paid.values())
-    ledger.seal(lake)
+    sealing.seal(lake)
     assert not ledger.segments(lake)
     counted = "count(*), count(DISTINCT call_key), count(DISTINCT segment)"
     assert table(lake, f"SELECT {counted} FROM teacher_calls WHERE purpose IS NULL") == [(160, 160, 16)]
@@ -350,7 +352,7 @@ def test_several_processes_write_seal_and_read_at_once(tmp_path):
 WRITERS = """
 import asyncio, os, sys
 from srt_assets.core.lake import Lake
-from srt_assets.core.teacher import instructions, ledger
+from srt_assets.core.teacher import instructions, ledger, sealing
 from srt_assets.core.teacher.client import litellm
 from srt_assets.settings import Settings
 litellm()
@@ -364,7 +366,7 @@ def write(who):
     for turn in range(4):
         with ledger.Ledger(lake) as book:
             asyncio.run(some(book, turn))
-        ledger.seal(lake)
+        sealing.seal(lake)
 
 children = []
 for who in range(6):

@@ -29,9 +29,9 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def run() -> int:
+def run(verify: bool = False) -> int:
     """Print every finding. Exit code 2 if something must be changed before a run can work."""
-    findings = list(examine())
+    findings = list(examine(verify))
     table = Table(show_header=False)
     for level, what, remedy in findings:
         table.add_row(Text(level, style=STYLES[level]), Text(what), Text(remedy))
@@ -39,8 +39,8 @@ def run() -> int:
     return 2 if any(f.level == "error" for f in findings) else 0
 
 
-def examine() -> Iterator[Finding]:
-    """All findings, in the order a run would meet them."""
+def examine(verify: bool = False) -> Iterator[Finding]:
+    """All findings, in the order a run would meet them. `verify`: read every file of the home."""
     yield Finding("ok", f"Python {sys.version.split()[0]}")
     for name in ("dagster", "duckdb", "torch", "transformers", "litellm"):
         try:
@@ -59,6 +59,18 @@ def examine() -> Iterator[Finding]:
     yield from _student(settings)
     yield from _watched(settings)
     yield from (Finding("warning", f"SQL model left out: {error.message}", error.remedy) for error in faults())
+    if verify:
+        yield from _files(settings)
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    from srt_assets.core import damage
+    from srt_assets.core.lake import Lake
+
+    found = list(damage.find(Lake(settings.home)))
+    yield from (Finding("error", error.message, error.remedy) for error in found)
+    if not found:
+        yield Finding("ok", f"every file of {settings.home} is what was written there")
 
 
 def _data(settings: Settings) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """Tables on the terminal: what a run ended with, the students, where every asset stands."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
+from srt_assets.core.sql.catalog import publish
 from srt_assets.core.sql.faults import faults
 from srt_assets.core.status import standings
 from srt_assets.core.student import checkpoints
@@ -17,10 +18,11 @@ from srt_assets.core.training.finished import directory
 from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
+    from srt_assets.core.repair import Repaired
     from srt_assets.core.training.prune import Waste
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
-STYLES = {"fresh": "green", "changed": "yellow", "missing": "dim", "failed": "red"}
+STYLES = {"fresh": "green", "changed": "yellow", "missing": "dim", "failed": "red", "damaged": "red"}
 
 
 def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
@@ -140,6 +142,23 @@ def estimate(settings: Settings, lake: Lake) -> None:
         console.print(Text(f"  {purpose}: {calls} calls"))
     for assumption in found.assumptions:
         console.print(Text(f"  assumes: {assumption}"), soft_wrap=True)
+
+
+def repaired(lake: Lake, done: "Iterable[Repaired]") -> None:
+    """What was damaged, as it is mended: what is lost, what happens next, where the file is now."""
+    console = Console(highlight=False)
+    any_damage = False
+    for item in done:
+        any_damage = True
+        console.print(Text(item.what, "yellow"), soft_wrap=True)
+        console.print(Text(f"  lost: {item.lost}"), soft_wrap=True)
+        console.print(Text(f"  next: {item.next}"), soft_wrap=True)
+        if item.place:
+            console.print(Text(f"  now in {item.place}"), soft_wrap=True)
+    if any_damage:
+        publish(lake)
+    else:
+        console.print("nothing is damaged")
 
 
 def waste(found: "Sequence[Waste]", deleted: bool) -> None:

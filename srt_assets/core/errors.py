@@ -1,7 +1,10 @@
-"""The two ways a stage may end badly, each with the remedy a person needs. Nothing else belongs here."""
+"""The ways a stage may end badly, each with the remedy a person needs. Nothing else belongs here."""
 
 import errno
+import re
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 _NOT_ACCESSIBLE = (
     errno.EACCES,
@@ -30,6 +33,21 @@ class UserError(_Explained):
     """The user must change something (a file, a setting, an argument): exit code 2. Names the file, row or key."""
 
     exit_code = 2
+
+
+class Damaged(UserError):
+    """A file of the home is not what the program wrote there: cut short, changed, gone, or of another kind."""
+
+    def __init__(self, file: object, why: str) -> None:
+        super().__init__(
+            f"{file} is damaged: {why}",
+            "run srt repair: it says what is lost and sets the file aside; or restore the file from a backup",
+        )
+        self.file = Path(str(file))
+        self._why = why
+
+    def __reduce__(self) -> tuple[Any, ...]:  # it may come from another process
+        return Damaged, (self.file, self._why)
 
 
 class StageError(_Explained):
@@ -61,3 +79,14 @@ def not_accessible(error: BaseException) -> UserError | None:
         f"cannot use {error.filename}: {error.strerror}",
         "correct the path (project.home, SRT_HOME, --out) or its permissions",
     )
+
+
+def damage(error: BaseException) -> UserError | None:
+    """The explanation if a query met a table whose files are damaged: `Table.error_sql` gave it to DuckDB as text."""
+    found = re.search(r"Invalid Input Error: (.* is damaged: .*)\n  -> (.*)", str(error), re.DOTALL)
+    return UserError(found[1], found[2]) if found else None
+
+
+def explained(error: BaseException) -> UserError | StageError | None:
+    """The error with its remedy that stands behind one of Python's or DuckDB's; None if there is no better word."""
+    return disk_full(error) or damage(error) or not_accessible(error)

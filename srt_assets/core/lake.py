@@ -8,11 +8,9 @@ Why not one DuckDB file: a process that writes one shuts every other out, reader
 """
 
 import json
-import logging
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +18,18 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from srt_assets.core import integrity, parquet
 from srt_assets.core import manifest as manifests
-from srt_assets.core.hashing import Fingerprint
-from srt_assets.core.locks import file_lock, keep_while, kept, replace_text, sync
+from srt_assets.core.errors import Damaged
+from srt_assets.core.hashing import Fingerprint, file_sha256
+from srt_assets.core.locks import file_lock, keep_while, replace_text
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.scratch import spill_into
-from srt_assets.core.tables import TABLES, Table, sql_literal
+from srt_assets.core.sweep import sweep
+from srt_assets.core.tables import TABLES, sql_literal
+from srt_assets.core.upgrade import upgrade
 
-# Longer than the longest query through srt.duckdb: who planned over a superseded part must still find it.
-GRACE = timedelta(minutes=10)
-ORPHAN_AGE = timedelta(days=1)
-
-log = logging.getLogger(__name__)
+FAILURE = "_failure.json"
 
 
 class Lake:
@@ -63,27 +61,65 @@ class Lake:
         return [m for m in found if m is not None]
 
     def parts(self, table: str, partition: str | None = None) -> list[Path]:
-        """The files that are the content now. Without a partition: of the whole table."""
-        if partition is not None:
-            one = self.manifest(table, partition)
-            manifests = [one] if one else []
-        else:
-            manifests = self.manifests(table)
-        return [self.directory(table, m.partition) / name for m in manifests for name in m.parts]
+        """The files that are the content now. Without a partition: of the whole table. Damaged if one is not whole."""
+        found = self._manifests(table, partition)
+        if not found and TABLES[table].is_paid:  # the manifest is lost; the next run finds them again
+            return sorted(self.directory(table, partition).glob(parquet.PATTERN))
+        for manifest in found:
+            try:
+                self._verify(manifest)
+            except Damaged:
+                if self._manifests(table, partition) != found:  # replaced while we looked
+                    return self.parts(table, partition)
+                raise
+        return [self.directory(table, m.partition) / name for m in found for name in m.parts]
+
+    def _manifests(self, table: str, partition: str | None) -> list[Manifest]:
+        if partition is None:
+            return self.manifests(table)
+        one = self.manifest(table, partition)
+        return [one] if one else []
 
     def whole(self, table: str, partition: str | None = None) -> Manifest | None:
-        """The manifest, if the content is finished and its files are there."""
+        """The manifest, if the content is finished. Damaged if a file is not as it was written."""
         found = self.manifest(table, partition)
         if not found or not found.complete:
             return None
-        directory = self.directory(table, partition)
-        return found if all((directory / name).exists() for name in found.parts) else None
+        self._verify(found)
+        return found
+
+    def verify(self, table: str, partition: str | None = None) -> None:
+        """Read every byte of the content, even of files that look untouched. Damaged if one is not as it was written.
+
+        Without a partition: the whole table.
+        """
+        for manifest in self._manifests(table, partition):
+            self._verify(manifest, deep=True)
+
+    def _verify(self, manifest: Manifest, deep: bool = False) -> None:
+        directory = self.directory(manifest.table, manifest.partition)
+        integrity.verify(directory, manifest, integrity.memory_of(self.home, manifest), deep)
 
     # -- reading
 
     def source(self, table: str, partition: str | None = None) -> str:
-        """The content as a subquery for a FROM clause, every column typed; works when there is none."""
+        """The content as a subquery for a FROM clause, every column typed; works when there is none. May be Damaged."""
         return f"({TABLES[table].select_sql(self.parts(table, partition))})"
+
+    def views(self) -> "tuple[dict[str, str], dict[str, list[Path]]]":
+        """For each table a SELECT of its present content, and the parts it reads.
+
+        That of a damaged table fails with the name of the file and the remedy, and keeps no other from being read.
+        """
+        selects, parts = {}, {}
+        for name, table in TABLES.items():
+            try:
+                parts[name] = self.parts(name)
+                selects[name] = table.select_sql(parts[name])
+            except Damaged as error:
+                parts[name] = []
+                selects[name] = table.error_sql(str(error))
+        return selects, parts
 
     def connect(self, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
         """In-memory DuckDB with a view per table over its present content, spilling under the home. Close it."""
@@ -92,12 +128,12 @@ class Lake:
         spill_into(con, self.home)
         if memory_limit:
             con.execute(f"SET memory_limit = {sql_literal(memory_limit)}")
-        parts = {name: self.parts(name) for name in TABLES}
+        selects, parts = self.views()
         # It may read for hours, while others replace what it reads.
         if names := [path.name for paths in parts.values() for path in paths]:
             keep_while(con, self._readers, names)
-        for name, table in TABLES.items():
-            con.execute(f'CREATE VIEW "{name}" AS {table.select_sql(parts[name])}')
+        for name, select in selects.items():
+            con.execute(f'CREATE VIEW "{name}" AS {select}')
         return con
 
     # -- writing
@@ -114,34 +150,15 @@ class Lake:
 
     def write_part(self, table: str, rows: pa.Table | list[dict], partition: str | None = None) -> str:
         """Write rows as a new part and give its name. It is content only once a commit names it."""
-        schema = TABLES[table].arrow_schema
-        data = pa.Table.from_pylist(rows, schema=schema) if isinstance(rows, list) else _conform(rows, schema)
-        return self._new_part(table, partition, lambda path: pq.write_table(data, path, compression="zstd"))
+        data = pa.Table.from_pylist(rows, schema=TABLES[table].arrow_schema) if isinstance(rows, list) else rows
+        return parquet.write(self.directory(table, partition), TABLES[table], [data])
 
     def sink_part(self, con: duckdb.DuckDBPyConnection, sql: str, table: str, partition: str | None = None) -> str:
-        """Write a query's result as a new part, inside DuckDB: rows never pass through Python."""
+        """Write a query's result as a new part, in batches: rows never become Python objects."""
         columns = ", ".join(f'"{c.name}"::{c.type} AS "{c.name}"' for c in TABLES[table].columns)
-
-        def write(path: Path) -> None:
-            target = sql_literal(str(path))
-            con.execute(f"COPY (SELECT {columns} FROM ({sql})) TO {target} (FORMAT parquet, COMPRESSION zstd)")
-
-        return self._new_part(table, partition, write)
-
-    def _new_part(self, table: str, partition: str | None, write: Callable[[Path], object]) -> str:
-        directory = self.directory(table, partition)
-        directory.mkdir(parents=True, exist_ok=True)
-        name = f"part-{uuid.uuid4().hex}.parquet"
-        # The temporary name must not end in .parquet: a glob of somebody's would read half a file.
-        temporary = directory / f".{name}.writing"
-        try:
-            write(temporary)
-            sync(temporary)
-            temporary.replace(directory / name)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync(directory)
-        return name
+        batches = con.sql(f"SELECT {columns} FROM ({sql})").to_arrow_reader(TABLES[table].row_group)
+        pieces = (pa.Table.from_batches([batch]) for batch in batches)
+        return parquet.write(self.directory(table, partition), TABLES[table], pieces)
 
     def commit(
         self,
@@ -153,18 +170,25 @@ class Lake:
         partition: str | None = None,
         complete: bool = True,
         stats: Mapping[str, Any] | None = None,
+        superseded: Sequence[str] = (),
     ) -> Manifest:
-        """Make these parts the content. `complete=False` says that work is left: `whole` stays None."""
-        self._upgrade()
+        """Make these parts the content. `complete=False` says that work is left: `whole` stays None.
+
+        `superseded`: parts that no manifest names, whose rows these hold; those of the manifest before are known.
+        """
+        upgrade(self.home)
         directory = self.directory(table, partition)
         directory.mkdir(parents=True, exist_ok=True)
         now = datetime.now(UTC)
         before = self.manifest(table, partition)
-        superseded = dict(before.superseded) if before else {}
-        for name in before.parts if before else ():
-            superseded[name] = now.isoformat()
-        superseded = {n: at for n, at in superseded.items() if n not in parts and (directory / n).exists()}
+        gone = dict(before.superseded) if before else {}
+        for name in (*(before.parts if before else ()), *superseded):
+            gone[name] = now.isoformat()
+        # None is of the future: a clock that was set back would keep such a part until it gets there again.
+        gone = {n: min(at, now.isoformat()) for n, at in gone.items() if n not in parts and (directory / n).exists()}
         paths = [directory / name for name in parts]
+        # What was written earlier must still be what was written then.
+        known = before.sums if before else {}
         manifest = Manifest(
             table=table,
             partition=partition,
@@ -173,60 +197,20 @@ class Lake:
             fingerprint=fingerprint.digest,
             code_version=code_version,
             # Unfinished content is committed often and compared never: hashing it each time would cost n².
-            content_hash=row_content_hash(TABLES[table], paths) if complete else "",
+            content_hash=parquet.row_content_hash(TABLES[table], paths) if complete else "",
             complete=complete,
             written_at=now.isoformat(),
             stats=dict(stats or {}),
             inputs=dict(fingerprint.facts),
-            superseded=superseded,
+            superseded=gone,
+            sums={name: known.get(name) or file_sha256(directory / name) for name in parts},
         )
         manifest.write(directory)
         self.forget_failure(table, partition)
-        self._sweep(directory, manifest, now)
+        sweep(directory, manifest, self._readers)
         if not complete and self._flushed:
             self._flushed(self)
         return manifest
-
-    def _upgrade(self) -> None:
-        """Before the first write to a home of an older program, bring all its manifests into this program's form.
-
-        Every commit comes by here first, so that none writes a manifest while this goes on.
-        """
-        mark = self.root / "_version.json"
-        if _says(mark, manifests.VERSION):
-            return
-        with file_lock(self.home / "locks" / "upgrade.lock"):
-            if _says(mark, manifests.VERSION):
-                return
-            found = [path.parent for path in sorted(self.root.glob(f"*/**/{manifests.NAME}"))]
-            old = [directory for directory in found if 0 < manifests.version_of(directory) < manifests.VERSION]
-            for directory in old:
-                manifests.upgrade(directory)
-            self.root.mkdir(parents=True, exist_ok=True)
-            replace_text(mark, json.dumps(manifests.VERSION))
-        if old:
-            what = "%s was made by an older srt-assets: %d manifests are of the new form, the old ones lie beside them"
-            log.warning(what, self.home, len(old))
-
-    def _sweep(self, directory: Path, manifest: Manifest, now: datetime) -> None:
-        expired: list[Path] = []
-        for path in directory.glob("part-*.parquet"):
-            if path.name in manifest.parts:
-                continue
-            since = manifest.superseded.get(path.name)
-            if since:
-                old = now - datetime.fromisoformat(since) > GRACE
-            else:  # written by a process that died before its commit
-                old = now - datetime.fromtimestamp(path.stat().st_mtime, UTC) > ORPHAN_AGE
-            expired += [path] if old else []
-        read = kept(self._readers) if expired else set()
-        for path in expired:
-            if path.name not in read:
-                path.unlink(missing_ok=True)
-        for path in directory.glob(".part-*.writing"):  # by a process that was killed while it wrote
-            with suppress(FileNotFoundError):  # it may get its name this moment
-                if now - datetime.fromtimestamp(path.stat().st_mtime, UTC) > ORPHAN_AGE:
-                    path.unlink()
 
     # -- failures, so that `srt status` can tell "failed" from "never made"
 
@@ -235,41 +219,24 @@ class Lake:
         directory = self.directory(table, partition)
         directory.mkdir(parents=True, exist_ok=True)
         facts = {"fingerprint": digest, "message": message, "at": datetime.now(UTC).isoformat()}
-        replace_text(directory / "_failure.json", json.dumps(facts))
+        replace_text(directory / FAILURE, json.dumps(facts))
 
     def failure(self, table: str, partition: str | None = None) -> dict[str, str] | None:
-        """The last failure since somebody last tried: fingerprint, message, at."""
-        path = self.directory(table, partition) / "_failure.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        """The last failure since somebody last tried: fingerprint, message, at. Damaged if it cannot be read."""
+        path = self.directory(table, partition) / FAILURE
+        try:
+            found = json.loads(path.read_text())
+            return {key: str(found[key]) for key in ("fingerprint", "message", "at")}
+        except FileNotFoundError:
+            return None
+        except IsADirectoryError:
+            raise Damaged(path, "it is a folder") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise Damaged(path, f"{type(error).__name__}: {error}") from None
 
     def forget_failure(self, table: str, partition: str | None = None) -> None:
-        (self.directory(table, partition) / "_failure.json").unlink(missing_ok=True)
-
-
-def _says(mark: Path, version: int) -> bool:
-    return mark.exists() and mark.read_text() == json.dumps(version)
-
-
-def row_content_hash(table: Table, paths: list[Path]) -> str:
-    """Hash of the rows as a multiset: no order, no file layout, no writer version. Volatile columns do not count."""
-    columns = ", ".join(f'"{c.name}"' for c in table.columns if c.name not in table.volatile)
-    con = duckdb.connect()
-    try:
-        con.execute("SET enable_progress_bar = false")
-        # A sum of row digests needs no sort, and unlike XOR two equal rows do not cancel out.
-        row = con.execute(
-            "SELECT count(*), sum((m >> 64)::HUGEINT), sum((m & 18446744073709551615::UHUGEINT)::HUGEINT) FROM "
-            "(SELECT md5_number(to_json(t)::VARCHAR) AS m "
-            f"FROM (SELECT {columns} FROM ({table.select_sql(paths)})) t)"
-        ).fetchone()
-    finally:
-        con.close()
-    assert row is not None
-    return "-".join(f"{int(value or 0):x}" for value in row)
-
-
-def _conform(data: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = [
-        data.column(f.name).cast(f.type) if f.name in data.column_names else pa.nulls(len(data), f.type) for f in schema
-    ]
-    return pa.table(columns, schema=schema)
+        path = self.directory(table, partition) / FAILURE
+        try:
+            path.unlink(missing_ok=True)
+        except IsADirectoryError:
+            raise Damaged(path, "it is a folder") from None

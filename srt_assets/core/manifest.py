@@ -1,7 +1,11 @@
 """The manifest of a table or partition: which parts are its content, what they were made of, which program wrote it.
 
+    _manifest.json        the manifest, with a checksum of itself
+    _manifest.copy.json   the same once more: what `srt repair` puts in the place of a damaged one
+    _manifest.v1.json     what an older program wrote, kept by the upgrade
+
 A manifest of an older program is read as it is and never rewritten by reading. The first write to a home upgrades all
-of them and leaves each old one beside the new. One of a newer program is refused by name: guessing would lose data.
+of them. One of a newer program is refused by name: guessing would lose data.
 """
 
 import dataclasses
@@ -12,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets import __version__
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import Damaged, UserError
+from srt_assets.core.hashing import digest
 from srt_assets.core.locks import replace_text
 
 NAME = "_manifest.json"
+COPY = "_manifest.copy.json"
 # Raised together with a step in _STEPS when the form of manifests changes.
-VERSION = 2
+VERSION = 3
+# From this version on a manifest has a checksum of itself.
+_CHECKED = 3
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,8 @@ class Manifest:
     """What a table (or one partition) holds, and the inputs its fingerprint was made of.
 
     `content_hash` is of the rows, in no order, without volatile columns; '' while the content is unfinished.
-    `program`: the version of srt-assets that wrote it.
+    `sums`: SHA-256 of each part's file; an older program's manifest has none. `program`: the version of srt-assets that
+    wrote it.
     """
 
     table: str
@@ -42,41 +51,58 @@ class Manifest:
     superseded: dict[str, str] = field(default_factory=dict)
     schema_version: int = VERSION
     program: str = __version__
+    sums: dict[str, str] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
-        replace_text(directory / NAME, json.dumps(asdict(self), indent=1))
+        """Put it in the place of the one before; then its copy."""
+        facts = asdict(self)
+        text = json.dumps(facts | {"checksum": digest(**facts)}, indent=1)
+        replace_text(directory / NAME, text)
+        replace_text(directory / COPY, text)
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Manifest)}
 _NEEDED = {name for name, f in _FIELDS.items() if f.default is f.default_factory is dataclasses.MISSING}
 # From each version to the next.
-_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda facts: facts | {"program": "0.1"}}
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda facts: facts | {"program": "0.1"},
+    2: lambda facts: facts | {"sums": {}},
+}
 
 
-def read(directory: Path) -> Manifest | None:
-    """The manifest in a directory, in this program's form. UserError if it is a newer program's, or damaged."""
-    path = directory / NAME
+def read(directory: Path, name: str = NAME) -> Manifest | None:
+    """The manifest in a directory, in this program's form; None if there is none.
+
+    UserError if it is a newer program's; Damaged if it is not what was written.
+    """
+    path = directory / name
     try:
-        text = path.read_text()
+        facts = json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        raise Damaged(path, "it is a folder") from None
+    except ValueError as error:  # no JSON, or no text
+        raise Damaged(path, f"{type(error).__name__}: {error}") from None
     try:
-        facts = json.loads(text)
         version = facts["schema_version"]
         program = facts.get("program", "0.1")
         missing = _NEEDED - facts.keys()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+    except (TypeError, KeyError, AttributeError) as error:
+        raise Damaged(path, f"{type(error).__name__}: {error}") from None
     if not isinstance(version, int) or version < 1:
-        raise _damaged(path, f"its schema_version is {version!r}")
+        raise Damaged(path, f"its schema_version is {version!r}")
     if version > VERSION:
         raise UserError(
             f"{path} was written by srt-assets {program}, in version {version} of its form; this is srt-assets "
             f"{__version__}, which knows versions up to {VERSION}",
             f"install srt-assets {program} or newer (pip install -U srt-assets)",
         )
+    checksum = facts.pop("checksum", None)
+    if (version >= _CHECKED or checksum) and checksum != digest(**facts):
+        raise Damaged(path, "it does not match its own checksum")
     if missing:
-        raise _damaged(path, f"it lacks {', '.join(sorted(missing))}")
+        raise Damaged(path, f"it lacks {', '.join(sorted(missing))}")
     while version < VERSION:
         facts, version = _STEPS[version](facts), version + 1
     if unknown := sorted(facts.keys() - _FIELDS.keys()):
@@ -92,18 +118,12 @@ def version_of(directory: Path) -> int:
     """The version a manifest has on disk; 0 if it is damaged, which `read` says in full."""
     try:
         return int(json.loads((directory / NAME).read_text())["schema_version"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OSError):
         return 0
 
 
-def upgrade(directory: Path) -> None:
+def upgrade(directory: Path, manifest: Manifest) -> None:
     """Write a manifest anew in this program's form and leave the old one beside it, as `_manifest.v1.json`."""
-    manifest = read(directory)
-    assert manifest is not None
     path = directory / NAME
     replace_text(path.with_name(f"_manifest.v{version_of(directory)}.json"), path.read_text())
     manifest.write(directory)
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged: {why}", "restore it from a backup")

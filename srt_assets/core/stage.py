@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.errors import Damaged, StageError, UserError, explained
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.manifest import Manifest
@@ -41,9 +41,12 @@ class Work:
     launch: Launcher | None
 
 
+STATES = ("fresh", "changed", "missing", "failed", "damaged")
+
+
 @dataclass(frozen=True)
 class State:
-    """Where an artefact stands. `state`: fresh, changed, missing or failed; `why`: what changed or went wrong."""
+    """Where an artefact stands. `state`: one of STATES; `why`: what changed or went wrong."""
 
     state: str
     why: str = ""
@@ -170,19 +173,29 @@ class Stage(ABC):
         return Outcome(manifest, cached=False, stats={**made.stats, **self.tidy(work)})
 
     def right(self, lake: Lake, student: str, want: Fingerprint) -> Manifest | None:
-        """The manifest of the main table if all tables are finished, whole, and made of what is wanted."""
+        """The manifest of the main table if all tables are finished and made of what is wanted. May be Damaged."""
         partition = self.partition(student)
+        for table in self.feeds:
+            lake.parts(table)
         manifests = [lake.whole(table, partition) for table in self.tables]
         if not all(found and self._serves(found, want) for found in manifests):
             return None
         return manifests[0] if self.is_there(lake, student) else None
 
     def state(self, settings: Settings, lake: Lake, student: str = "") -> State:
-        """Where the artefact stands; reads manifests only."""
+        """Where the artefact stands; reads manifests, and parts only if they look touched."""
+        try:
+            return self._state(settings, lake, student)
+        except Damaged as error:
+            return State("damaged", f"{error.message} -> {error.remedy}")
+
+    def _state(self, settings: Settings, lake: Lake, student: str) -> State:
         partition = self.partition(student)
         manifest = lake.manifest(self.main, partition)
         try:
             want = self.wanted(settings, lake, student)
+        except Damaged:
+            raise
         except (UserError, StageError) as error:
             return State("changed" if manifest else "missing", error.message)
         if found := self.right(lake, student, want):
@@ -193,7 +206,7 @@ class Stage(ABC):
         if manifest is None:
             return State("missing")
         if manifest.fingerprint == want.digest:
-            return State("changed", "unfinished" if not manifest.complete else "files are gone")
+            return State("changed", "unfinished" if not manifest.complete else "a checkpoint is gone")
         return State("changed", ", ".join(sorted(want.changed_since(manifest.inputs))) or "inputs")
 
     def older(self, manifest: Manifest, want: Fingerprint) -> str:
@@ -214,12 +227,13 @@ class Stage(ABC):
         return bool(manifest.inputs) and want.changed_since(manifest.inputs) <= theirs
 
     def _remember(self, settings: Settings, lake: Lake, student: str, error: Exception) -> None:
-        message = error.message if isinstance(error, UserError | StageError) else f"{type(error).__name__}: {error}"
+        known = error if isinstance(error, UserError | StageError) else explained(error)
+        message = known.message if known else f"{type(error).__name__}: {error}"
         try:
             digest = self.wanted(settings, lake, student).digest
         except (UserError, StageError, OSError):  # what failed is what it would be made of
             digest = ""
         try:
             lake.record_failure(self.main, self.partition(student), digest, message)
-        except OSError as unwritable:  # a full disk, say: the failure itself must still be heard
+        except (OSError, UserError) as unwritable:  # a full disk, say: the failure itself must still be heard
             log.warning("%s: srt status will not know that it failed: %s", self.asset, unwritable)

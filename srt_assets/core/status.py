@@ -1,4 +1,4 @@
-"""Where every asset stands for every student: fresh, changed (and why), missing or failed. Reads manifests only."""
+"""Where every asset stands for every student: fresh, changed (and why), missing, failed or damaged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from srt_assets.settings import Settings
 
 @dataclass(frozen=True)
 class Standing:
-    """`state` is fresh, changed, missing or failed; `why` names what changed, is missing or went wrong."""
+    """`state` is one of `stage.STATES`; `why` names what changed, is missing or went wrong."""
 
     asset: str
     student: str | None

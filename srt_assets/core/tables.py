@@ -48,7 +48,10 @@ def rows_as_dicts(cursor: "duckdb.DuckDBPyConnection") -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the lake. `volatile` columns (times, margins) do not count in the row-content hash."""
+    """A table of the lake. `volatile` columns (times, margins) do not count in the row-content hash. `row_group`: rows
+    that are lost together when a part is damaged. `is_paid`: its rows cost money and nothing can make them again, so no
+    clean-up removes a part of it that no manifest names.
+    """
 
     name: str
     description: str
@@ -56,10 +59,19 @@ class Table:
     key: tuple[str, ...]
     partitioned: bool = False
     volatile: frozenset[str] = frozenset()
+    row_group: int = 122_880
+    is_paid: bool = False
 
     @cached_property
     def arrow_schema(self) -> pa.Schema:
         return pa.schema([(c.name, _ARROW[c.type]) for c in self.columns])
+
+    def error_sql(self, message: str) -> str:
+        """A typed SELECT that fails with this message whatever is asked of it, in place of rows that cannot be had."""
+        error = f"error({sql_literal(message)})"
+        # In each column too: where only a join uses one, DuckDB would never look at the condition.
+        columns = ", ".join(f'{error}::{c.type} AS "{c.name}"' for c in self.columns)
+        return f"SELECT {columns} WHERE {error} IS NULL"
 
     def select_sql(self, paths: Sequence[Path | str]) -> str:
         """A typed SELECT over Parquet parts. No part: no rows. A column that older parts lack: null.
@@ -180,6 +192,8 @@ _ALL = (
         ),
         key=("call_key", "attempt"),
         volatile=frozenset({"latency_s", "created_at", "segment"}),
+        row_group=1000,
+        is_paid=True,
     ),
     Table(
         "candidates",

@@ -4,7 +4,8 @@ import time
 
 import dagster as dg
 
-from srt_assets.core.errors import StageError, UserError, disk_full
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.errors import explained as explanation
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Checked
 from srt_assets.core.progress import Fact, Progress, terminal, throttled
@@ -65,7 +66,7 @@ class explained:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
-            error = disk_full(error) or error
+            error = explanation(error) or error
         if isinstance(error, UserError | StageError):
             raise dg.Failure(
                 description=str(error), metadata={EXIT_CODE: error.exit_code}, allow_retries=False

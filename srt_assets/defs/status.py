@@ -5,6 +5,7 @@ import time
 import dagster as dg
 
 from srt_assets.core.hashing import digest
+from srt_assets.core.stage import STATES
 from srt_assets.defs import names
 from srt_assets.defs.resources import LakeResource
 
@@ -23,7 +24,7 @@ UNFINISHED = [s for s in dg.DagsterRunStatus if s not in FINISHED and s.value !=
     code_version="1",
 )
 def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:
-    """Every asset by student: fresh, changed (and why), missing or failed; and SQL models that do not compile."""
+    """Every asset by student: fresh, changed (and why), missing, failed or damaged; SQL models that do not compile."""
     from srt_assets.core.sql.faults import faults
     from srt_assets.core.status import standings
     from srt_assets.core.student.checkpoints import list_students
@@ -34,7 +35,7 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     rows += [f"| {s.asset} | {s.student or '-'} | {s.state} | {_quoted(s.why)} |" for s in found]
     broken = [error.message for error in faults()]
     rows += [f"| SQL model | - | does not compile | {_quoted(message)} |" for message in broken]
-    counts = {state: sum(s.state == state for s in found) for state in ("fresh", "changed", "missing", "failed")}
+    counts = {state: sum(s.state == state for s in found) for state in STATES}
     version = digest(standings=[[s.asset, s.student, s.state, s.why] for s in found], broken=broken)
     return dg.MaterializeResult(
         metadata={

@@ -15,7 +15,7 @@ import duckdb
 
 from srt_assets.core import stages  # noqa: F401 - all tables are known when all stages are
 from srt_assets.core.duck_paths import database_for
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import Damaged, UserError
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import file_lock
@@ -69,13 +69,15 @@ def publish(lake: Lake) -> Path:
 
 def ensure_published(lake: Lake) -> Path:
     """`publish` if the file is missing, unreadable, or shows another home, other content or other models."""
-    if _published_state(path_of(lake)) == _state(lake, _parts(lake)):
+    if _published_state(path_of(lake)) == _state(lake, lake.views()[0]):
         return path_of(lake)
     return publish(lake)
 
 
 def _build(lake: Lake) -> Path:
     target = path_of(lake)
+    if target.is_dir():
+        raise Damaged(target, "it is a folder")
     for left in lake.home.glob(".srt.duckdb.*"):  # by a process that was killed: under the lock nobody else builds one
         left.unlink(missing_ok=True)
     temporary = lake.home / f".srt.duckdb.{uuid.uuid4().hex}"
@@ -90,7 +92,7 @@ def _build(lake: Lake) -> Path:
 
 
 def _write(lake: Lake, place: Path) -> None:
-    parts = _parts(lake)
+    selects, _ = lake.views()
     con = duckdb.connect()
     try:
         con.execute("SET enable_progress_bar = false")
@@ -99,14 +101,14 @@ def _write(lake: Lake, place: Path) -> None:
         con.execute("USE srt")
         con.execute("BEGIN")
         for name, table in TABLES.items():
-            con.execute(f'CREATE VIEW "{name}" AS {table.select_sql(parts[name])}')
+            con.execute(f'CREATE VIEW "{name}" AS {selects[name]}')
             con.execute(f'COMMENT ON VIEW "{name}" IS {sql_literal(table.description)}')
         for model in models.load().good_views:
             models.create_view(con, model)
             con.execute(f'COMMENT ON VIEW "{model.name}" IS {sql_literal(model.description)}')
         con.execute(f"CREATE TABLE {META} (home VARCHAR, published_at TIMESTAMP, state VARCHAR)")
         now = datetime.now(UTC).replace(tzinfo=None)
-        con.execute(f"INSERT INTO {META} VALUES (?, ?, ?)", [str(lake.home), now, _state(lake, parts)])
+        con.execute(f"INSERT INTO {META} VALUES (?, ?, ?)", [str(lake.home), now, _state(lake, selects)])
         con.execute("COMMIT")
         con.execute("USE memory")
         con.execute("DETACH srt")
@@ -114,22 +116,10 @@ def _write(lake: Lake, place: Path) -> None:
         con.close()
 
 
-def _parts(lake: Lake) -> dict[str, list[Path]]:
-    found = {}
-    for name in TABLES:
-        listed = lake.parts(name)
-        found[name] = [path for path in listed if path.exists()]
-        for path in set(listed) - set(found[name]):
-            log.warning("%s is in the manifest but not on disk; srt.duckdb shows the rest of %s", path, name)
-    return found
-
-
-def _state(lake: Lake, parts: dict[str, list[Path]]) -> str:
-    """What the published file depends on: the home, the parts, the tables' columns and the models."""
-    files = {name: [str(path) for path in paths] for name, paths in parts.items()}
-    columns = {name: [(c.name, c.type) for c in table.columns] for name, table in TABLES.items()}
+def _state(lake: Lake, selects: dict[str, str]) -> str:
+    """What the published file depends on: the home, the tables with their parts or their damage, and the models."""
     views = {model.name: model.body for model in models.load().good_views}
-    return digest(home=str(lake.home), files=files, columns=columns, views=views)
+    return digest(home=str(lake.home), tables=selects, views=views)
 
 
 def _published_state(path: Path) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import duckdb
 
 from srt_assets.core.duck_paths import exactly
-from srt_assets.core.errors import StageError, UserError, disk_full
+from srt_assets.core.errors import StageError, UserError, damage, disk_full
 from srt_assets.core.lake import Lake
 from srt_assets.core.scratch import spill_into
 from srt_assets.core.sql import models
@@ -96,7 +96,7 @@ def _explained() -> Iterator[None]:
         remedy = "its data were replaced while it ran: ask again"
         raise disk_full(error) or StageError(str(error), remedy) from error
     except duckdb.Error as error:
-        raise UserError(str(error), "correct the query") from error
+        raise damage(error) or UserError(str(error), "correct the query") from error
 
 
 def _stream(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:

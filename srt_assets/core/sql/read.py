@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srt_assets.core.errors import UserError, nearest
+import duckdb
+
+from srt_assets.core.errors import UserError, damage, nearest
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql.views import connect
 from srt_assets.home import project, to_read
@@ -30,5 +32,9 @@ def read(name: str, student: str | None = None, home: Path | str | None = None) 
         if (name, "student") not in rows:
             raise UserError(f"{name} has no column student", "leave student out")
         return con.sql(f'FROM "{name}" WHERE student = ?', params=[student]).to_arrow_table().to_pandas()
+    except duckdb.Error as error:
+        if explanation := damage(error):
+            raise explanation from error
+        raise
     finally:
         con.close()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import Damaged, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import replace_text
 from srt_assets.core.student import folders, sources
@@ -76,8 +76,9 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
             facts = {"source": origin.source, "given": given, "revision": revision, **_ancestry(lake, files)}
             if known and facts.items() <= known.items() and _links(root / slug) == _links(aside):
                 return get(lake, slug)  # a run may be reading it this moment
-            # `get` compares the signature: the same files are not read again for their fingerprint.
-            facts |= {key: known[key] for key in ("signature", "fingerprint") if known and key in known}
+            if known and not origin.built_once and _links(root / slug) == _links(aside):
+                # `get` compares the signature: the same files are not read again for their fingerprint.
+                facts |= {key: known[key] for key in ("signature", "fingerprint") if key in known}
             (aside / RECORD).write_text(json.dumps(facts))
             if (root / slug).exists():
                 (root / slug).replace(folders.old(root, slug))
@@ -101,13 +102,16 @@ def get(lake: Lake, slug: str) -> StudentInfo:
         known = ", ".join(list_students(lake)) or "none yet"
         raise UserError(f"no student {slug!r} (registered: {known})", "register it: srt students add PATH|MODEL_ID")
     if not record:
-        raise UserError(f"{path / RECORD} is damaged", f"register it again: srt students add PATH --name {slug}")
+        raise Damaged(path / RECORD, "it does not say which student this is")
     files = inspect(path)
     with readable(path):
         signature = files.signature()
         before = dict(record)
         if record.get("signature") != signature or "fingerprint" not in record:
             record |= {"signature": signature, "fingerprint": files.fingerprint()}
+            expected = before.get("fingerprint")
+            if expected not in (None, record["fingerprint"]) and _is_ours(lake, files):
+                raise Damaged(path, "its weights, configuration or tokenizer are not what they were (SHA-256)")
     # Computing took its time: whoever registered it anew meanwhile has written what holds now.
     if record != before and folders.record(path) == before:
         replace_text(path / RECORD, json.dumps(record, indent=1))
@@ -119,6 +123,20 @@ def get(lake: Lake, slug: str) -> StudentInfo:
         **{key: record[key] for key in ("source", "revision", "fingerprint", "parent", "generation")},
         **_described(files),
     )
+
+
+def verify(lake: Lake, slug: str) -> None:
+    """Read a student's files again. Damaged if they look untouched but are not what they were. UserError as `get`."""
+    info = get(lake, slug)
+    files = inspect(info.path)
+    with readable(info.path):
+        if files.fingerprint() != info.fingerprint:
+            raise Damaged(info.path, "its weights, configuration or tokenizer are not what they were (SHA-256)")
+
+
+def _is_ours(lake: Lake, files: Files) -> bool:
+    """Whether the program itself wrote these files. Those of others may become another checkpoint at any time."""
+    return all(path.resolve().is_relative_to(lake.home.resolve()) for path in files.weights)
 
 
 def _described(files: Files) -> dict[str, Any]:

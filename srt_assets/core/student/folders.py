@@ -30,12 +30,12 @@ def slugs(lake: Lake) -> list[str]:
 
 
 def record(path: Path) -> dict | None:
-    """What is written of a student: None if nothing is, {} if a crash left it unreadable."""
+    """What is written of a student: None if nothing is, {} if it is unreadable or says too little."""
     try:
         found = json.loads((path / RECORD).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    except (ValueError, IsADirectoryError):
         return {}
     whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in _WRITTEN.items())
     return found if whole else {}

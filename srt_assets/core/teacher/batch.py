@@ -19,7 +19,7 @@ from srt_assets.core.errors import StageError
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import replace_text
 from srt_assets.core.progress import Progress
-from srt_assets.core.teacher import ledger
+from srt_assets.core.teacher import ledger, sealing
 from srt_assets.core.teacher.ask import Ask, Verdict, must_ask, prompt_bound
 from srt_assets.core.teacher.call import Call
 from srt_assets.core.teacher.client import Client, connect, litellm, read_batch_body
@@ -62,7 +62,7 @@ def ask_batches(
     while True:
         for state in desk.open():
             desk.collect(state)
-        ledger.seal(lake)
+        sealing.seal(lake)
         with Lookup(lake) as lookup:
             items = _items(client, desk.prices, missing(lookup), lookup.spent_usd(), unanswered)
         if not items:

@@ -1,8 +1,8 @@
 """The ledger of teacher calls: every reply is on disk before anyone looks at it.
 
 Each process appends to a segment of its own, one checksummed JSON line a call, many lines an fsync. A segment is never
-opened for writing again, so nothing is ever built upon a torn line. At the asset's end `seal` turns segments nobody
-writes any more into Parquet parts of `teacher_calls`.
+opened for writing again, so nothing is ever built upon a torn line. How segments become Parquet parts of the table
+`teacher_calls` is in `sealing.py`.
 """
 
 import asyncio
@@ -16,24 +16,15 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import duckdb
-import pyarrow.parquet as pq
-
-from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
-from srt_assets.core.locks import sync, try_lock
-from srt_assets.core.tables import TABLES
+from srt_assets.core.locks import sync
 
 TABLE = "teacher_calls"
-VERSION = "1"
 # Lines that come within this time share one fsync; a reply is durable well within 50 ms of its arrival.
 GATHER_S = 0.01
-_SEAL_ROWS = 20_000
-_COMPACT_ABOVE = 24
 
 _Line = tuple[bytes, asyncio.AbstractEventLoop, "asyncio.Future[None]"]
 
@@ -166,80 +157,22 @@ def decode(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def read_segment(path: Path, report: bool = False) -> Iterator[dict[str, Any]]:
+def read_segment(path: Path, damaged: list[bytes] | None = None) -> Iterator[dict[str, Any]]:
     """The whole rows of a segment. The last line may be half: its writer lives and is not done, or died.
 
-    `report` is for who seals it and so knows that nobody writes it: what is lost then goes into the log, once.
+    `damaged` gets the lines that are not whole.
     """
-    damaged = 0
     try:
         with path.open("rb") as file:
             for line in file:
-                if (row := decode(line)) is None:
-                    damaged += 1
-                else:
+                if (row := decode(line)) is not None:
                     row["created_at"] = datetime.fromisoformat(row["created_at"]) if row.get("created_at") else None
                     yield row
+                elif damaged is not None:
+                    damaged.append(line)
     except FileNotFoundError:  # sealed by another process just now: its rows are in a part
         return
-    if damaged and report:
-        log.warning("%s: %d record(s) that are damaged, or were cut off by a crash, are lost", path.name, damaged)
 
 
 def segments(lake: Lake) -> list[Path]:
     return sorted(lake.directory(TABLE).glob("segment-*.jsonl"))
-
-
-def seal(lake: Lake) -> int:
-    """Turn the segments that nobody writes into Parquet parts; gives how many rows moved. Others' live ones stay."""
-    if not segments(lake):
-        return 0
-    with lake.lock(TABLE):
-        held = [(path, file) for path in segments(lake) if (file := _claim(path)) is not None]
-        try:
-            return _seal_claimed(lake, [path for path, _ in held])
-        finally:
-            for _, file in held:
-                file.close()
-
-
-def _claim(path: Path) -> BinaryIO | None:
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return None
-    if not try_lock(file):
-        file.close()
-        return None
-    return file
-
-
-def _seal_claimed(lake: Lake, paths: list[Path]) -> int:
-    before = lake.manifest(TABLE)
-    names = list(before.parts) if before else []
-    with lake.connect() as con:
-        # A crash between the commit and the removal of segments must not count their rows twice.
-        done = {name for (name,) in con.execute(f"SELECT DISTINCT segment FROM {TABLE}").fetchall()}
-        moved = 0
-        all_rows = (row for path in paths if path.name not in done for row in read_segment(path, True))
-        while rows := list(islice(all_rows, _SEAL_ROWS)):
-            names.append(lake.write_part(TABLE, rows))
-            moved += len(rows)
-        if moved and len(names) > _COMPACT_ABOVE:
-            names = _compact(lake, con, names)
-    if moved or not before:
-        lake.commit(TABLE, names, fingerprint=Fingerprint.of(parts=names), code_version=VERSION, complete=False)
-    for path in paths:
-        path.unlink(missing_ok=True)
-    return moved
-
-
-def _compact(lake: Lake, con: duckdb.DuckDBPyConnection, names: list[str]) -> list[str]:
-    """Many parts as one. Those with columns that only a newer program knows stay: they would lose what was paid for."""
-    paths = {name: lake.directory(TABLE) / name for name in names}
-    known = set(TABLES[TABLE].arrow_schema.names)
-    newer = [name for name, path in paths.items() if not known.issuperset(pq.read_schema(path).names)]
-    ours = [path for name, path in paths.items() if name not in newer]
-    if len(ours) <= _COMPACT_ABOVE:
-        return names
-    return [*newer, lake.sink_part(con, TABLES[TABLE].select_sql(ours), TABLE)]

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.tables import TABLES, rows_as_dicts
+from srt_assets.core.teacher import sealing
 from srt_assets.core.teacher.call import Call
 from srt_assets.core.teacher.ledger import TABLE, read_segment, segments
 
@@ -57,6 +58,7 @@ class Lookup:
     """A view of the ledger as it is now, segments included. Close it."""
 
     def __init__(self, lake: Lake) -> None:
+        sealing.adopt(lake)
         # Segments before the manifest: what is sealed meanwhile is then in the parts.
         rows = [row for path in segments(lake) for row in read_segment(path)]
         self._con = lake.connect()

@@ -21,7 +21,7 @@ from srt_assets.core.outcome import Description, Made
 from srt_assets.core.progress import Progress
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts
-from srt_assets.core.teacher import ledger
+from srt_assets.core.teacher import ledger, sealing
 from srt_assets.core.teacher.ask import Turn, Verdict
 from srt_assets.core.teacher.call import Prompter, Source
 from srt_assets.core.teacher.engine import Engine, Tally
@@ -92,7 +92,7 @@ class Reflection(Stage):
             try:
                 done = _ask(settings, lake, self, prompter, work.progress, work.renew)
             finally:
-                ledger.seal(lake)
+                sealing.seal(lake)
             tally, asked = tally.plus(done.tally), asked + len(done.missed)
             parts, counts = _settle(lake, self, prompter, done.unanswered, work.renew)
         stats = {
@@ -157,7 +157,7 @@ def _ask(
 
     `renew`: what only an older program asked is asked anew. Give the same to `_settle`.
     """
-    ledger.seal(lake)
+    sealing.seal(lake)
     total = sum(len(chunk) for chunk in sources_of(plan.subjects(lake)))
     asking = _Asking(settings.teacher, prompter, renew)
     with Lookup(lake) as lookup:

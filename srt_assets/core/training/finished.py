@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srt_assets.core.errors import Damaged
+from srt_assets.core.hashing import file_sha256
 from srt_assets.core.lake import Lake
 from srt_assets.core.training.job import CURVE, RECORD
 
+# What everyone reads of a record, whichever program wrote it.
+_NEEDED = {"training_fingerprint", "finished_at", "left_out"}
 ABANDONED_S = 7 * 24 * 3600.0
 
 
@@ -33,10 +37,31 @@ def directory(lake: Lake, student: str) -> Path:
 
 def all_of(lake: Lake, student: str) -> list[Finished]:
     """Every finished training of a student, oldest first."""
-    found = [
-        Finished(path.parent, json.loads(path.read_text())) for path in directory(lake, student).glob(f"[!.]*/{RECORD}")
-    ]
+    found = [Finished(path.parent, _record(path)) for path in directory(lake, student).glob(f"[!.]*/{RECORD}")]
     return sorted(found, key=lambda f: f.record["finished_at"])
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except IsADirectoryError:
+        raise Damaged(path, "it is a folder") from None
+    except ValueError as error:
+        raise Damaged(path, str(error)) from None
+    lacking = sorted(_NEEDED - found.keys()) if isinstance(found, dict) else ["everything"]
+    if lacking:
+        raise Damaged(path, f"it lacks {', '.join(lacking)}")
+    return found
+
+
+def verify(path: Path) -> None:
+    """Damaged if a file of a finished training is not what was saved; older programs did not leave their sums."""
+    for name, expected in _record(path / RECORD).get("sums", {}).items():
+        file = path / name
+        if not file.is_file():
+            raise Damaged(file, "it is gone")
+        if file_sha256(file) != expected:
+            raise Damaged(file, "its bytes are not those that were saved (SHA-256)")
 
 
 def find(lake: Lake, student: str, fingerprint: str) -> Finished | None:

@@ -164,7 +164,8 @@ def _listener(job: Job, say: Callable[[str], None], rank: int):
 def _fail(job: Job, error: UserError | StageError, quiet: bool) -> int:
     if not quiet:
         print(error, file=sys.stderr)
-    job.failure.write_text(json.dumps({"kind": type(error).__name__, "message": error.message, "remedy": error.remedy}))
+    kind = "UserError" if isinstance(error, UserError) else "StageError"
+    job.failure.write_text(json.dumps({"kind": kind, "message": error.message, "remedy": error.remedy}))
     return error.exit_code
 
 

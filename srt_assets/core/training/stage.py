@@ -79,7 +79,7 @@ class FinetunedCheckpoint(Stage):
     def make(self, work: Work) -> Made:
         """Train what is not trained yet. An interrupted training is continued from its last saved state.
 
-        UserError: too few rows, a student that cannot be trained; StageError: the training process failed.
+        UserError: too few rows, damaged data, a student that cannot be trained; StageError: the training failed.
         """
         done = _trainings(work)
         main = done[0].record
@@ -147,6 +147,7 @@ def _arm(settings: Settings, lake: Lake, student: str, name: str, data: rows.Row
 
 def _train(work: Work, arm: Arm) -> Finished:
     settings, lake, student, progress = work.settings, work.lake, work.student, work.progress
+    _verify(lake, student)
     folder = lake.home / "training" / student / arm.fingerprint[:16]
     info = checkpoints.get(lake, student)
     name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{arm.name}-{arm.fingerprint[:8]}"
@@ -185,6 +186,15 @@ def _train(work: Work, arm: Arm) -> Finished:
     task.final.replace(place)
     shutil.rmtree(folder)
     return Finished(place, json.loads((place / job.RECORD).read_text()))
+
+
+def _verify(lake: Lake, student: str) -> None:
+    """A training costs hours: before it every byte it rests on is read, also of files that look untouched."""
+    for table in ("candidates", "raw_records"):
+        lake.verify(table)
+    for table in ("decisions", "policy_decisions", "selected_set"):
+        lake.verify(table, f"student={student}")
+    checkpoints.verify(lake, student)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.hashing import file_sha256
 from srt_assets.core.locks import replace_text
 from srt_assets.core.student.loading import load_tokenizer
 from srt_assets.core.training import card, data, memory, model
@@ -140,6 +141,7 @@ def _finish(job: Job, trained: Any, weights: dict | None, tokenizer, facts: dict
     asked["steps_asked"] = asked.pop("steps")
     now = datetime.now(UTC).replace(tzinfo=None).isoformat()
     record = {**asked.pop("facts"), **asked, **facts, "finished_at": now}
+    record["sums"] = {path.name: file_sha256(path) for path in sorted(aside.iterdir()) if path.is_file()}
     (aside / RECORD).write_text(json.dumps(record, indent=1))
     shutil.copy(job.curve, aside / job.curve.name)
     (aside / "README.md").write_text(card.write(record))

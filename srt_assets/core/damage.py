@@ -1,0 +1,122 @@
+"""Every file of a home that is not what the program wrote there, found by reading them all. Changes nothing.
+
+What is done about them is in `repair.py`. A record outside the lake (a student, a checkpoint) is checked by the module
+that writes it.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from srt_assets.core import integrity, stages, upgrade
+from srt_assets.core import manifest as manifests
+from srt_assets.core.errors import Damaged, UserError
+from srt_assets.core.lake import FAILURE, Lake
+from srt_assets.core.manifest import Manifest
+from srt_assets.core.sql import catalog
+from srt_assets.core.student import checkpoints
+from srt_assets.core.tables import TABLES
+from srt_assets.core.teacher import ledger, sealing
+from srt_assets.core.training import finished
+
+
+@dataclass(frozen=True)
+class Content:
+    """A table, or one partition of it, as it lies on disk. `manifest` is None if it cannot be read, or is not there."""
+
+    table: str
+    partition: str | None
+    directory: Path
+    manifest: Manifest | None
+    unreadable: UserError | None
+
+
+def contents(lake: Lake) -> Iterator[Content]:
+    """All tables and partitions that have a folder, damaged ones included."""
+    assert stages.STAGES, "all tables are known when all stages are"
+    for table in TABLES:
+        root = lake.directory(table)
+        folders = [root, *sorted(path for path in root.glob("*=*") if path.is_dir())] if root.is_dir() else []
+        for folder in folders:
+            partition = None if folder == root else folder.name
+            manifest, unreadable = None, None
+            try:
+                manifest = manifests.read(folder)
+            except UserError as error:
+                unreadable = error
+            yield Content(table, partition, folder, manifest, unreadable)
+
+
+def find(lake: Lake) -> Iterator[UserError]:
+    """What is damaged, file by file; also manifests that only a newer program can read."""
+    for content in contents(lake):
+        yield from of_content(lake, content)
+    yield from notes(lake)
+    yield from of_ledger(lake)
+    yield from (error for _, error in of_students(lake))
+    yield from (error for _, error in of_checkpoints(lake))
+    if (published := catalog.path_of(lake)).is_dir():
+        yield Damaged(published, "it is a folder")
+
+
+def of_content(lake: Lake, content: Content) -> list[UserError]:
+    """The damage of one table or partition: its manifest, or its parts."""
+    if content.unreadable:
+        return [content.unreadable]
+    unnamed: list[UserError] = [*sealing.damaged_unnamed(lake)] if content.table == ledger.TABLE else []
+    if content.manifest:
+        return [*integrity.problems(content.directory, content.manifest), *unnamed]
+    if unnamed:
+        return unnamed
+    try:
+        copy = manifests.read(content.directory, manifests.COPY)
+    except UserError:
+        copy = None
+    return [Damaged(content.directory / manifests.NAME, "it is gone, though its copy is there")] if copy else []
+
+
+def notes(lake: Lake) -> list[Damaged]:
+    """Small files beside the content that cannot be read: the next run would stop at them."""
+    found = []
+    marks = [lake.root / upgrade.MARK, *lake.root.glob(f"*/{FAILURE}"), *lake.root.glob(f"*/*/{FAILURE}")]
+    for path in marks:
+        try:
+            json.loads(path.read_text())
+        except FileNotFoundError:
+            continue
+        except IsADirectoryError:
+            found.append(Damaged(path, "it is a folder"))
+        except ValueError as error:
+            found.append(Damaged(path, str(error)))
+    return found
+
+
+def of_ledger(lake: Lake) -> list[Damaged]:
+    """Segments with whole lines that do not match their checksum. A last line without its end is no damage."""
+    found = []
+    for path in ledger.segments(lake):
+        lines: list[bytes] = []
+        for _ in ledger.read_segment(path, lines):
+            pass
+        if damaged := sum(line.endswith(b"\n") for line in lines):
+            found.append(Damaged(path, f"{damaged} of its replies do not match their checksums"))
+    return found
+
+
+def of_students(lake: Lake) -> Iterator[tuple[str, UserError]]:
+    """(slug, what is wrong) of each registered student whose record or weights are not what they were."""
+    for slug in checkpoints.list_students(lake):
+        try:
+            checkpoints.verify(lake, slug)
+        except UserError as error:
+            yield slug, error
+
+
+def of_checkpoints(lake: Lake) -> Iterator[tuple[Path, UserError]]:
+    """(folder, what is wrong) of each finished training whose files are not those that were saved."""
+    for path in sorted((lake.home / "checkpoints").glob(f"*/[!.]*/{finished.RECORD}")):
+        try:
+            finished.verify(path.parent)
+        except UserError as error:
+            yield path.parent, error

@@ -1,0 +1,203 @@
+"""From segments of the ledger to Parquet parts of `teacher_calls`; and parts that no manifest names, found again.
+
+What was paid for is never removed by a clean-up: a part is superseded only by another that holds all its rows.
+"""
+
+import logging
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from srt_assets.core import integrity, parquet
+from srt_assets.core.aside import keep_copy, set_aside
+from srt_assets.core.errors import Damaged
+from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.lake import Lake
+from srt_assets.core.locks import try_lock
+from srt_assets.core.tables import TABLES, sql_literal
+from srt_assets.core.teacher.ledger import TABLE, read_segment, segments
+
+VERSION = "1"
+_ROWS = 20_000
+_COMPACT_ABOVE = 24
+
+log = logging.getLogger(__name__)
+
+
+def seal(lake: Lake) -> int:
+    """Turn the segments that nobody writes into Parquet parts; gives how many rows moved. Others' live ones stay.
+
+    Damaged if the table is.
+    """
+    adopt(lake)
+    if not segments(lake):
+        return 0
+    with lake.lock(TABLE):
+        held = [(path, file) for path in segments(lake) if (file := _claim(path)) is not None]
+        try:
+            return _seal_claimed(lake, [path for path, _ in held])
+        finally:
+            for _, file in held:
+                file.close()
+
+
+def adopt(lake: Lake) -> None:
+    """Make the parts that no manifest names content again: those of a lost manifest, or of a seal that was killed.
+
+    Damaged if one of them cannot be read whole.
+    """
+    if not _unnamed(lake):
+        return
+    with lake.lock(TABLE):
+        # Again: the other process that was sealing has named them meanwhile.
+        found = _unnamed(lake)
+        if not found:
+            return
+        for path in found:
+            _check_pages(path)
+        names = _adopted(lake, found)
+        rest = [path.name for path in found if path.name not in names]
+        _commit(lake, names, superseded=rest)
+    log.warning("%s: %d part(s) that no manifest names were found again", lake.directory(TABLE), len(found))
+
+
+def salvage(lake: Lake) -> list[tuple[Path, Path, int]]:
+    """Set damaged parts aside and keep the rows in them that are certainly whole. Under the table's lock.
+
+    Gives for each where it was, where it is now, and how many of its rows were kept.
+    """
+    manifest = lake.manifest(TABLE)
+    directory = lake.directory(TABLE)
+    sums = manifest.sums if manifest else {}
+    names, done = list(manifest.parts) if manifest else [], []
+    for path in [*(directory / name for name in names), *_unnamed(lake)]:
+        kept: list[pa.Table] = []
+        try:
+            integrity.check(path, sums.get(path.name))
+            if path.name not in sums:
+                _check_pages(path)
+        except Damaged:
+            if path.is_file():
+                kept = parquet.whole_row_groups(path, TABLES[TABLE])
+            place = set_aside(lake.home, path) if path.exists() else path
+            rows = sum(len(piece) for piece in kept)
+            done.append((path, place, rows))
+            names = [name for name in names if name != path.name]
+            names += [parquet.write(directory, TABLES[TABLE], kept)] if rows else []
+    if done:
+        _commit(lake, names)
+    return done
+
+
+def _commit(lake: Lake, names: list[str], superseded: list[str] | None = None) -> None:
+    made_from = Fingerprint.of(parts=names)
+    lake.commit(TABLE, names, fingerprint=made_from, code_version=VERSION, complete=False, superseded=superseded or [])
+
+
+def _unnamed(lake: Lake) -> list[Path]:
+    """Parts that the manifest neither names nor has superseded."""
+    manifest = lake.manifest(TABLE)
+    named = {*manifest.parts, *manifest.superseded} if manifest else set()
+    return sorted(path for path in lake.directory(TABLE).glob(parquet.PATTERN) if path.name not in named)
+
+
+def damaged_unnamed(lake: Lake) -> list[Damaged]:
+    """The damage of parts that no manifest names: they cannot be adopted."""
+    found = []
+    for path in _unnamed(lake):
+        try:
+            _check_pages(path)
+        except Damaged as error:
+            found.append(error)
+    return found
+
+
+def _check_pages(path: Path) -> None:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.metadata.num_row_groups):
+                file.read_row_group(group)
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(path, str(error)) from None
+
+
+def _adopted(lake: Lake, found: list[Path]) -> list[str]:
+    """The parts with which the table holds every row of `found` once.
+
+    Of a seal that was killed the segments are still there, and will be sealed; a part may have been compacted.
+    """
+    before = lake.manifest(TABLE)
+    names = list(before.parts) if before else []
+    select = TABLES[TABLE].select_sql
+    live = ", ".join(sql_literal(path.name) for path in segments(lake)) or "''"
+    there = select([lake.directory(TABLE) / name for name in names])
+    found_rows = f"SELECT * FROM ({select(found)}) WHERE segment IS NULL OR segment NOT IN ({live})"
+    with lake.connect() as con:
+        con.execute(f"CREATE TABLE news AS FROM ({found_rows} EXCEPT {there})")
+        counts = con.execute(f"SELECT (SELECT count(*) FROM news), (SELECT count(*) FROM ({select(found)}))").fetchone()
+        new, rows = counts or (0, 0)
+        if new == rows or any(_is_newer(path) for path in found):
+            return [*names, *(path.name for path in found)]
+        return [*names, lake.sink_part(con, "FROM news", TABLE)] if new else names
+
+
+def _claim(path: Path) -> BinaryIO | None:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    if not try_lock(file):
+        file.close()
+        return None
+    return file
+
+
+def _seal_claimed(lake: Lake, paths: list[Path]) -> int:
+    before = lake.manifest(TABLE)
+    names = list(before.parts) if before else []
+    with lake.connect() as con:
+        # A crash between the commit and the removal of segments must not count their rows twice.
+        done = {name for (name,) in con.execute(f"SELECT DISTINCT segment FROM {TABLE}").fetchall()}
+        damaged: dict[Path, list[bytes]] = {path: [] for path in paths if path.name not in done}
+        moved = 0
+        all_rows = (row for path, lines in damaged.items() for row in read_segment(path, lines))
+        while rows := list(islice(all_rows, _ROWS)):
+            names.append(lake.write_part(TABLE, rows))
+            moved += len(rows)
+        if moved and len(names) > _COMPACT_ABOVE:
+            names = _compact(lake, con, names)
+    if moved or not before:
+        _commit(lake, names)
+    for path in paths:
+        _report(lake, path, damaged.get(path, []))
+        path.unlink(missing_ok=True)
+    return moved
+
+
+def _report(lake: Lake, path: Path, damaged: list[bytes]) -> None:
+    """Say once what a segment has lost. A line without its end was cut off by a crash; any other damage is kept."""
+    if not damaged:
+        return
+    lost = f"{path.name}: {len(damaged)} record(s) that are damaged, or were cut off by a crash, are lost"
+    if any(line.endswith(b"\n") for line in damaged):
+        log.warning("%s; the segment is kept as %s", lost, keep_copy(lake.home, path))
+    else:
+        log.warning("%s", lost)
+
+
+def _compact(lake: Lake, con: duckdb.DuckDBPyConnection, names: list[str]) -> list[str]:
+    """Many parts as one. Those with columns that only a newer program knows stay: they would lose what was paid for."""
+    paths = {name: lake.directory(TABLE) / name for name in names}
+    newer = [name for name, path in paths.items() if _is_newer(path)]
+    ours = [path for name, path in paths.items() if name not in newer]
+    if len(ours) <= _COMPACT_ABOVE:
+        return names
+    return [*newer, lake.sink_part(con, TABLES[TABLE].select_sql(ours), TABLE)]
+
+
+def _is_newer(path: Path) -> bool:
+    return not set(TABLES[TABLE].arrow_schema.names).issuperset(pq.read_schema(path).names)

@@ -1,0 +1,61 @@
+"""Before the first write to a home of an older program, all its manifests are brought into this program's form."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+from srt_assets.core import integrity
+from srt_assets.core import manifest as manifests
+from srt_assets.core.errors import Damaged, UserError
+from srt_assets.core.hashing import file_sha256
+from srt_assets.core.locks import file_lock, replace_text
+
+MARK = "_version.json"
+
+log = logging.getLogger(__name__)
+
+
+def upgrade(home: Path) -> None:
+    """Upgrade the manifests of a home, unless that is done. Each old one stays beside the new.
+
+    Every commit comes by here first, so that none writes a manifest while this goes on.
+    """
+    root = home / "lake"
+    mark = root / MARK
+    if _says(mark, manifests.VERSION):
+        return
+    with file_lock(home / "locks" / "upgrade.lock"):
+        if _says(mark, manifests.VERSION):
+            return
+        found = [path.parent for path in sorted(root.glob(f"*/**/{manifests.NAME}"))]
+        old = [directory for directory in found if 0 < manifests.version_of(directory) < manifests.VERSION]
+        upgraded = sum(_upgraded(home, directory) for directory in old)
+        root.mkdir(parents=True, exist_ok=True)
+        replace_text(mark, json.dumps(manifests.VERSION))
+    if old:
+        what = "%s was made by an older srt-assets: %d manifests are of the new form, the old ones lie beside them"
+        log.warning(what, home, upgraded)
+
+
+def _says(mark: Path, version: int) -> bool:
+    try:
+        return mark.read_text() == json.dumps(version)
+    except FileNotFoundError:
+        return False
+    except IsADirectoryError:
+        raise Damaged(mark, "it is a folder") from None
+
+
+def _upgraded(home: Path, directory: Path) -> bool:
+    """Give an older program's manifest the sums of its parts, if they are whole. False: it stays as it is."""
+    try:
+        manifest = manifests.read(directory)
+        if manifest is None:
+            return False
+        integrity.verify(directory, manifest, integrity.memory_of(home, manifest))
+    except UserError:  # said by whoever reads that table; it keeps no other from being written
+        return False
+    sums = {name: file_sha256(directory / name) for name in manifest.parts}
+    manifests.upgrade(directory, dataclasses.replace(manifest, sums=sums))
+    return True
