@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from srt_assets.core import files
 from srt_assets.core.errors import UserError
-from srt_assets.paths import expanded, shown
+from srt_assets.paths import brief, expanded, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -207,11 +208,12 @@ def find_settings_file() -> Path | None:
     """The file `SRT_SETTINGS` names, else the first `srt.toml` upwards from here, else None (defaults only)."""
     if named := os.environ.get("SRT_SETTINGS"):
         path = expanded(named, "SRT_SETTINGS").absolute()
-        if not path.is_file():
-            raise UserError(f"SRT_SETTINGS names {path}, which is no file", "correct the variable or unset it")
+        if why := files.what_else(path) or ("" if path.exists() else "is not there"):
+            raise UserError(f"SRT_SETTINGS names {brief(path)}, which {why}", "correct the variable or unset it")
         return path
     here = Path.cwd()
-    return next((d / "srt.toml" for d in (here, *here.parents) if (d / "srt.toml").is_file()), None)
+    # One that is no ordinary file is found too, and refused when it is read: the next one above is another project's.
+    return next((d / "srt.toml" for d in (here, *here.parents) if os.path.lexists(d / "srt.toml")), None)
 
 
 def load_settings(path: Path | str | None = None) -> Settings:
@@ -234,10 +236,11 @@ def load_settings(path: Path | str | None = None) -> Settings:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(files.read_text(file, files.WRITTEN, "utf-8-sig"))
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}", "name a readable settings file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {brief(file)}: {error.strerror}", "name a readable settings file") from None
+    # Brackets without end; a number of thousands of digits, or bytes that are no text, are a ValueError like any other.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is no valid TOML: {error}", "correct the line it names") from None
 
 
@@ -284,7 +287,7 @@ def _names(text: str) -> list[str]:
 def _as_value(text: str) -> Any:
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -183,14 +184,14 @@ def test_a_configuration_without_end_is_one_clear_error(lake, source):
 def test_a_file_that_may_not_be_read_is_one_clear_error(lake, source, monkeypatch, name):
     slug = add(lake, source).slug
     (source / name).touch()
-    opened = Path.open
+    opened = os.open
 
     def refuse(path, *args, **more):
-        if path.name == name:
+        if Path(path).name == name:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return opened(path, *args, **more)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     for look in (lambda: checkpoints.get(lake, slug), lambda: add(lake, source, "other")):
         with pytest.raises(UserError, match=f"{name} cannot be read: Permission denied"):
             look()

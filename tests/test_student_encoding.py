@@ -138,7 +138,7 @@ def test_a_chat_template_that_asks_for_the_date_gets_the_same_one_every_day():
     dated.chat_template = (
         "{% if strftime_now is defined %}{{ strftime_now( '%d %B %Y' ) }}{% endif %}: {{ messages[0].content }}"
     )
-    assert templates.chat(dated)("Name it.", "") == "26 July 2024: Name it."
+    assert templates.chat(dated)([("Name it.", "")]) == ["26 July 2024: Name it."]
 
 
 @pytest.mark.parametrize("template", ["vicuna", "chat"])

@@ -380,7 +380,7 @@ def test_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(28, "No space left on device"), "the disk is full"),
+        (OSError(28, "No space left on device"), "no space left on the disk"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "ran out of memory"),
     ],
 )

@@ -1,6 +1,7 @@
 """The ways a stage may end badly, each with the remedy a person needs. Nothing else belongs here."""
 
 import errno
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,12 +10,24 @@ from typing import Any
 _NOT_ACCESSIBLE = (
     errno.EACCES,
     errno.EPERM,
-    errno.EROFS,
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EEXIST,
     errno.ENAMETOOLONG,
 )
+
+_NO_SPACE, _QUOTA, _READ_ONLY = "no space left on the disk", "the disk quota is used up", "the disk is read-only"
+# Number, what it means, and the words of those that hide the number: the system's own, SQLite's, torch's.
+_FULL = (
+    (errno.ENOSPC, _NO_SPACE, ("No space left on device", "database or disk is full", "PytorchStreamWriter failed")),
+    (errno.EDQUOT, _QUOTA, ("Disk quota exceeded",)),
+    (errno.EROFS, _READ_ONLY, ("Read-only file system",)),
+)
+_ROOM = {
+    _NO_SPACE: "free some space (srt prune lists checkpoints that nothing needs)",
+    _QUOTA: "delete something of yours (srt prune lists checkpoints that nothing needs)",
+    _READ_ONLY: "have it mounted for writing, or set SRT_HOME to a folder of another disk,",
+}
 
 
 class _Explained(Exception):
@@ -64,11 +77,33 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def disk_full(error: BaseException) -> StageError | None:
-    """The explanation if a full disk is behind an error of Python's or of DuckDB's, which has only words for it."""
-    if getattr(error, "errno", None) != errno.ENOSPC and "No space left on device" not in str(error):
+    """The explanation if a disk that takes no more is behind an error, of Python's or of a library that has only words.
+
+    It names the file and the disk, as far as the error knows them.
+    """
+    number, text = getattr(error, "errno", None), str(error)
+    what = next((what for code, what, words in _FULL if number == code or any(w in text for w in words)), None)
+    if what is None:
         return None
-    file = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
-    return StageError(f"no space left on the disk{file}", "free some and run again; everything written so far is kept")
+    named = error.filename if isinstance(error, OSError) and error.filename else None
+    if named is None and (quoted := re.search(r'"(/[^"]+)"', text)):
+        named = quoted[1]
+    place = _disk_of(Path(os.fsdecode(named))) if named else None
+    return StageError(
+        f"{what}{f' while writing {named}' if named else ''}",
+        f"{_ROOM[what]}{f' on {place}' if place else ''} and run again; everything written so far is kept",
+    )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether more room on the disk is all that is missing."""
+    return disk_full(error) is not None and getattr(error, "errno", None) != errno.EROFS
+
+
+def _disk_of(path: Path) -> Path:
+    """Where the disk begins that holds this file."""
+    real = Path(os.path.realpath(path))
+    return next((place for place in (real, *real.parents) if os.path.ismount(place)), real)
 
 
 def not_accessible(error: BaseException) -> UserError | None:

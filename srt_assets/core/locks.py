@@ -96,7 +96,11 @@ def sync(path: Path) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, finds the old text or the new."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(text)
-    sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # on a full disk it is in the way
+        raise
     sync(path.parent)

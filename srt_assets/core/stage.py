@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from srt_assets.core.errors import Damaged, StageError, UserError, explained
+from srt_assets.core import reserve
+from srt_assets.core.errors import Damaged, StageError, UserError, disk_full, explained
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.manifest import Manifest
@@ -136,6 +137,9 @@ class Stage(ABC):
             with lake.lock(self.main, self.partition(student)):
                 return self._run(settings, lake, student, progress, renew, launch)
         except Exception as error:
+            if disk_full(error):
+                reserve.give_back(lake.home)
+                lake.drop_loose()
             self._remember(settings, lake, student, error)
             raise
 
@@ -157,6 +161,7 @@ class Stage(ABC):
             if note:
                 log.warning("%s: %s", self.asset, note)
             return Outcome(found, cached=True, note=note)
+        reserve.hold(lake.home)
         # Whatever failed before is tried again now: it is not what a stopped run ended with.
         lake.forget_failure(self.main, partition)
         work = Work(settings, lake, student, partition, want, progress, renew, launch)

@@ -75,9 +75,9 @@ class Encoder:
         self.dropped = 0 if self.bos else 1
         self._render = self._renderer()
 
-    def _renderer(self) -> templates.Render:
+    def _renderer(self) -> templates.RenderAll:
         if self.template != "chat":
-            return templates.TEMPLATES[self.template]
+            return templates.one_by_one(templates.TEMPLATES[self.template])
         if self.protocol == "official":
             raise UserError("protocol 'official' has no template 'chat'", 'set student.protocol = "aligned"')
         if not getattr(self.tokenizer, "chat_template", None):
@@ -121,8 +121,8 @@ class Encoder:
     # -- aligned
 
     def _aligned(self, rows: list[Texts]) -> list[Encoded]:
-        prompts = [self._render(r.instruction, r.input) for r in rows]
-        guesses = [self._render(templates.guess(r.response), "") for r in rows]
+        prompts = self._render([(r.instruction, r.input) for r in rows])
+        guesses = self._render([(templates.guess(r.response), "") for r in rows])
         targets = [templates.join(r.instruction, r.input) for r in rows]
         # `<s>old</s>` in an answer about HTML is text: only a chat template's own marks are control tokens.
         before = self._tokenize([*prompts, *guesses], special=False, markup=self.template == "chat")
@@ -157,8 +157,8 @@ class Encoder:
     # -- official
 
     def _official(self, rows: list[Texts]) -> list[Encoded]:
-        prompts = [self._render(r.instruction, r.input) for r in rows]
-        guesses = [self._render(templates.guess(r.response), "") for r in rows]
+        prompts = self._render([(r.instruction, r.input) for r in rows])
+        guesses = self._render([(templates.guess(r.response), "") for r in rows])
         # The script looks the target up from the right, so an input that repeats the instruction moves the start.
         reverse = [g + r.instruction + r.input for g, r in zip(guesses, rows, strict=True)]
         before = [text[: text.rfind(r.instruction)] for text, r in zip(reverse, rows, strict=True)]

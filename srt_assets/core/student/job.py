@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from srt_assets.core import reserve
+from srt_assets.core.errors import is_disk_full
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.sql import models
 from srt_assets.core.stage import Work
@@ -132,23 +134,29 @@ class Job:
             self.facts |= {"forward_pass": proof.path, "beginnings": shared, **measured}
 
     def _flush(self) -> None:
+        """Put down what was scored; on a full disk into the room that is kept for it, before the run ends."""
+        try:
+            self._put()
+        except Exception as error:
+            if is_disk_full(error):
+                reserve.give_back(self.store.lake.home)
+                self._put()
+            raise
+
+    def _put(self) -> None:
         if self.rows:
-            self.parts.append(self.store.write_scored(self.samples, self.rows))
-            if len(self.parts) > _MOST_PARTS:
-                self.parts = [self.store.merge(self.parts)]
-            self._commit()
+            parts = [*self.parts, self.store.write_scored(self.samples, self.rows)]
+            self._commit([self.store.merge(parts)] if len(parts) > _MOST_PARTS else parts)
             self.rows, self.samples = [], []
 
     def _flush_all(self) -> None:
         """Every row anew: those that take the place of others cannot be added as a part."""
-        self.parts = [self.store.write_all()]
-        self._commit()
+        self._commit([self.store.write_all()])
 
-    def _commit(self) -> None:
+    def _commit(self, parts: list[str]) -> None:
         lake, partition = self.store.lake, self.store.partition
-        lake.commit(
-            TABLE, self.parts, fingerprint=self.work.want, code_version=VERSION, partition=partition, complete=False
-        )
+        lake.commit(TABLE, parts, fingerprint=self.work.want, code_version=VERSION, partition=partition, complete=False)
+        self.parts = parts
         self.flushed = time.monotonic()
 
     def _tick(self, tokens: int) -> None:

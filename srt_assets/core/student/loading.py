@@ -3,11 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.student.building import bounded
+from srt_assets.core.student.checkpoint_files import model_of
+
+_OF_THE_MACHINE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+_IN_ITS_OWN_WORDS = (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)
 
 
 def load_tokenizer(path: Path | str):
@@ -24,19 +30,27 @@ def load_whole(path: Path | str, **options: Any) -> PreTrainedModel:
     transformers fills weights that a checkpoint lacks with random numbers and only warns: here that is a UserError,
     as are weights of another shape and a file that cannot be read.
     """
+    config, _, held = model_of(Path(path))
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # to be named below
-            output_loading_info=True,
-            **options,
-        )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
+        with bounded(Path(path), held, "quantization_config" in config):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # to be named below
+                output_loading_info=True,
+                **options,
+            )
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, _OF_THE_MACHINE) or "can't allocate memory" in str(error):
+            raise
+        # A configuration that makes no sense fails anywhere: a division by zero, a list that is too short.
+        said = str(error) if isinstance(error, _IN_ITS_OWN_WORDS) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"the model in {path} cannot be loaded: {error}", "check that it is a causal language model, saved whole"
+            f"the model in {path} cannot be loaded: {said}", "check that it is a causal language model, saved whole"
         ) from error
     model, found = loaded
     wrong = sorted(str(key[0]) for key in found["mismatched_keys"])

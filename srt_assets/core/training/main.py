@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.errors import StageError, UserError, disk_full
 from srt_assets.core.locks import file_lock
 from srt_assets.core.progress import throttled
 from srt_assets.core.signals import listen
 from srt_assets.core.training.job import Job
+from srt_assets.core.training.states import make_room
 
 LOG_EVERY_S = 5.0
 PATIENCE_S = 5.0
@@ -95,6 +96,8 @@ def run_job(job: Job, quiet: bool = False) -> int:
         except Exception as error:
             if (explained := train.exhausted(error)) is None:
                 raise
+            if disk_full(error):
+                make_room(job.directory)
             return _fail(job, explained, quiet)
     return 0
 
@@ -165,7 +168,10 @@ def _fail(job: Job, error: UserError | StageError, quiet: bool) -> int:
     if not quiet:
         print(error, file=sys.stderr)
     kind = "UserError" if isinstance(error, UserError) else "StageError"
-    job.failure.write_text(json.dumps({"kind": kind, "message": error.message, "remedy": error.remedy}))
+    try:
+        job.failure.write_text(json.dumps({"kind": kind, "message": error.message, "remedy": error.remedy}))
+    except OSError:  # who started this reads no note: then it is said here
+        print(error, file=sys.stderr)
     return error.exit_code
 
 

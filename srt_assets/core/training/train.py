@@ -1,6 +1,5 @@
 """One training from a job file to a finished checkpoint directory: what runs inside the training process."""
 
-import errno
 import json
 import shutil
 import time
@@ -14,7 +13,7 @@ import torch
 from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 
-from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.errors import StageError, UserError, disk_full
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.locks import replace_text
 from srt_assets.core.student.loading import load_tokenizer
@@ -24,7 +23,7 @@ from srt_assets.core.training.job import RECORD, Job
 from srt_assets.core.training.keeper import Keeper
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
 from srt_assets.core.training.plan import count_steps, pack, step_samples
-from srt_assets.core.training.states import drop_torn_states, last_state, sync
+from srt_assets.core.training.states import ASIDE, drop_torn_states, last_state, sync
 from srt_assets.core.training.trainer import PackedTrainer, Steps
 
 # Tokens a forward pass. The block mask makes attention quadratic in it; on a CPU gains end near 1,000 tokens.
@@ -131,7 +130,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
 
 
 def _finish(job: Job, trained: Any, weights: dict | None, tokenizer, facts: dict[str, Any]) -> None:
-    aside = job.directory / "final.writing"
+    aside = job.directory / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     model.save(trained, tokenizer, job, aside, weights)
@@ -179,10 +178,8 @@ def exhausted(error: BaseException) -> StageError | None:
     """Memory or disk that ran out, in the many shapes the libraries give it; None if `error` is something else."""
     text = str(error)
     first = text.splitlines()[0] if text else type(error).__name__
-    if "No space left on device" in text or getattr(error, "errno", None) == errno.ENOSPC:
-        return StageError(
-            f"the disk is full: {first}", "free some space; running again continues from the last state that was saved"
-        )
+    if full := disk_full(error):
+        return StageError(full.message, f"{full.remedy}; it continues from the last state that was saved")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return StageError(
             f"the training ran out of memory: {first}",
