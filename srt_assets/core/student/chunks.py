@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.student import devices
+from srt_assets.core.student import chat, devices
 from srt_assets.core.student.encoding import OUT_OF_VOCABULARY, Encoded, Encoder, Pass, Texts
 from srt_assets.core.student.loading import load_tokenizer
 from srt_assets.core.student.proof import Proof
@@ -74,6 +74,8 @@ class ChunkScorer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         tokenizer = load_tokenizer(spec.path)
         self.encoder = Encoder(tokenizer, spec.template, spec.protocol, spec.max_length)
+        if self.encoder.chat and spec.home:
+            chat.check(self.encoder.chat, spec.path, spec.fingerprint)
         place = Place(spec.home, spec.fingerprint, device, spec.dtype) if spec.home else None
         try:
             forward, self.proof = load_model(spec.path, getattr(torch, spec.dtype), device, tokenizer, place)

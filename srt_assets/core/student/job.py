@@ -11,7 +11,7 @@ from srt_assets.core.errors import is_disk_full
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.sql import models
 from srt_assets.core.stage import Work
-from srt_assets.core.student import checkpoints, precision
+from srt_assets.core.student import chat, checkpoints, precision
 from srt_assets.core.student.encoding import Texts
 from srt_assets.core.student.store import TABLE, Store
 from srt_assets.settings import Settings
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 VERSION = "2"
 # The same for students that cap their logits: until this one, the cap was overlooked where it bent little.
 VERSION_CAPPED = "3"
+# And for those whose chat template writes another prompt before an answer than its generation prompt, which was taken.
+VERSION_PROMPTED = "4"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _FLUSH_S = 12.0
 # Then all rows are written, not the new ones only.
@@ -39,8 +41,10 @@ def max_length(settings: Settings, info: checkpoints.StudentInfo) -> int:
     return min(settings.student.max_length, info.max_positions or settings.student.max_length)
 
 
-def version(info: checkpoints.StudentInfo) -> str:
-    """The version of the scoring code that this student's scores must be of."""
+def version(settings: Settings, info: checkpoints.StudentInfo) -> str:
+    """The version of the scoring code that this student's scores must be of. UserError if it has no usable template."""
+    if settings.student.template == "chat" and not chat.of_student(info.slug, info.path, info.fingerprint).usual:
+        return VERSION_PROMPTED
     return VERSION_CAPPED if info.caps_logits else VERSION
 
 

@@ -46,7 +46,7 @@ class StudentScores(Stage):
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
         """Raises UserError if the candidates or the student are missing."""
         before = lake.manifest(TABLE, f"student={student}")
-        return _fingerprint(settings, student, _inputs(lake, student), before.stats if before else {})
+        return _fingerprint(settings, student, _inputs(settings, lake, student), before.stats if before else {})
 
     def make(self, work: Work) -> Made:
         """Score what is missing, keep what is known, forget what is gone.
@@ -54,7 +54,7 @@ class StudentScores(Stage):
         Rows are put down every few seconds; after a kill the next run goes on from them. Raises UserError if the
         student or a setting cannot work, StageError if a worker dies.
         """
-        inputs = _inputs(work.lake, work.student)
+        inputs = _inputs(work.settings, work.lake, work.student)
         info = checkpoints.get(work.lake, work.student)
         with closing(Store(work.lake, work.student, _way(work.settings, info))) as store:
             job = Job(work, info, store)
@@ -80,7 +80,7 @@ def can_be_made(lake: Lake) -> bool:
     return all(manifest and manifest.complete for manifest in found)
 
 
-def _inputs(lake: Lake, student: str) -> dict[str, Any]:
+def _inputs(settings: Settings, lake: Lake, student: str) -> dict[str, Any]:
     """What is scored, and by whom. Scoring takes hours: asked before it, for they may change meanwhile."""
     hashes = []
     for partition in CANDIDATE_SLICES:
@@ -90,7 +90,7 @@ def _inputs(lake: Lake, student: str) -> dict[str, Any]:
             raise UserError(f"{asset} is missing or unfinished: there is nothing to score", f"srt run {asset}")
         hashes.append(manifest.content_hash)
     info = checkpoints.get(lake, student)
-    return {"candidates": hashes, "student": info.fingerprint, "code": version(info)}
+    return {"candidates": hashes, "student": info.fingerprint, "code": version(settings, info)}
 
 
 def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], stats: Mapping) -> Fingerprint:
@@ -110,6 +110,6 @@ def _way(settings: Settings, info: checkpoints.StudentInfo) -> Way:
         student_fingerprint=info.fingerprint,
         **settings.student.model_dump(include={"template", "protocol"}),
         max_length=max_length(settings, info),
-        scoring_version=version(info),
+        scoring_version=version(settings, info),
         dtypes=dtypes,
     )
