@@ -155,6 +155,21 @@ def students_list() -> None:
     show.students(lake)
 
 
+@students_app.command("show")
+def students_show(
+    slug: Annotated[str, typer.Argument(help="Slug of a registered student.")],
+    sample_id: Annotated[
+        str | None, typer.Argument(help="Id of a record, or its first digits; the first record if left out.")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """One record exactly as it is scored and trained: tokens, where the loss starts and ends, what stops it."""
+    from srt_assets.commands import sight
+
+    settings, lake = _open_to_read()
+    sight.run(settings, lake, slug, sample_id, _format(format, ("table", "json")))
+
+
 # -- looking
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest, file_sha256
-from srt_assets.core.student import headers, plausible
+from srt_assets.core.student import headers, plausible, unfit
 from srt_assets.core.student.headers import Held
 from srt_assets.paths import shown
 
@@ -102,9 +102,13 @@ def inspect(directory: Path) -> Files:
 
 def model_of(directory: Path) -> tuple[dict, tuple[Path, ...], Held]:
     """Configuration, weights and what they hold. UserError as `inspect`, also if they cannot belong together."""
+    unfit.check_folder(directory)
     config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
+    unfit.check_config(directory, config)
     weights = _weights(directory)
     contents = headers.held(weights)
+    if contents.strange:
+        raise UserError(f"{directory} {contents.strange}", contents.remedy)
     plausible.check(config, directory / "config.json", contents)
     return config, weights, contents
 
@@ -141,8 +145,7 @@ def _weights(directory: Path) -> tuple[Path, ...]:
             f"{directory} has its weights as pickle only ({pickles[0]}), which can run code when it is read",
             "save it as safetensors: model.save_pretrained(directory)",
         )
-    if (directory / "adapter_config.json").is_file():
-        raise UserError(f"{directory} is a LoRA adapter without its base model", "merge it into the base and save that")
+    unfit.check_weights(directory)
     raise UserError(f"{directory} has no weights ({SINGLE} or {INDEX})", "wait until it is complete, or save it again")
 
 

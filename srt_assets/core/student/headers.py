@@ -9,6 +9,7 @@ from pathlib import Path
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.files import opened
+from srt_assets.core.student import unfit
 
 # The limit of the safetensors library itself.
 _LONGEST_HEADER = 100_000_000
@@ -22,12 +23,16 @@ _BITS = (
 
 @dataclass(frozen=True)
 class Held:
-    """What files of weights hold, all together: numbers, tensors, bytes, and the longest side of a tensor."""
+    """What files of weights hold, all together: numbers, tensors, bytes, and the longest side of a tensor. `strange`:
+    what makes them no weights of a student, '' if nothing does, and the `remedy`.
+    """
 
     numbers: int = 0
     tensors: int = 0
     n_bytes: int = 0
     longest: int = 0
+    strange: str = ""
+    remedy: str = ""
 
 
 def held(paths: Iterable[Path]) -> Held:
@@ -41,6 +46,7 @@ def held(paths: Iterable[Path]) -> Held:
         sum(one.tensors for one in each),
         sum(one.n_bytes for one in each),
         max((one.longest for one in each), default=0),
+        *next(((one.strange, one.remedy) for one in each if one.strange), ("", "")),
     )
 
 
@@ -53,17 +59,21 @@ def _held(path: Path, size: int, *_changes_with_the_file: int) -> Held:
             if 8 + length > size or length > _LONGEST_HEADER:
                 raise ValueError(length)
             header = json.loads(file.read(length))
-        tensors = [_tensor(t) for name, t in header.items() if name != "__metadata__"]
+        described = {name: t for name, t in header.items() if name != "__metadata__"}
+        tensors = [_tensor(t) for t in described.values()]
         whole = size == 8 + length + max((end for _, _, end, _ in tensors), default=0)
     except (ValueError, RecursionError, AttributeError, TypeError, LookupError):  # no header, or one of nonsense
         whole = False
     if not whole:
         raise UserError(f"{path} is cut short or damaged", "copy the file again")
+    strange, remedy = unfit.strange({name: (t["dtype"], tuple(t["shape"])) for name, t in described.items()})
     return Held(
         numbers=sum(numbers for numbers, _, _, _ in tensors),
         tensors=len(tensors),
         n_bytes=sum(end - start for _, start, end, _ in tensors),
         longest=max((longest for _, _, _, longest in tensors), default=0),
+        strange=strange,
+        remedy=remedy,
     )
 
 

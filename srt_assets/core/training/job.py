@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.student import chat
 from srt_assets.core.student.checkpoints import StudentInfo
 from srt_assets.settings import Settings
 
@@ -120,12 +121,28 @@ def _lora(settings: Settings) -> Lora:
     return Lora(t.lora_rank, t.lora_alpha, t.lora_dropout, t.lora_targets, t.lora_merge)
 
 
-def training_fingerprint(settings: Settings, student_fingerprint: str, **data: Any) -> Fingerprint:
-    """What a finished training must have been made from to be the one that is wanted now."""
-    facts = {**_recipe(settings), **settings.training.model_dump(include={"max_steps", "held_out"}), **data}
+def training_fingerprint(settings: Settings, student: StudentInfo, **data: Any) -> Fingerprint:
+    """What a finished training must have been made from to be the one that is wanted now.
+
+    UserError if the student has no chat template to train with, where one is asked for.
+    """
+    facts = {
+        **_turns(settings, student),
+        **_recipe(settings),
+        **settings.training.model_dump(include={"max_steps", "held_out"}),
+        **data,
+    }
     if settings.training.method == "lora":
         facts["lora"] = asdict(_lora(settings))
-    return Fingerprint.of(code=VERSION, student=student_fingerprint, **facts)
+    return Fingerprint.of(code=VERSION, student=student.fingerprint, **facts)
+
+
+def _turns(settings: Settings, student: StudentInfo) -> dict[str, Any]:
+    """How turns begin and end, where that is not what was taken for granted before: generation prompt and EOS."""
+    if settings.student.template != "chat":
+        return {}
+    template = chat.of_student(student.slug, student.path, student.fingerprint)
+    return {} if template.usual and template.ends_usual else {"turns": [template.usual, template.end]}
 
 
 def make(

@@ -65,7 +65,7 @@ class FinetunedCheckpoint(Stage):
         data: dict[str, Any] = {"selected_set": selected.content_hash, "policy": settings.selection.policy}
         if arms:
             data |= {"arms": list(arms), "policy_decisions": _content(lake, "policy_decisions", student).content_hash}
-        return job.training_fingerprint(settings, info.fingerprint, **data)
+        return job.training_fingerprint(settings, info, **data)
 
     def is_there(self, lake: Lake, student: str) -> bool:
         """Whether every checkpoint that `training_runs` names still exists."""
@@ -140,7 +140,7 @@ def active_arm(settings: Settings, lake: Lake, student: str) -> Arm:
 
 
 def _arm(settings: Settings, lake: Lake, student: str, name: str, data: rows.Rows, steps: int) -> Arm:
-    made_from = checkpoints.get(lake, student).fingerprint
+    made_from = checkpoints.get(lake, student)
     mark = job.training_fingerprint(settings, made_from, data=data.data_hash, arm=name, steps=steps).digest
     return Arm(name, data, mark, steps)
 

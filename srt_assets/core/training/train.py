@@ -62,6 +62,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     student: Any = model.load_model(job)
     window = min(job.max_length, getattr(student.config, "max_position_embeddings", None) or job.max_length)
     samples = data.load(job, tokenizer, window, len(student.get_input_embeddings().weight))
+    model.stop_on(student, samples.end[-1], tokenizer.eos_token_id)
     steps = count_steps(len(samples.train), job.batch_size, job.epochs, job.steps)
     if job.method == "lora":
         student = model.add_adapters(student, job)
@@ -113,6 +114,8 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
         "n_train": len(samples.train),
         "n_held_out": len(samples.held_out),
         "left_out": samples.left_out,
+        "answers_end_with": tokenizer.decode(list(samples.end)),
+        "prompt_note": samples.prompt_note,
         "window": window,
         "steps": result.global_step,
         "tokens": keeper.tokens,
