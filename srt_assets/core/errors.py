@@ -95,7 +95,7 @@ def disk_full(error: BaseException, place: Path | None = None) -> StageError | N
     written = Path(os.fsdecode(named)) if named else place
     return StageError(
         f"{what}{f' while writing {written}' if written else ''}",
-        f"{_ROOM[what]}{f' on {_disk_of(written)}' if written else ''} and run again; everything written so far is kept",
+        f"{_ROOM[what]}{f' on {_disk_of(written)}' if written else ''} and run again; what was written so far is kept",
     )
 
 

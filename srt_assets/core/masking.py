@@ -1,4 +1,4 @@
-"""Secrets in texts: masked before a text is stored or shown. What is a secret is known from the environment and by looks.
+"""Secrets in texts, masked before a text is stored or shown. They are known from the environment and by their looks.
 
 Every text from outside (a server's, a library's, a stack trace) passes `redact`; messages of ours, which may quote one,
 pass `without_secrets` when they are made. A text is masked before it is cut: half a key is no longer recognized.
@@ -23,7 +23,9 @@ _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS", re.IGNORECASE)
 _CERTAIN = [
     re.compile(r"(?<=://)[^\s/?#@'\"]+@"),
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-    re.compile(r"\bsk-(?=[\w-]*\d)[\w*-]{16,}|\bAIza[\w-]{30,}|\bgh[pousr]_\w{20,}|\b(?:hf|gsk)_\w{20,}|\bAKIA[A-Z\d]{16}\b"),
+    re.compile(
+        r"\bsk-(?=[\w-]*\d)[\w*-]{16,}|\bAIza[\w-]{30,}|\bgh[pousr]_\w{20,}|\b(?:hf|gsk)_\w{20,}|\bAKIA[A-Z\d]{16}\b"
+    ),
 ]
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[^\s'\",;)}\]]{4,}")
 # In the words of others; in ours they name files and settings as well.
