@@ -13,6 +13,7 @@ import typer
 
 from srt_assets.core.children import protect
 from srt_assets.core.errors import StageError, UserError, explained
+from srt_assets.core.masking import mask_uncaught
 from srt_assets.core.signals import listen
 from srt_assets.paths import expanded
 from srt_assets.settings import Settings, find_settings_file
@@ -39,6 +40,7 @@ def main() -> None:
     """Entry point: runs a command and turns errors that carry a remedy into one message and an exit code."""
     listen()
     protect()
+    mask_uncaught()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Dagster says of its own API (checks by partition, the Pipes client) that it is in preview: of no use to a user.
     warnings.filterwarnings("ignore", message=".*is currently in preview.*")

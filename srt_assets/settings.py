@@ -5,7 +5,9 @@ upwards from the current folder; relative paths in it are relative to it. `SRT_H
 """
 
 import os
+import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -13,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
+from srt_assets.core.teacher import address
 from srt_assets.paths import brief, expanded, shown
 
 if TYPE_CHECKING:
@@ -42,7 +45,8 @@ _LISTS = {("training", "arms"), ("training", "lora_targets")}
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What was given may be a key in the wrong place: no error repeats it.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -107,9 +111,8 @@ class Teacher(_Section):
     @field_validator("api_base")
     @classmethod
     def _a_url(cls, value: str) -> str:
-        # Without its scheme it is taken for a host that never answers.
-        if value and not value.startswith(("http://", "https://")):
-            raise ValueError(f"write the whole URL, http://{value} or https://{value}")
+        if value and (why := address.fault(value)):
+            raise ValueError(why)
         return value
 
 
@@ -176,7 +179,7 @@ class Automation(_Section):
             from dagster._utils.schedules import is_valid_cron_string  # slow, and what will read the line
 
             if not is_valid_cron_string(value):
-                raise ValueError(f"{value!r} is no cron line (minute hour day month weekday)")
+                raise ValueError("it is no cron line (minute hour day month weekday)")
         return value
 
 
@@ -315,18 +318,23 @@ def _what(problem: "ErrorDetails") -> str:
     if kind in ("model_type", "dict_type"):
         return f"write it as a table [{'.'.join(map(str, place))}]"
     what = _PLAIN.get(kind) or problem["msg"].removeprefix("Value error, ")
-    # Tables and lists are not shown: there may be a key in them, misplaced.
-    if kind in ("missing", "value_error") or isinstance(problem["input"], dict | list | tuple):
-        return what
-    return f"{what}, not {problem['input']!r}"
+    # Texts, tables and lists are not shown: there may be a key in them, misplaced.
+    given = problem["input"]
+    if kind == "literal_error" and isinstance(given, str):
+        return what + _did_you_mean(given, re.findall("'([^']*)'", problem["ctx"]["expected"]))
+    return f"{what}, not {given!r}" if isinstance(given, int | float) and kind != "value_error" else what
+
+
+def _did_you_mean(given: str, known: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:
-    import difflib
-
     fields: Any = Settings.model_fields
     if len(location) > 1:
         section = location[0]
         fields = Dataset.model_fields if section == "datasets" else fields[str(section)].annotation.model_fields
-    close = difflib.get_close_matches(str(location[-1]), list(fields), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return _did_you_mean(str(location[-1]), fields)

@@ -1,4 +1,4 @@
-"""Secrets in texts, masked before a text is stored or shown. They are known from the environment and by their looks.
+"""Secrets in texts, masked before a text is stored or shown. They are known from the environment, or by their looks.
 
 Every text from outside (a server's, a library's, a stack trace) passes `redact`; messages of ours, which may quote one,
 pass `without_secrets` when they are made. A text is masked before it is cut: half a key is no longer recognized.
@@ -10,9 +10,9 @@ import json
 import os
 import re
 import sys
+import threading
 import traceback
 from functools import lru_cache
-from types import TracebackType
 from urllib.parse import urlsplit
 
 MASK = "***"
@@ -51,30 +51,34 @@ def redact(text: str) -> str:
     return _LIKELY.sub(MASK, _NAMED.sub(rf"\1{MASK}", without_secrets(text)))
 
 
-def tells(text: str) -> bool:
-    """True if the text, or a value, holds a secret as far as we know one."""
-    return without_secrets(text) != text
-
-
-def stack_of(error: BaseException) -> str:
-    """Its stack trace, and those of its causes, redacted."""
-    return redact("".join(traceback.format_exception(error)))
+def masked_stack(error: BaseException) -> str | None:
+    """The stack traces of an error and its causes, if they had to be redacted; None if they show no secret."""
+    stack = "".join(traceback.format_exception(error))
+    masked = redact(stack)
+    return None if masked == stack else masked
 
 
 def mask_uncaught() -> None:
-    """Let an exception that nobody catches print a redacted stack trace."""
+    """Let an exception that nobody catches, in any thread, print a redacted stack trace."""
 
-    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        print(stack_of(error), file=sys.stderr, end="")
+    def show(kind: type[BaseException], error: BaseException | None, trace: object, thread: object = None) -> None:
+        if error is not None:
+            print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
 
     sys.excepthook = show
+    threading.excepthook = lambda args: show(*args)
 
 
 def _secret_values() -> tuple[str, ...]:
-    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and not _is_place(value)}
     # Of a proxy or a database: what stands before the @ of its address.
     found |= {password for value in os.environ.values() if "://" in value and (password := _password(value))}
     return tuple(sorted(value for value in found if len(value.strip()) >= _SHORTEST))
+
+
+def _is_place(value: str) -> bool:
+    """A file with a key in it, or the server that hands them out, is no secret."""
+    return "://" in value or (value.startswith(("/", "~")) and os.path.exists(value))  # noqa: PTH110 - never raises
 
 
 def _password(url: str) -> str:

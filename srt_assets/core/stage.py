@@ -15,6 +15,7 @@ from srt_assets.core.errors import Damaged, StageError, UserError, disk_full, ex
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.manifest import Manifest
+from srt_assets.core.masking import redact
 from srt_assets.core.outcome import Check, Checked, Description, Facts, Made, Outcome
 from srt_assets.core.progress import Progress, silent
 from srt_assets.core.tables import Table
@@ -233,7 +234,7 @@ class Stage(ABC):
 
     def _remember(self, settings: Settings, lake: Lake, student: str, error: Exception) -> None:
         known = error if isinstance(error, UserError | StageError) else explained(error)
-        message = known.message if known else f"{type(error).__name__}: {error}"
+        message = known.message if known else redact(f"{type(error).__name__}: {error}")
         try:
             digest = self.wanted(settings, lake, student).digest
         except (UserError, StageError, OSError):  # what failed is what it would be made of

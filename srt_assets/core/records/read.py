@@ -13,6 +13,7 @@ import psutil
 
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
+from srt_assets.core.masking import redact
 from srt_assets.paths import brief, shown
 from srt_assets.settings import Dataset
 
@@ -167,7 +168,7 @@ def read_hub(dataset: Dataset) -> Iterator[tuple[int, Any]]:
     try:
         rows = datasets.load_dataset(dataset.hf, split=dataset.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        what = f"dataset {dataset.name!r}: cannot load {dataset.hf!r}, split {dataset.split!r}: {error}"
+        what = f"dataset {dataset.name!r}: cannot load {dataset.hf!r}, split {dataset.split!r}: {redact(str(error))}"
         raise UserError(
             what, "check the name, the split and the network; or download it and set datasets.path"
         ) from None

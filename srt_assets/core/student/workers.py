@@ -13,6 +13,7 @@ from typing import cast
 
 from srt_assets.core.children import protected
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.masking import redact
 from srt_assets.core.signals import listen
 from srt_assets.core.student.chunks import ChunkScorer, Item, Scored, Spec
 
@@ -124,7 +125,7 @@ def _work(spec: Spec, device: str, inbox: mp.Queue, answers: Connection) -> None
         except (UserError, StageError) as error:
             answers.send(("error", error))
         except Exception as error:  # noqa: BLE001 - handed on whole to the process that waits for an answer
-            text = "".join(traceback.format_exception(error))
+            text = redact("".join(traceback.format_exception(error)))
             answers.send(("error", StageError(f"a scoring worker failed:\n{text}", "run again: scored rows are kept")))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from srt_assets.core.errors import StageError
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import replace_text
+from srt_assets.core.masking import redact
 from srt_assets.core.progress import Progress
 from srt_assets.core.teacher import ledger, sealing
 from srt_assets.core.teacher.ask import Ask, Verdict, must_ask, prompt_bound
@@ -173,7 +174,8 @@ class _Desk:
         if stop:
             raise halt(stop, self.teacher)
         if batch.status == "failed" and not lines:
-            raise StageError(f"the provider refused the batch {batch_id}: {batch.errors}", "see its message, run again")
+            why = redact(str(batch.errors))
+            raise StageError(f"the provider refused the batch {batch_id}: {why}", "see its message, run again")
         if batch.status == "cancelled":
             raise StageError(
                 f"the batch {batch_id} was cancelled; {len(lines)} of its {len(state['calls'])} calls had ended",

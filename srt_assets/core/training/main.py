@@ -20,6 +20,7 @@ from srt_assets.core import reserve
 from srt_assets.core.children import protect
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.locks import file_lock, replace_text
+from srt_assets.core.masking import mask_uncaught
 from srt_assets.core.progress import throttled
 from srt_assets.core.signals import listen
 from srt_assets.core.training.job import Job
@@ -33,6 +34,7 @@ INTERRUPTED = 130
 def main(argv: list[str] | None = None) -> int:
     listen()
     protect()
+    mask_uncaught()
     parser = argparse.ArgumentParser(prog="python -P -m srt_assets.core.training.main", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("job", nargs="?", type=Path, help="job file")
