@@ -89,13 +89,13 @@ def disk_full(error: BaseException, place: Path | None = None) -> StageError | N
     what = next((what for code, what, words in _FULL if number == code or any(w in text for w in words)), None)
     if what is None:
         return None
-    named = error.filename if isinstance(error, OSError) and error.filename else None
+    named = error.filename if isinstance(error, OSError) and isinstance(error.filename, str | bytes) else None
     if named is None and (quoted := re.search(r'"(/[^"]+)"', text)):
         named = quoted[1]
     written = Path(os.fsdecode(named)) if named else place
+    remedy = f"{_ROOM[what]}{f' on {_disk_of(written)}' if written else ''} and run again"
     return StageError(
-        f"{what}{f' while writing {written}' if written else ''}",
-        f"{_ROOM[what]}{f' on {_disk_of(written)}' if written else ''} and run again; what was written so far is kept",
+        f"{what}{f' while writing {written}' if written else ''}", f"{remedy}; what was written so far is kept"
     )
 
 

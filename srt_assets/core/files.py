@@ -10,13 +10,15 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import Damaged, UserError
 from srt_assets.paths import brief
 
 # What people write: settings, lists, SQL. The largest seen has some 20 kB.
 WRITTEN = 1 << 20
 # What programs write for each other: configurations, indexes, manifests, records of a training.
 RECORD = 1 << 26
+# The program's own: the curve of a million steps, a batch of 50,000 calls.
+OWN = 1 << 30
 # tokenizer.json and what else belongs to a tokenizer: the largest known has 34 MB.
 TOKENIZER = 1 << 28
 
@@ -102,6 +104,14 @@ def read_text(path: Path, limit: int = RECORD, encoding: str = "utf-8") -> str:
     """The same as text. UnicodeDecodeError if it is none."""
     text = read(path, limit).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_own(path: Path) -> str:
+    """A small file that the program itself has written. Damaged if it is none any more."""
+    try:
+        return read_text(path, OWN)
+    except NoFile as error:
+        raise Damaged(path, f"it {error.why}") from None
 
 
 def _of_error(error: OSError) -> str:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from srt_assets.core import integrity, parquet
 from srt_assets.core import manifest as manifests
 from srt_assets.core.errors import Damaged, UserError
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import Fingerprint, file_sha256
 from srt_assets.core.locks import file_lock, keep_while, replace_text
 from srt_assets.core.manifest import Manifest
@@ -244,12 +245,10 @@ class Lake:
         """The last failure since somebody last tried: fingerprint, message, at. Damaged if it cannot be read."""
         path = self.directory(table, partition) / FAILURE
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(read_own(path))
             return {key: str(found[key]) for key in ("fingerprint", "message", "at")}
         except FileNotFoundError:
             return None
-        except IsADirectoryError:
-            raise Damaged(path, "it is a folder") from None
         except (ValueError, TypeError, KeyError) as error:
             raise Damaged(path, f"{type(error).__name__}: {error}") from None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from srt_assets.core.errors import disk_full
 
-NAME = ".reserve"
+NAME = "tmp/reserve"
 SIZE = 8 << 20
 # Of what is left on a small disk.
 _SHARE = 16
@@ -28,6 +28,7 @@ def hold(home: Path, least: int = 0) -> None:
         if path.is_file() and path.stat().st_size >= size:
             return
         path.unlink(missing_ok=True)
+        path.parent.mkdir(exist_ok=True)
         _fill(path, size)
     except FileExistsError:  # another process keeps it
         return

@@ -22,6 +22,7 @@ from typing import Any
 
 from srt_assets.core import reserve
 from srt_assets.core.errors import is_disk_full
+from srt_assets.core.files import opened
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import sync
 
@@ -189,7 +190,7 @@ def read_segment(path: Path, damaged: list[bytes] | None = None) -> Iterator[dic
     `damaged` gets the lines that are not whole.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             for line in file:
                 if (row := decode(line)) is not None:
                     row["created_at"] = datetime.fromisoformat(row["created_at"]) if row.get("created_at") else None

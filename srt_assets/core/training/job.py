@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.student import chat
 from srt_assets.core.student.checkpoints import StudentInfo
@@ -99,7 +100,7 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> "Job":
-        facts = json.loads(Path(path).read_text())
+        facts = json.loads(read_own(Path(path)))
         lora = facts.pop("lora")
         return cls(**facts, lora=Lora(**{**lora, "targets": tuple(lora["targets"])}))
 

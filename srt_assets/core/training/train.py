@@ -17,6 +17,7 @@ from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import StageError, UserError, disk_full
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.locks import replace_text
 from srt_assets.core.student.loading import load_tokenizer
@@ -103,13 +104,13 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     result = trainer.train(resume_from_checkpoint=str(state) if state else None)
     if keeper.stopped and result.global_step < steps:
         raise Stopped
-    after, before = evaluate(), json.loads(before_file.read_text())
+    after, before = evaluate(), json.loads(read_own(before_file))
     # Sharded weights are gathered by all processes together.
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if rank != 0:
         trainer.accelerator.wait_for_everyone()
         return
-    curve = [json.loads(line) for line in job.curve.read_text().splitlines()]
+    curve = [json.loads(line) for line in read_own(job.curve).splitlines()]
     facts = {
         "n_train": len(samples.train),
         "n_held_out": len(samples.held_out),
