@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from srt_assets.commands import terminal
 from srt_assets.core.errors import UserError
 from srt_assets.core.sql.faults import faults
 from srt_assets.settings import Settings, Teacher, find_settings_file, load_settings
@@ -38,7 +38,7 @@ def run(verify: bool = False) -> int:
     table = Table(show_header=False)
     for level, what, remedy in findings:
         table.add_row(Text(level, style=STYLES[level]), Text(what), Text(remedy))
-    Console().print(table)
+    terminal.console().print(table)
     return 2 if any(f.level == "error" for f in findings) else 0
 
 

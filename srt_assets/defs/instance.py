@@ -134,10 +134,11 @@ def fail_dead_runs(instance: dg.DagsterInstance, in_daemon: bool = False) -> lis
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         failed.append(run.run_id)
         log.warning("run %s was left unfinished by a process that is gone; marked as ended", run.run_id[:8])
-    # A slot may outlive its run: killed between the run's end and the release.
+    # A slot, or a place in the queue for one, may outlive its run: killed between the run's end and the release.
     storage = instance.event_log_storage
     for key in storage.get_concurrency_keys() if storage.supports_global_concurrency_limits else ():
-        for run_id in {slot.run_id for slot in storage.get_concurrency_info(key).claimed_slots}:
+        found = storage.get_concurrency_info(key)
+        for run_id in {slot.run_id for slot in found.claimed_slots} | {step.run_id for step in found.pending_steps}:
             record = instance.get_run_by_id(run_id)
             if record is None or record.is_finished:
                 storage.free_concurrency_slots_for_run(run_id)

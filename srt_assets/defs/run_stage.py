@@ -10,6 +10,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.masking import masked_stack, redact
 from srt_assets.core.outcome import Checked
 from srt_assets.core.progress import Fact, Progress, terminal, throttled
+from srt_assets.core.signals import not_lost
 from srt_assets.core.sql.catalog import Publisher
 from srt_assets.core.stage import Launcher, Stage
 from srt_assets.core.tables import TABLES
@@ -38,7 +39,7 @@ def run_stage(
     with explained():
         report = reporter(context)
         try:
-            with place(context):
+            with not_lost(KeyboardInterrupt, dg.DagsterExecutionInterruptedError), place(context):
                 outcome = stage.run(settings, lake, student, report, renew, launch)
         finally:
             publisher.ended(lake)
