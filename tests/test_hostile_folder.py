@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 WORDS: dict[str, list[str]] = {
     "students add": ["students", "add", "{student}", "--name", "smollm2"],
     "students list": ["students", "list"],
+    "students show": ["students", "show", "smollm2"],
     "estimate": ["estimate"],
     # Its first asset fails: what the others start has tests of its own, which have the fixture `hostile_folder`.
     "demo": ["SRT_SETTINGS=gone.toml", "demo"],
@@ -31,7 +32,8 @@ WORDS: dict[str, list[str]] = {
     "export": ["export", "--student", "tiny", "--out", "set.json"],
     "report": ["report", "--student", "tiny", "--out", "page.html"],
     "prune": ["prune", "--yes"],
-    "doctor": ["doctor"],
+    "doctor": ["doctor", "--verify"],
+    "repair": ["repair"],
 }
 ELSEWHERE = {"ui": "test_signals.py"}
 # A script beside Python, as the command `srt` is; and last a step of Dagster's in a process of its own.
