@@ -1,5 +1,6 @@
 """Damage of a home's files: noticed by every reader, named with its remedy, mended without losing what is whole."""
 
+import errno
 import json
 import os
 import random
@@ -11,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from old_homes import open_home
@@ -126,6 +128,58 @@ def test_answers_are_remembered_and_a_file_just_touched_is_read_again(
     assert (look(), look()) == (1, 0)
     os.utime(part)
     assert (look(), look()) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.EMFILE, "Too many open files"),
+        MemoryError(),
+        pa.ArrowMemoryError("malloc of size 8 failed"),
+        duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_says_nothing_about_a_file_does_not_make_it_damaged(lake: Lake, error: Exception, monkeypatch) -> None:
+    """`srt repair` would set a good part aside."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    integrity._seen.clear()
+    monkeypatch.setattr(integrity, "file_sha256", fails)
+    monkeypatch.setattr(pq, "ParquetFile", fails)
+    part = part_of(lake, "teacher_calls")
+    for ask in (
+        lambda: lake.verify("raw_records"),
+        lambda: list(repair(lake)),
+        lambda: parquet.check_pages(part),
+        lambda: parquet.whole_row_groups(part, damage.TABLES["teacher_calls"]),
+    ):
+        with pytest.raises(type(error)) as told:
+            ask()
+        assert told.value is error
+    assert not (lake.home / "damaged").exists()
+
+
+def test_a_sector_that_cannot_be_read_is_damage(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    integrity._seen.clear()
+    monkeypatch.setattr(integrity, "file_sha256", fails)
+    with pytest.raises(Damaged, match="Input/output error"):
+        lake.verify("raw_records")
+
+
+def test_replies_that_were_never_counted_are_not_said_to_be_lost_or_found(lake: Lake) -> None:
+    extra = lake.write_part("teacher_calls", [reply(f"u{n}", segment="gone") for n in range(1500)])
+    path = lake.directory("teacher_calls") / extra
+    flip(path, pq.read_metadata(path).row_group(0).column(0).data_page_offset + 40, 2)
+    (done,) = repair(lake)
+    assert done.lost == "replies, how many is not known" and "500 replies of it are whole" in done.next
+    assert len(rows(lake, "teacher_calls")) == 530
 
 
 BREAK: dict[str, Callable[[Path], object]] = {

@@ -22,7 +22,9 @@ def settings(lake: Lake) -> Settings:
     settings = Settings(project=Project(home=lake.home), training=Training(keep_last=2))
     for number in range(6):
         place = make_tiny_student(lake.home / "checkpoints" / "tiny" / f"run-{number}", seed=number)
-        (place / job.RECORD).write_text(json.dumps({"finished_at": f"2026-01-0{number + 1}T00:00:00+00:00"}))
+        record = {"training_fingerprint": f"f{number}", "left_out": {}}
+        record["finished_at"] = f"2026-01-0{number + 1}T00:00:00+00:00"
+        (place / job.RECORD).write_text(json.dumps(record))
     current = lake.home / "checkpoints" / "tiny" / "run-1"
     part = lake.write_part("training_runs", [{"student": "tiny", "run": "run-1", "path": str(current)}], "student=tiny")
     lake.commit("training_runs", [part], fingerprint=Fingerprint.of(of="f"), code_version="1", partition="student=tiny")

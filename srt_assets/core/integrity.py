@@ -13,14 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srt_assets.core.errors import Damaged
 from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.manifest import Manifest
-from srt_assets.core.parquet import row_content_hash
+from srt_assets.core.parquet import read_failures, row_content_hash
 from srt_assets.core.tables import TABLES
 
 # A file may change twice within one tick of its clock: what was touched this lately (seconds) is hashed again.
@@ -99,12 +98,12 @@ def _looks(path: Path) -> list[Any]:
 
 
 def _compare(path: Path, expected: str | None) -> None:
-    if expected is None:  # of an older program: is it a Parquet file at all?
-        try:
+    with read_failures(path):
+        if expected is None:  # of an older program: is it a Parquet file at all?
             pq.read_metadata(path)
-        except (pa.ArrowException, OSError) as error:
-            raise Damaged(path, str(error)) from None
-    elif file_sha256(path) != expected:
+        elif file_sha256(path) == expected:
+            return
+    if expected is not None:
         raise Damaged(path, "its bytes are not those that were written (SHA-256)")
 
 
@@ -113,10 +112,8 @@ def _compare_rows(directory: Path, manifest: Manifest) -> None:
     if not manifest.content_hash or not manifest.parts:
         return
     paths = [directory / name for name in manifest.parts]
-    try:
+    with read_failures(paths[0]):
         found = row_content_hash(TABLES[manifest.table], paths)
-    except Exception as error:  # noqa: BLE001 - damaged pages have DuckDB raise anything, internal errors included
-        raise Damaged(paths[0], f"it cannot be read: {error}") from None
     if found != manifest.content_hash:
         which = paths[0] if len(paths) == 1 else f"one of the {len(paths)} parts in {directory}"
         raise Damaged(which, "its rows are not those that were written")

@@ -1,17 +1,19 @@
-"""One Parquet part: written once under a name that is never used again, with checksums; read back row by row hash.
+"""One Parquet part: how it is written, with checksums, under a name that is never used again; and how it is checked.
 
 Which parts are the content of a table is not decided here, but by its manifest (`lake.py`).
 """
 
+import errno
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from srt_assets.core.errors import Damaged, disk_full
 from srt_assets.core.locks import sync
 from srt_assets.core.tables import Table
 
@@ -52,24 +54,50 @@ def conform(data: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def whole_row_groups(path: Path, table: Table) -> list[pa.Table]:
-    """What is certain of a damaged part: the row groups whose pages match their checksums. None if its end is gone.
+@contextmanager
+def read_failures(path: Path) -> Iterator[None]:
+    """Damaged if a library cannot make sense of this part's bytes, or the disk cannot read them.
 
-    Pages that older programs wrote have no checksum, so nobody can say which of them are right: none are.
+    Too little memory and missing rights say nothing about the part: they are raised as they are.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except OSError as error:  # Arrow's own errors about the bytes have no number
+        if error.errno not in (None, errno.EIO):
+            raise
+        raise Damaged(path, f"it cannot be read: {error}") from None
+    except pa.ArrowException as error:
+        raise Damaged(path, f"it cannot be read: {error}") from None
+    except duckdb.Error as error:
+        if isinstance(error, duckdb.OutOfMemoryException) or disk_full(error):
+            raise
+        raise Damaged(path, f"it cannot be read: {error}") from None
+
+
+def check_pages(path: Path) -> None:
+    """Read all of a part; its pages must match their checksums, if they have any. Damaged if not."""
+    with read_failures(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group in range(file.metadata.num_row_groups):
+            file.read_row_group(group)
+
+
+def whole_row_groups(path: Path, table: Table) -> list[pa.Table]:
+    """The row groups of a damaged part whose pages match their checksums. Empty if the end of the file is gone.
+
+    Pages that older programs wrote have no checksum. Nobody can say which of them are right, so none are taken.
     """
     found = []
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            columns = set(file.schema_arrow.names)
-            marked = (file.metadata.metadata or {}).items() >= _MARK.items()
-            # The footer has no checksum: a column of an unknown name may be one whose name was damaged.
-            if not marked or not columns.issubset(table.arrow_schema.names):
-                return []
-            for group in range(file.metadata.num_row_groups):
-                with suppress(pa.ArrowException, OSError):
-                    found.append(file.read_row_group(group))
-    except (pa.ArrowException, OSError):
-        return []
+    with suppress(Damaged), read_failures(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        columns = set(file.schema_arrow.names)
+        marked = (file.metadata.metadata or {}).items() >= _MARK.items()
+        # The footer has no checksum: a column of an unknown name may be one whose name was damaged.
+        if not marked or not columns.issubset(table.arrow_schema.names):
+            return []
+        for group in range(file.metadata.num_row_groups):
+            with suppress(Damaged), read_failures(path):
+                found.append(file.read_row_group(group))
     return found
 
 

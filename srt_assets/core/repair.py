@@ -93,10 +93,12 @@ def _manifest(lake: Lake, content: Content, error: UserError) -> Repaired:
 def _ledger(lake: Lake, before: Manifest | None) -> Iterator[Repaired]:
     done = sealing.salvage(lake)
     after = lake.manifest(ledger.TABLE)
-    lost = before.rows - after.rows if before and after else None
+    # How many rows a part had is known only if a manifest counted them.
+    counted = before is not None and all(path.name in before.parts for path, _, _ in done)
+    lost = before.rows - after.rows if before and after and counted else None
     for path, place, kept in done:
         some = f"{kept:,} replies of it are whole and were kept"
-        all_lost = "replies that nobody can count" if lost is None else f"{lost:,} replies of the ledger in all"
+        all_lost = "replies, how many is not known" if lost is None else f"{lost:,} replies of the ledger in all"
         yield Repaired(f"{path} is damaged", all_lost, f"{some}; a run asks again, and pays, for what it misses", place)
 
 

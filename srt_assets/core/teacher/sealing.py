@@ -120,18 +120,15 @@ def damaged_unnamed(lake: Lake) -> list[Damaged]:
 def _check_pages(path: Path) -> None:
     if why := what_else(path):
         raise Damaged(path, f"it {why}")
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for group in range(file.metadata.num_row_groups):
-                file.read_row_group(group)
-    except (pa.ArrowException, OSError) as error:
-        raise Damaged(path, str(error)) from None
+    parquet.check_pages(path)
 
 
 def _adopted(lake: Lake, found: list[Path]) -> list[str]:
     """The parts with which the table holds every row of `found` once.
 
-    Of a seal that was killed the segments are still there, and will be sealed; a part may have been compacted.
+    Some rows are there twice: those of a seal that was killed are still in their segments, and those of parts that were
+    compacted are in the compacted part too. Columns that only a newer program knows would be lost by copying rows, so
+    parts with such columns are taken as they are, rows that are there twice included.
     """
     before = lake.manifest(TABLE)
     names = list(before.parts) if before else []

@@ -15,7 +15,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.training.job import CURVE, RECORD
 
 # What everyone reads of a record, whichever program wrote it.
-_NEEDED = {"finished_at"}
+_NEEDED = {"training_fingerprint", "finished_at", "left_out"}
 ABANDONED_S = 7 * 24 * 3600.0
 
 
@@ -66,7 +66,7 @@ def verify(path: Path) -> None:
 def find(lake: Lake, student: str, fingerprint: str) -> Finished | None:
     """The newest finished training that was made from exactly these inputs."""
     made = reversed(all_of(lake, student))
-    return next((f for f in made if f.record.get("training_fingerprint") == fingerprint), None)
+    return next((f for f in made if f.record["training_fingerprint"] == fingerprint), None)
 
 
 def delete(path: Path) -> None:
