@@ -21,6 +21,7 @@ from srt_assets.core.student.rendering import Renderer
 
 # What every chat template takes for today: some print it, and the same text must give the same score tomorrow.
 _DAY = datetime(2024, 7, 26)
+_TOLD = {"date_string": f"{_DAY:%d %b %Y}"}
 # Letters and digits, so that nothing merges with them, as no record has them.
 PROBE = "Zq7Vx0Kj"
 # An answer with what a template might alter; whitespace around it is the one thing that it may.
@@ -79,22 +80,14 @@ class Chat:
     def prompts(self, asked: Sequence[str]) -> list[str | None]:
         """For each text of a user all that the template writes before the answer; None if it fails at this text.
 
-        UserError if it fails at all of them.
+        UserError if it fails at all of them, or takes too much time or memory at one.
         """
         turns = [[_user(text), _assistant(PROBE)] for text in asked]
-        try:
-            return [_before(text) for text in self._render(turns)]
-        except UserError as error:
-            found = [self._alone(turn) for turn in turns]
-            if not any(found):
-                raise error
-            return found
-
-    def _alone(self, turn: Sequence[Mapping[str, str]]) -> str | None:
-        try:
-            return _before(self._render([turn])[0])
-        except UserError:
-            return None
+        found = self._renderer.each(turns, **_TOLD)
+        errors = [text for text in found if isinstance(text, UserError)]
+        if errors and len(errors) == len(found):
+            raise errors[0]
+        return [_before(text) if isinstance(text, str) else None for text in found]
 
     def _parts(self, answer: str) -> list[tuple[str, str]]:
         """What stands before and after this answer, for each question."""
@@ -109,7 +102,7 @@ class Chat:
         return found
 
     def _render(self, turns: Sequence[Sequence[Mapping[str, str]]], **variables: Any) -> list[str]:
-        return self._renderer.render(turns, date_string=f"{_DAY:%d %b %Y}", **variables)
+        return self._renderer.render(turns, **_TOLD, **variables)
 
     def _unfit(self, why: str) -> UserError:
         return UserError(f"the chat template of the student {self.student} cannot be used: {why}", REMEDY)

@@ -4,7 +4,8 @@ It is a script of its own, which imports Jinja and nothing of ours. What a templ
 (`transformers.utils.chat_template_utils`), so that it writes the same text; only the day is always the same one.
 
 It reads requests, a line of JSON each: the template, what every conversation shares, and how many conversations
-follow, a line each. It answers with a line a conversation, `{"text": …}` or `{"error": …}`.
+follow, a line each. It answers with a line a conversation, `{"text": …}` or `{"error": …}`; after `{"stop": …}`, which
+says what the template would have too much of, with nothing more.
 """
 
 import json
@@ -101,16 +102,16 @@ def answer(request: dict, conversation: bytes) -> dict[str, str]:
         template = compiled(request["template"], request["day"])
         text = template.render(**shared, messages=json.loads(conversation.decode(*ENCODING)))
     except MemoryError:
-        return {"error": "it needs too much memory"}
+        return {"stop": "it needs too much memory"}
     except RecursionError:
-        return {"error": "it calls itself without end"}
+        return {"stop": "it calls itself without end"}
     except jinja2.exceptions.TemplateSyntaxError as error:
         return {"error": f"line {error.lineno}: {error.message}"[:LONGEST_ERROR]}
     except Exception as error:  # noqa: BLE001 - whatever a template raises, on purpose or not
         words = str(error) if isinstance(error, jinja2.exceptions.TemplateError) else f"{type(error).__name__}: {error}"
         return {"error": words[:LONGEST_ERROR]}
     if len(text) > TIMES * len(conversation) + AND_MORE:
-        return {"error": f"it makes {len(text):,} characters of {len(conversation):,}"}
+        return {"stop": f"it makes {len(text):,} characters of {len(conversation):,}"}
     if not text.isascii() and _HALF.search(text):
         return {"error": "it writes half a character, which no tokenizer takes"}
     return {"text": text}
@@ -128,9 +129,11 @@ def main() -> None:
             # Time of this process, not of the clock: beside other work it takes as long as it takes. At its end the
             # signal ends the process, for no exception gets into one long step of Python's.
             signal.setitimer(signal.ITIMER_PROF, seconds)
-            found = json.dumps(answer(request, conversation), ensure_ascii=False)
+            found = answer(request, conversation)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            sys.stdout.buffer.write(found.encode(*ENCODING) + b"\n")
+            sys.stdout.buffer.write(json.dumps(found, ensure_ascii=False).encode(*ENCODING) + b"\n")
+            if "stop" in found:  # the others would be as dear
+                return
         sys.stdout.buffer.flush()
 
 

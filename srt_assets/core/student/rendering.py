@@ -19,7 +19,7 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.student.render_child import ENCODING
 
 # For one conversation; usual are 0.1 ms, and some MB.
-SECONDS = 10.0
+SECONDS = 5.0
 MEMORY = 1 << 30
 # Sent together: a batch lies in the child's memory.
 _BATCH, _BATCH_BYTES = 256, 1 << 22
@@ -45,12 +45,23 @@ class Renderer:
 
         UserError names the student if its template fails, or takes too much time or memory.
         """
+        found = self.each(conversations, **variables)
+        for text in found:
+            if isinstance(text, UserError):
+                raise text
+        return [text for text in found if isinstance(text, str)]
+
+    def each(self, conversations: Sequence[Sequence[Message]], **variables: Any) -> list[str | UserError]:
+        """The same; in place of a text at which the template fails stands the error.
+
+        UserError if it takes too much time or memory: it would do so at many.
+        """
         shared = {"add_generation_prompt": False, **self.tokens, **variables}
         lines = (_line([{k: v for k, v in m.items() if v is not None} for m in chat]) for chat in conversations)
         with self._lock:
             return [text for batch in _batches(lines) for text in self._ask(batch, shared)]
 
-    def _ask(self, batch: list[bytes], shared: dict[str, Any]) -> Iterator[str]:
+    def _ask(self, batch: list[bytes], shared: dict[str, Any]) -> Iterator[str | UserError]:
         child = self._child or self._start()
         assert child.stdin and child.stdout
         request = {"template": self.template, "day": self.day, "shared": shared, "count": len(batch)}
@@ -60,12 +71,12 @@ class Renderer:
         except BrokenPipeError:  # it has ended: there is no answer either
             pass
         for _ in batch:
-            answer = json.loads(child.stdout.readline().decode(*ENCODING) or "null") or {"error": self._end()}
-            if "error" in answer:
+            answer = json.loads(child.stdout.readline().decode(*ENCODING) or "null") or {"stop": self._end()}
+            if "stop" in answer:
                 self._child = None
-                _stop(child)  # it has more to say, which nobody would read
-                raise self._failed(answer["error"])
-            yield answer["text"]
+                _stop(child)
+                raise self._failed(answer["stop"])
+            yield answer["text"] if "text" in answer else self._failed(answer["error"])
 
     def _start(self) -> subprocess.Popen[bytes]:
         script = Path(__file__).with_name("render_child.py")
