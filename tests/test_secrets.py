@@ -3,7 +3,10 @@
 import base64
 import html
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,3 +212,150 @@ def note(instance: dg.DagsterInstance, run_id: str, settings: Settings) -> None:
     context = dg.build_run_status_sensor_context("failed_runs", failures[0].dagster_event, instance, run)
     failed_runs(settings, dg.DefaultSensorStatus.RUNNING, 30)(context.for_run_failure())
     assert (settings.home / "failures" / f"{run_id}.md").exists()
+
+
+@pytest.mark.parametrize("secret", [KEY, "zq9 schlüssel'of\"nobody\\x", "zq9-key-of-nobody\n"])
+def test_a_secret_is_masked_in_every_form(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    monkeypatch.setenv("ODD_TOKEN", secret)
+    for form, text in echoes(secret).items():
+        masked = without_secrets(f"before {text}, after")
+        assert not any(needle in masked for needle in needles(secret)), (form, masked)
+        assert masked.startswith("before ") and masked.endswith(", after")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://name:pw-5b2e@host/v1", "sk-abc1234567890abcdef", "Bearer abc.def-1234", "AIzaSyA-1234567890abcdefghijklmnopqrstuvw"],
+)  # fmt: skip
+def test_what_can_be_nothing_else_is_a_secret(text: str) -> None:
+    assert "***" in str(UserError(f"cannot use {text}", "another")) and "cannot use" in without_secrets(
+        text + " cannot use"
+    )
+
+
+def test_messages_of_ours_still_name_files_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file := tmp_path / "key.pem").write_text("")
+    monkeypatch.setenv("SSL_KEY_FILE", str(file))
+    monkeypatch.setenv("TOKEN_SERVER", "https://keys.example.org")
+    said = f"{file}, https://keys.example.org, key-points.jsonl, sk-slovak.json, teacher.api_key: unknown setting"
+    assert str(UserError(said, "x")).startswith(said)
+
+
+def test_the_words_of_others_are_read_with_more_suspicion() -> None:
+    said = 'Incorrect API key provided: sk-ab***xyz; password = \'hunter22\', {"api_key": "abcd1234"}, Basic dXNlcjpw'
+    masked = redact(said + ", Authorization: Basic dXNlcjpw")
+    assert "xyz" not in masked and "hunter22" not in masked and "abcd1234" not in masked
+    assert masked.endswith("Authorization: Basic ***")
+
+
+GOOD = (
+    "http://localhost:8000/v1",
+    "https://name.openai.azure.com/openai?api-version=2024-10-01-preview",
+    "https://gateway.example.org/v1/0123456789abcdef0123456789abcdef/openai",
+    "http://[::1]:8000/v1",
+    "https://key-vault.example.org/sk-region/v1",
+)
+BAD = {
+    f"http://name:{PASSWORD}@host/v1": "user name or a password",
+    f"http://{KEY.replace('/', '')}@host/v1": "user name or a password",
+    f"http://name:{PASSWORD}": "no address",
+    f"https://host/v1?api_key={PASSWORD}": "after its ?",
+    f"https://host/v1?x={PASSWORD}-and-more": "after its ?",
+    f"https://host/v1#{PASSWORD}": "after #",
+    "https://host/sk-5b2e-of-nobody/v1": "there is a key in it",
+    "https://host/v1/environment-key-5b2e": "there is a key in it",
+    f"ftp://host/{PASSWORD}": "write the whole URL",
+    f"{PASSWORD}": "write the whole URL",
+    f"http://host/ {PASSWORD}": "a blank",
+    f"http:///{PASSWORD}": "no address",
+    f"http://host:{PASSWORD}/v1": "no address",
+}
+
+
+@pytest.mark.parametrize("value", GOOD)
+def test_an_ordinary_address_is_taken(value: str) -> None:
+    assert address.fault(value) is None and Teacher(api_base=value).api_base == value
+
+
+@pytest.mark.parametrize("source", ["file", "variable"])
+@pytest.mark.parametrize("value", BAD)
+def test_an_address_that_is_refused_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, source: str
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "environment-key-5b2e")
+    (file := tmp_path / "srt.toml").write_text(
+        f"[teacher]\napi_base = {json.dumps(value)}\n" if source == "file" else ""
+    )
+    if source == "variable":
+        monkeypatch.setenv("SRT_TEACHER__API_BASE", value)
+    with pytest.raises(UserError, match=r"teacher\.api_base: ") as refused:
+        load_settings(file)
+    assert BAD[value] in str(refused.value) and "5b2e" not in str(refused.value) and KEY[:8] not in str(refused.value)
+    assert "\n" not in refused.value.message and (source == "file" or "SRT_TEACHER__API_BASE" in str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("model", "variable"),
+    [
+        ("openai/x", "OPENAI_BASE_URL"),
+        ("openai/x", "OPENAI_API_BASE"),
+        ("hosted_vllm/x", "HOSTED_VLLM_API_BASE"),
+        ("anthropic/claude-3-haiku-20240307", "ANTHROPIC_BASE_URL"),
+        ("azure/x", "AZURE_API_BASE"),
+    ],
+)
+def test_litellms_own_variables_are_looked_at_too(monkeypatch: pytest.MonkeyPatch, model: str, variable: str) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    monkeypatch.setenv(variable, f"http://name:{PASSWORD}@host/v1")
+    with pytest.raises(UserError, match=f"environment variable {variable}: .*user name or a password") as refused:
+        connect(Teacher(model=model))
+    assert PASSWORD not in str(refused.value)
+    connect(Teacher(model=model, api_base="http://127.0.0.1:9/v1"))  # then it does not count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[teacher]\napi_key = "{}"',
+        '[teacher]\nrpm = "{}"',
+        '[teacher]\nreply_format = "{}"',
+        '[teacher]\nmodel = ["{}"]',
+        '[student]\ndevices = "{}"',
+        '[automation]\nnightly = "{}"',
+        '[[datasets]]\nname = "a {}"\npath = "x"',
+        '[[datasets]]\nname = "a"\npath = "x"\nkey = "{}"',
+        'key = "{}"',
+        'teacher = "{}"',
+        '[teacher]\nmodel = "{}\\u0000"',
+    ],
+)
+def test_a_key_in_the_wrong_setting_is_not_shown(tmp_path: Path, text: str) -> None:
+    (file := tmp_path / "srt.toml").write_text(text.format(PASSWORD))
+    with pytest.raises(UserError) as refused:
+        load_settings(file)
+    assert PASSWORD not in str(refused.value) and str(file) in str(refused.value)
+
+
+def test_pydantic_itself_does_not_show_it_either() -> None:
+    with pytest.raises(ValueError) as refused:
+        Teacher(rpm=PASSWORD)  # type: ignore[arg-type]
+    assert PASSWORD not in str(refused.value)
+
+
+def test_an_exception_that_nobody_caught_prints_no_secret(tmp_path: Path) -> None:
+    code = """
+import os, threading
+from srt_assets.core.masking import mask_uncaught
+mask_uncaught()
+def fail(): raise ValueError(os.environ["ODD_KEY"])
+thread = threading.Thread(target=fail)
+thread.start(), thread.join()
+try: fail()
+except ValueError as error: raise RuntimeError(repr(os.environ["ODD_KEY"])) from error
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "ODD_KEY": KEY}, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stderr.count("***") == 3 and KEY not in done.stderr
+    assert "ValueError" in done.stderr and "RuntimeError" in done.stderr

@@ -161,7 +161,10 @@ def _http_answer(chain: list[BaseException]) -> tuple[int | None, Mapping[str, s
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds the server asks to wait: `retry-after-ms`, or `retry-after` as seconds or as a date. Never negative."""
+    """Seconds the server asks to wait: `retry-after-ms`, or `retry-after` as seconds or as a date. Never negative.
+
+    A date is one of the server's clock, which ours may be far from: it counts from the server's own `date`, if it says.
+    """
     if milliseconds := headers.get("retry-after-ms"):
         try:
             return max(0.0, float(milliseconds) / 1000)
@@ -172,8 +175,15 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     try:
         seconds = float(value)
     except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - (time.time() if now is None else now)
-        except (ValueError, TypeError):
+        until, sent = _seconds(value), _seconds(headers.get("date", ""))
+        if until is None:
             return None
+        seconds = until - (sent if sent is not None else time.time() if now is None else now)
     return max(0.0, seconds) if seconds == seconds else None
+
+
+def _seconds(date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError):
+        return None
