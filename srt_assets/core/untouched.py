@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from srt_assets.core.files import OWN, NoFile, read_text
 from srt_assets.core.locks import replace_text
 
 AGAIN_S = 24 * 3600.0
@@ -41,7 +42,7 @@ def untouched(touched: Mapping[str, float], after_s: float, memory: Path) -> lis
 
 def _read(memory: Path) -> dict[str, list[float]]:
     try:
-        found = json.loads(memory.read_text())
+        found = json.loads(read_text(memory, OWN))
         return {str(name): [float(at), float(since)] for name, (at, since) in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or not ours: the first look is now
+    except (NoFile, OSError, ValueError, TypeError, AttributeError):  # none yet, or not ours: the first look is now
         return {}
