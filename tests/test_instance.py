@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 from dagster._core.events import EngineEventData  # exported nowhere
 
 from srt_assets.core.errors import UserError
-from srt_assets.defs.instance import fail_dead_runs, prepare_instance
+from srt_assets.defs.instance import fail_dead_runs, prepare_instance, process_tags
 from srt_assets.defs.launch import materialize
 from srt_assets.settings import Project, Settings
 
@@ -162,3 +163,20 @@ def test_runs_of_other_machines_are_left_alone(dagster_home: Path) -> None:
         job = dg.Definitions(assets=[nothing]).resolve_implicit_global_asset_job_def()
         instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
         assert fail_dead_runs(instance) == []
+
+
+def test_a_clock_that_is_set_forward_makes_no_living_run_dead(
+    dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system then says that every process, and the machine, were started so much later."""
+    boot_time, create_time = psutil.boot_time, psutil.Process.create_time
+    with dg.DagsterInstance.get() as instance:
+        assert fail_dead_runs(instance) == []
+        ours = a_run(instance, dg.DagsterRunStatus.STARTED, **process_tags())
+        launched = a_run(instance, dg.DagsterRunStatus.STARTED)
+        instance.report_engine_event("Started process", launched, EngineEventData.in_process(os.getpid()))
+        a_run(instance, dg.DagsterRunStatus.STARTED, **{**process_tags(), "srt/pid": str(2**22 + 1)})
+        monkeypatch.setattr(psutil, "boot_time", lambda: boot_time() + 86_400)
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: create_time(self) + 86_400)
+        dead = fail_dead_runs(instance)
+        assert len(dead) == 1 and not {ours.run_id, launched.run_id} & {*dead}

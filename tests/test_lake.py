@@ -209,6 +209,7 @@ def test_what_killed_processes_left_is_removed(home: Path, monkeypatch: pytest.M
         folder.mkdir(parents=True)
         (folder / "duckdb_temp_storage_DEFAULT-0.tmp").write_bytes(b"x")
     os.utime(far, times=(0, 0))
+    monkeypatch.setattr("srt_assets.core.untouched.AGAIN_S", 0.0)
     lake = Lake(home)
     commit(lake, [row(1)])
     half, catalog = lake.directory("raw_records") / ".part-1.parquet.writing", home / ".srt.duckdb.1"

@@ -96,6 +96,24 @@ def test_a_run_whose_tags_change_after_its_end_is_no_news(instance: dg.DagsterIn
     assert tick(instance) is None
 
 
+def test_a_clock_that_was_set_back_does_not_stop_it(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from dagster._core.test_utils import freeze_time
+
+    with freeze_time(datetime.now(UTC) + timedelta(days=1)):
+        before = run(instance, "other").run_id
+        run(instance, names.PIPELINE_STATUS)
+    failed = run(instance, "other").run_id
+    assert tick(instance) == failed
+    run(instance, names.PIPELINE_STATUS, **{"dagster/sensor_name": NAME})
+    assert tick(instance) == before, "once more, and then its key has been used"
+    failed = run(instance, "other").run_id
+    assert tick(instance) == failed
+
+
 def test_a_reason_of_many_lines_stays_in_its_row(
     instance: dg.DagsterInstance, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

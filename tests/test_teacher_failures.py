@@ -33,6 +33,10 @@ pytestmark = pytest.mark.usefixtures("quick_teacher")
         ({"retry-after": "nan"}, None),
         ({"retry-after": "later"}, None),
         ({"retry-after": ""}, None),
+        # The server's clock is a day ahead of ours, or behind it.
+        ({"retry-after": "Fri, 02 Jan 1970 00:01:40 GMT", "date": "Fri, 02 Jan 1970 00:01:30 GMT"}, 10.0),
+        ({"retry-after": "Wed, 31 Dec 1969 00:01:40 GMT", "date": "Wed, 31 Dec 1969 00:01:30 GMT"}, 10.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT", "date": "today"}, 40.0),
     ],
 )
 def test_retry_after_is_read_in_all_its_forms(headers, wanted):

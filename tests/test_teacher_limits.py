@@ -66,6 +66,32 @@ def test_calls_of_an_earlier_run_count():
     asyncio.run(go())
 
 
+def test_a_clock_that_was_set_back_costs_no_more_than_the_window():
+    async def go():
+        clock = Clock()
+        limit = RateLimit(3, 100, window_s=60, margin_s=0.5, clock=clock)
+        # Made a moment ago, before the clock was set back by a day; and by one that was ahead by ten years.
+        limit.remember([(-86_400.0, 60), (-86_399.0, 30), (-3e8, 10)])
+        assert limit._wait_s(1) == 60.5
+        clock.now = 60.6
+        assert (await asyncio.wait_for(limit.reserve(100), 60)).tokens == 100
+
+    asyncio.run(go())
+
+
+def test_what_still_counts_is_handed_on_by_age():
+    async def go():
+        clock = Clock()
+        clock.now = 100.0
+        limit = RateLimit(9, 0, window_s=60, margin_s=0.5, clock=clock)
+        limit.remember([(70.0, 1), (50.0, 2)])
+        limit.settle(await limit.reserve(3), 4)
+        clock.now = 105.0
+        assert limit.made() == [(55.0, 2), (5.0, 4)]
+
+    asyncio.run(go())
+
+
 def test_tokens_are_reserved_and_settled():
     async def go():
         clock = Clock()

@@ -153,3 +153,26 @@ def test_rate_limits_hold_from_one_asset_to_the_next(tmp_path, monkeypatch):
         both(settings, lake)
         requests, _ = busiest_window(fake.seen, 2.0)
         assert fake.calls == 18 and requests <= 8
+
+
+@pytest.mark.parametrize("set_by_days", [-1, 1])
+def test_a_clock_that_is_set_between_two_assets_changes_no_limit(tmp_path, monkeypatch, set_by_days):
+    from datetime import datetime, timedelta
+
+    from srt_assets.core.teacher import lookup, session
+    from srt_assets.core.teacher.limits import RateLimit
+
+    class Set(datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return datetime.now(zone) + timedelta(days=set_by_days)
+
+    monkeypatch.setattr(session, "WINDOW_S", 2.0)
+    monkeypatch.setattr(session, "RateLimit", lambda rpm, tpm: RateLimit(rpm, tpm, window_s=2.0, margin_s=0.1))
+    with FakeOpenAI() as fake:
+        settings, lake = home(tmp_path, 4, api_base=fake.base, rpm=6, concurrency=8)
+        instructions.STAGE.run(settings, lake)
+        monkeypatch.setattr(lookup, "datetime", Set)
+        responses.STAGE.run(settings, lake)
+        requests, _ = busiest_window(fake.seen, 2.0)
+        assert fake.calls == 12 and requests <= 6

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 # A path on which nothing can be found. While Dagster imports our definitions it takes the first entry of Python's path
 # away, believing it to be the current folder: without that folder it would be one of the user's.
@@ -19,6 +20,8 @@ def safe(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that a process needs beside these, so that it and those it starts do not look there."""
     # An empty entry, as in `PYTHONPATH=$PYTHONPATH:/mine`, would be the current folder too.
     named = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", NOWHERE)]
+    # In full: they may be started in another folder.
+    named = [str(Path(entry).absolute()) for entry in named]
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([NOWHERE, *named])}
 
 

@@ -8,14 +8,15 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 import psutil
 
 from srt_assets.core.tables import sql_literal
+from srt_assets.core.untouched import untouched
 
 _MACHINE = socket.gethostname()
 _FOREIGN_S = 7 * 24 * 3600.0
@@ -46,14 +47,16 @@ def _root(home: Path) -> Path:
 
 def _remove_left_behind(root: Path) -> None:
     """Spilled gigabytes of processes that were killed. One whose number is used again keeps its folder for a while."""
+    gone: list[str] = []
+    elsewhere: dict[str, float] = {}
     for folder in root.glob("*@*@*"):
         machine, process, _ = folder.name.rsplit("@", 2)
         if machine == _MACHINE:
-            gone = not psutil.pid_exists(int(process))
+            gone += [] if psutil.pid_exists(int(process)) else [folder.name]
         else:  # another machine or container, whose processes are not seen from here
-            try:
-                gone = time.time() - folder.stat().st_mtime > _FOREIGN_S
-            except FileNotFoundError:
-                continue
-        if gone:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                elsewhere[folder.name] = folder.stat().st_mtime
+    if elsewhere:
+        gone += untouched(elsewhere, _FOREIGN_S, root / ".looks.json")
+    for name in gone:
+        shutil.rmtree(root / name, ignore_errors=True)

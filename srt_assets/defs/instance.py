@@ -19,6 +19,7 @@ from srt_assets.settings import Settings
 PID_TAG = "srt/pid"
 PID_STARTED_TAG = "srt/pid_started"
 HOST_OF_RUNS = "srt/host_of_runs"
+BOOT_OF = "srt/boot_of/"
 WITH_A_PROCESS = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -114,10 +115,11 @@ def fail_dead_runs(instance: dg.DagsterInstance, in_daemon: bool = False) -> lis
     if in_daemon and known != host:
         cursors.set_cursor_values({HOST_OF_RUNS: host})
         known = host
+    shift_s = _set_forward_s(instance)
     launched_here = known in (None, host) and isinstance(instance.run_launcher, dg.DefaultRunLauncher)
     failed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=WITH_A_PROCESS)):
-        processes = _processes(instance, run, launched_here)
+        processes = _processes(instance, run, launched_here, shift_s)
         if processes is None or (processes and _alive(*processes[0])):
             continue
         # Only now that it can write no more: it may have come to its end since we read its status.
@@ -145,12 +147,32 @@ def fail_dead_runs(instance: dg.DagsterInstance, in_daemon: bool = False) -> lis
     return failed
 
 
-def _processes(instance: dg.DagsterInstance, run: dg.DagsterRun, launched_here: bool) -> list[tuple[int, float]] | None:
+def _set_forward_s(instance: dg.DagsterInstance) -> float:
+    """By how much the wall clock was set forward since this machine was started, as far as this instance has seen.
+
+    The system counts the start of a process from that of the machine: set the clock, and every process seems younger.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # where there is none, starts are written down as they happen
+        return 0.0
+    key, now = BOOT_OF + socket.gethostname(), psutil.boot_time()
+    before = instance.daemon_cursor_storage.get_cursor_values({key}).get(key, "")
+    of, _, at = before.partition(" ")
+    earliest = min(now, float(at)) if of == boot else now
+    if before != f"{boot} {earliest}":
+        instance.daemon_cursor_storage.set_cursor_values({key: f"{boot} {earliest}"})
+    return 0.0
+
+
+def _processes(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, launched_here: bool, shift_s: float
+) -> list[tuple[int, float]] | None:
     """(pid, latest possible start) of the run's process, then of its steps; None if it is not this machine's."""
     if names.TAG_HOST in run.tags:
         if run.tags[names.TAG_HOST] != socket.gethostname():
             return None
-        return [(int(run.tags[PID_TAG]), float(run.tags[PID_STARTED_TAG]))]
+        return [(int(run.tags[PID_TAG]), float(run.tags[PID_STARTED_TAG]) + shift_s)]
     if not launched_here:
         return None
     found: list[tuple[int, float]] = []
@@ -158,7 +180,7 @@ def _processes(instance: dg.DagsterInstance, run: dg.DagsterRun, launched_here: 
         event = entry.dagster_event
         pid = event.engine_event_data.metadata.get("pid") if event else None
         if pid is not None and str(pid.value).isdigit():
-            found.append((int(str(pid.value)), entry.timestamp))
+            found.append((int(str(pid.value)), entry.timestamp + shift_s))
     return found or None
 
 

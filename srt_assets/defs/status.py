@@ -12,6 +12,7 @@ from srt_assets.defs.resources import LakeResource
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 LOOKED_AT = "looked_at"
 RECENT = 100
+SKEW_S = 60.0
 LONGEST_WHY = 400
 UNFINISHED = [s for s in dg.DagsterRunStatus if s not in FINISHED and s.value != "MANAGED"]
 
@@ -71,7 +72,9 @@ def status_after_runs(status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorD
         if instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=1):
             return dg.SkipReason("a run is going on")
         made = instance.get_latest_materialization_event(dg.AssetKey(names.PIPELINE_STATUS))
-        since = _looked_at(made) if made else 0.0
+        # A time that is still to come is of a clock that was set back since: it says nothing.
+        latest = time.time() + SKEW_S
+        since = looked_at if made and (looked_at := _looked_at(made)) <= latest else 0.0
         # By when a run ended, in seconds: the storage's own times have no zone, and change with a run's tags.
         recent = instance.get_run_records(dg.RunsFilter(statuses=FINISHED), limit=RECENT, order_by="update_timestamp")
         ours = {"dagster/sensor_name": "status_after_runs"}.items()
@@ -84,7 +87,7 @@ def status_after_runs(status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorD
         ]
         if not news:
             return dg.SkipReason("no run has ended since it was made")
-        return dg.RunRequest(run_key=max(news)[1])
+        return dg.RunRequest(run_key=max(news, key=lambda ended: (ended[0] <= latest, *ended))[1])
 
     return sensor
 

@@ -38,7 +38,6 @@ MAX_CALLS = 50_000
 MAX_BYTES = 150_000_000
 _OVER = ("completed", "failed", "expired", "cancelled")
 _MARK = "srt_batch"
-_SKEW_S = 3600.0  # the provider's clock is not ours
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ class _Desk:
     def collect(self, path: Path) -> None:
         """Wait for the batch to end and put its lines into the ledger."""
         state = json.loads(read_own(path))
-        batch_id = state["batch_id"] or self._find(state["mark"], state["submitted_at"])
+        batch_id = state["batch_id"] or self._find(state["mark"])
         if batch_id is None:  # died before the batch was made: nothing was asked
             path.unlink()
             return
@@ -232,8 +231,11 @@ class _Desk:
             content = self._module.file_content(file_id=file_id, **self._at).content
         return [json.loads(line) for line in content.splitlines() if line.strip()]
 
-    def _find(self, mark: str, submitted_at: float) -> str | None:
-        """The id of the batch with this mark, if it was made; the provider lists the newest first."""
+    def _find(self, mark: str) -> str | None:
+        """The id of the batch with this mark, if it was made.
+
+        All are looked through: by our clock, which is not the provider's, it would be paid again if we stopped early.
+        """
         after: dict[str, str] = {}
         while True:
             with self._explained():
@@ -242,8 +244,12 @@ class _Desk:
             for batch in batches:
                 if (getattr(batch, "metadata", None) or {}).get(_MARK) == mark:
                     return str(batch.id)
-            if not batches or not getattr(page, "has_more", False) or batches[-1].created_at < submitted_at - _SKEW_S:
+            if not batches or not getattr(page, "has_more", False):
                 return None
+            if after.get("after") == batches[-1].id:
+                what = f"the batch API of {self.client.api_base or self.teacher.model} does not list all its batches"
+                remedy = f"look there for one whose {_MARK} is {mark}; if there is none, delete {mark}.json"
+                raise StageError(what, remedy)
             after = {"after": batches[-1].id}
 
     @contextmanager

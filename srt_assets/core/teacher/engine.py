@@ -20,13 +20,15 @@ from srt_assets.core.teacher.money import Budget, Prices
 from srt_assets.settings import Teacher
 
 # The request was sent and no usable answer came: the provider may have worked, and a hard budget counts the worst.
-PERHAPS_BILLED = ("timeout", "connection", "bad_reply")
+PERHAPS_BILLED = ("timeout", "connection", "bad_reply", "unexpected")
 # How long a teacher may refuse everything before the run ends with a message instead of hanging.
 PATIENCE_S = 900.0
 UNREACHABLE_AT_START_S = 4.0
 UNREACHABLE_S = 60.0
 # So many 400s and no reply yet: the settings or the server are wrong, not that many records.
 REFUSED_AT_START = 20
+# So many failures of a kind that nobody knows and no reply yet: every call will meet it.
+UNEXPECTED_AT_START = 3
 
 
 @dataclass
@@ -75,6 +77,7 @@ class Engine:
     _trouble_since: float | None = None
     _failed_in_a_row: int = 0
     _refused: int = 0
+    _unexpected: int = 0
 
     async def ask(self, turn: Turn) -> Reply | Verdict:
         """The reply to a call, on disk, or why there is none.
@@ -172,6 +175,9 @@ class Engine:
             if not self._replied and self._refused >= REFUSED_AT_START:
                 raise halt(failure, self.teacher)
             return
+        self._unexpected += failure.kind == "unexpected"
+        if not self._replied and self._unexpected >= UNEXPECTED_AT_START:
+            raise halt(failure, self.teacher)
         if (asked := failure.retry_after_s or 0.0) > PATIENCE_S:
             raise StageError(
                 f"the teacher at {where} asks to wait {asked / 60:.0f} minutes: {failure.message}",
@@ -263,4 +269,15 @@ def halt(failure: Failure, teacher: Teacher) -> Exception:
         "not_found": "check teacher.model and teacher.api_base",
         "bad_request": "check the teacher settings (reply_format, temperature, model) and the server",
     }
-    return UserError(f"{where} refuses every call: {failure.message}", remedies[failure.kind])
+    if remedy := remedies.get(failure.kind):
+        return UserError(f"{where} refuses every call: {failure.message}", remedy)
+    remedies = {
+        "address": "correct teacher.api_base or the variable with the address; keys go into a variable of their own",
+        "header": "set the API key anew: it has a character that cannot be sent, a line end at its end perhaps",
+        "package": "install the package that it names, or name another teacher.model",
+        "certificate": "correct teacher.api_base, or name the server's certificate in the variable SSL_CERT_FILE",
+    }
+    message = f"{where} cannot be asked: {failure.error_type}, {failure.message}"
+    if remedy := remedies.get(failure.kind):
+        return UserError(message, remedy)
+    return StageError(message, "check the teacher settings, and the variables of addresses, keys and proxies")

@@ -5,6 +5,7 @@ so the HTTP answer at the root of the exception chain counts before LiteLLM's cl
 """
 
 import errno
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,28 @@ _MAX_ERROR_CHARS = 500
 # What the clients raise over a reply that came and is not what the API promises, a usage field of the wrong type say.
 _UNREADABLE = {"JSONDecodeError", "ValidationError", "APIResponseValidationError", "UnicodeDecodeError"}
 _UNREADABLE |= {"TypeError", "KeyError", "AttributeError"}
+# What the clients raise before they have sent anything, for no record will they. By type; ValueError by its place.
+_SETTINGS = {
+    **dict.fromkeys(("InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "UnsupportedProtocol"), "address"),
+    **dict.fromkeys(("InvalidUrlRedirectClientError", "NonHttpUrlRedirectClientError", "IDNAError"), "address"),
+    **dict.fromkeys(("ImportError", "ModuleNotFoundError"), "package"),
+    **dict.fromkeys(("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"), "authentication"),
+    **dict.fromkeys(("ProfileNotFound", "NoRegionError", "RefreshError"), "authentication"),
+    "LocalProtocolError": "header",
+    "SSLCertVerificationError": "certificate",
+}
+# By how the module's name begins; the first one counts.
+_PLACES = {"aiohttp._http_writer": "header", "aiohttp.client_reqrep": "header", "multidict": "header"}
+_PLACES |= {"aiohttp.client": "address", "yarl": "address", "httpx._url": "address", "encodings.idna": "address"}
+_OF_NETWORK = {"aiohttp", "anyio", "h11", "h2", "httpcore", "httpx", "litellm", "openai", "ssl", "zlib"}
 _UNREACHABLE = {"ConnectError", "ClientConnectorError", "ClientConnectorDNSError", "ConnectionRefusedError", "gaierror"}
 
 
 @dataclass(frozen=True)
 class Failure:
     """`kind` is the ledger's status: throttled, timeout, connection, server_error, bad_reply, bad_request,
-    context_length, content_filter, authentication, permission, not_found, no_funds, unreachable, open_files.
+    context_length, content_filter, authentication, permission, not_found, no_funds, unreachable, open_files; of the
+    settings address, header, package, certificate; or unexpected.
     `retry_after_s` is what the server asked for."""
 
     action: Action
@@ -62,6 +78,8 @@ def classify(error: Exception) -> Failure:
         return of_http(status, code, type(error).__name__, str(error), retry_after(headers))
     if any(isinstance(e, OSError) and e.errno == errno.EMFILE for e in chain):
         return failure("stop", "open_files")
+    if kind := next((kind for e in chain if (kind := _settings_fault(e))), None):
+        return failure("stop", kind)
     if any("Timeout" in name for name in names):
         return failure("transient", "timeout")
     if names & _UNREACHABLE:
@@ -70,11 +88,31 @@ def classify(error: Exception) -> Failure:
         return failure("transient", "bad_reply")
     if isinstance(error, of_litellm.AuthenticationError):
         return failure("stop", "authentication")
-    if isinstance(error, of_litellm.APIConnectionError | of_litellm.InternalServerError):
-        return failure("transient", "connection")
     if isinstance(error, of_litellm.BadRequestError | of_litellm.UnsupportedParamsError):
         return failure("stop", "bad_request")  # LiteLLM refused before sending: the settings are wrong, not the record
-    return failure("transient", "connection" if isinstance(error, OSError) else "bad_reply")
+    root = chain[-1]
+    of_network = isinstance(root, OSError | EOFError) or type(root).__module__.split(".")[0] in _OF_NETWORK
+    return failure("transient", "connection" if of_network else "unexpected")
+
+
+def _settings_fault(error: BaseException) -> str | None:
+    """The kind of a failure of which no record is to blame."""
+    if isinstance(error, UnicodeEncodeError):
+        return "header" if error.encoding == "ascii" else None
+    if isinstance(error, ssl.SSLError) and getattr(error, "reason", "") in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+        return "address"  # https:// is written, http:// is spoken
+    if type(error) in (ValueError, UnicodeError):
+        place = _raised_in(error)
+        return next((kind for start, kind in _PLACES.items() if place.startswith(start)), None)
+    return _SETTINGS.get(type(error).__name__)
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module whose line raised it."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__")) if trace else ""
 
 
 def of_http(
@@ -123,7 +161,10 @@ def _http_answer(chain: list[BaseException]) -> tuple[int | None, Mapping[str, s
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds the server asks to wait: `retry-after-ms`, or `retry-after` as seconds or as a date. Never negative."""
+    """Seconds the server asks to wait: `retry-after-ms`, or `retry-after` as seconds or as a date. Never negative.
+
+    A date is one of the server's clock, which ours may be far from: it counts from the server's own `date`, if it says.
+    """
     if milliseconds := headers.get("retry-after-ms"):
         try:
             return max(0.0, float(milliseconds) / 1000)
@@ -134,8 +175,15 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     try:
         seconds = float(value)
     except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - (time.time() if now is None else now)
-        except (ValueError, TypeError):
+        until, sent = _seconds(value), _seconds(headers.get("date", ""))
+        if until is None:
             return None
+        seconds = until - (sent if sent is not None else time.time() if now is None else now)
     return max(0.0, seconds) if seconds == seconds else None
+
+
+def _seconds(date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError):
+        return None

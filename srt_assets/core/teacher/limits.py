@@ -48,16 +48,30 @@ class RateLimit:
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
 
+    @property
+    def counts(self) -> bool:
+        """False if nothing is limited, and so nothing counted."""
+        return bool(self.rpm or self.tpm)
+
     def remember(self, calls: Iterable[tuple[float, int]]) -> None:
-        """Count calls of an earlier run, the eldest first: (seconds since their reply, tokens)."""
+        """Count calls made before this limit was, the eldest first: (seconds since their reply, tokens).
+
+        Ages of other processes' calls come from the wall clock. A negative one, after it was set back, is not believed:
+        the call counts as made now, so that nobody waits longer than the window.
+        """
         now = self._clock()
         for age_s, tokens in calls:
-            self._entries.append(Entry(now - age_s, tokens, settled=True))
+            self._entries.append(Entry(now - max(0.0, age_s), tokens, settled=True))
             self._tokens += tokens
+
+    def made(self) -> list[tuple[float, int]]:
+        """(seconds since, tokens) of the calls that still count, for the next limit of this process."""
+        now = self._clock()
+        return [(now - entry.at, entry.tokens) for entry in self._entries if self._ends(entry) > now]
 
     async def reserve(self, tokens: int) -> Entry:
         """Wait until a call of so many tokens fits. One larger than `tpm` alone waits for an empty window."""
-        if not self.rpm and not self.tpm:
+        if not self.counts:
             return Entry(self._clock(), tokens)
         async with self._turn:
             while (wait := self._wait_s(tokens)) is not None:
@@ -71,7 +85,7 @@ class RateLimit:
 
     def settle(self, entry: Entry, tokens: int) -> None:
         """Replace the reservation by what was used (0 for a call that failed before the teacher worked)."""
-        if self.rpm or self.tpm:
+        if self.counts:
             entry.at = min(self._clock(), entry.at + LAG_S)
             entry.settled = True
             if entry.counted:
@@ -81,7 +95,7 @@ class RateLimit:
 
     def withdraw(self, entry: Entry) -> None:
         """Take a reservation back: its call was not sent."""
-        if entry.counted and (self.rpm or self.tpm):
+        if entry.counted and self.counts:
             self._entries.remove(entry)
             self._tokens -= entry.tokens
             self._changed.set()

@@ -131,13 +131,17 @@ class Lookup:
         row = self._con.execute("SELECT coalesce(sum(cost_usd), 0) FROM calls").fetchone()
         return float(row[0]) if row else 0.0
 
-    def recent(self, model: str, seconds: float) -> list[tuple[float, int]]:
-        """(seconds since its reply, tokens) of each call of the last `seconds`, the eldest first."""
+    def recent(self, model: str, seconds: float, besides: Iterable[str] = ()) -> list[tuple[float, int]]:
+        """(seconds since its reply, tokens) of each call of the last `seconds`, the eldest first.
+
+        Negative where the clock was set back since. `besides`: segments whose calls are not wanted.
+        """
         now = datetime.now(UTC).replace(tzinfo=None)
         rows = self._con.execute(
             "SELECT created_at, coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) FROM calls "
-            "WHERE model = ? AND created_at > ? ORDER BY created_at",
-            [model, now - timedelta(seconds=seconds)],
+            "WHERE model = ? AND created_at > ? AND NOT list_contains(?::VARCHAR[], coalesce(segment, '')) "
+            "ORDER BY created_at",
+            [model, now - timedelta(seconds=seconds), list(besides)],
         ).fetchall()
         return [((now - at).total_seconds(), tokens) for at, tokens in rows]
 

@@ -20,6 +20,9 @@ from srt_assets.settings import Teacher
 
 # Of a reply in the ledger; tokens of most languages have fewer.
 _BYTES_A_TOKEN, _BYTES_A_ROW = 4, 1000
+# The limit that this process last kept at a model and address, and the segments with its calls. On its own clock it
+# knows them better than the ledger, whose times change their meaning when the wall clock is set.
+_past: dict[tuple[str, str], tuple[RateLimit, frozenset[str]]] = {}
 
 
 @contextmanager
@@ -56,9 +59,13 @@ def ask_all(
         budget = Budget(teacher.budget_usd, lookup.spent_usd())
 
         def make_engine() -> Engine:
-            rate = RateLimit(teacher.rpm, teacher.tpm)
+            rate, place = RateLimit(teacher.rpm, teacher.tpm), (teacher.model, client.api_base)
             # The other asset, or a run that was stopped, may have asked a moment ago: the provider counts that too.
-            rate.remember(lookup.recent(teacher.model, WINDOW_S + 1))
+            past, ours = _past.get(place, (rate, frozenset[str]()))
+            others = lookup.recent(teacher.model, WINDOW_S + 1, besides=ours)
+            rate.remember(sorted([*past.made(), *others], reverse=True))
+            if rate.counts:
+                _past[place] = rate, ours | {book.name}
             return Engine(teacher, client, book, prices, budget, rate, Gate(concurrency), tally)
 
         # A few more workers than calls in flight: one that waits for the disk or parses must not cost a slot.

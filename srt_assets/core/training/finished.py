@@ -13,10 +13,12 @@ from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.lake import Lake
 from srt_assets.core.training.job import CURVE, RECORD
+from srt_assets.core.untouched import untouched
 
 # What everyone reads of a record, whichever program wrote it.
 _NEEDED = {"training_fingerprint", "finished_at", "left_out"}
 ABANDONED_S = 7 * 24 * 3600.0
+LOOKS = ".looks.json"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,13 @@ def directory(lake: Lake, student: str) -> Path:
 def all_of(lake: Lake, student: str) -> list[Finished]:
     """Every finished training of a student, oldest first."""
     found = [Finished(path.parent, _record(path)) for path in directory(lake, student).glob(f"[!.]*/{RECORD}")]
-    return sorted(found, key=lambda f: f.record["finished_at"])
+    # By number, for a clock may have been set between them; older programs did not count.
+    return sorted(found, key=lambda f: (f.record.get("number", 0), f.record["finished_at"]))
+
+
+def next_number(lake: Lake, student: str) -> int:
+    """What puts a training that is started now behind all others."""
+    return 1 + max((f.record.get("number", 0) for f in all_of(lake, student)), default=0)
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -90,13 +98,20 @@ def old_states(lake: Lake, student: str) -> list[Path]:
 
     A state holds the weights four times over.
     """
+    return [folder for folder, at in _last_touched(lake, student).items() if time.time() - at > ABANDONED_S]
 
-    def last_touched(folder: Path) -> float:
-        """When the training was last started, or has last saved a state: it may run for longer than a week."""
-        return max(path.stat().st_mtime for path in (folder / "job.json", *folder.glob("states/*")))
 
+def abandoned_states(lake: Lake, student: str) -> list[Path]:
+    """Those of them that may be deleted unasked: the clock may be wrong today."""
+    touched = {folder.name: at for folder, at in _last_touched(lake, student).items()}
+    place = lake.home / "training" / student
+    return [place / name for name in untouched(touched, ABANDONED_S, place / LOOKS)]
+
+
+def _last_touched(lake: Lake, student: str) -> dict[Path, float]:
+    """When each training was last started, or has last saved a state: it may run for longer than a week."""
     folders = sorted(task.parent for task in (lake.home / "training" / student).glob("*/job.json"))
-    return [folder for folder in folders if time.time() - last_touched(folder) > ABANDONED_S]
+    return {f: max(p.stat().st_mtime for p in (f / "job.json", *f.glob("states/*"))) for f in folders}
 
 
 def _used_by_students(lake: Lake) -> set[Path]:

@@ -92,7 +92,7 @@ class FinetunedCheckpoint(Stage):
         """Delete checkpoints beyond `training.keep_last`, and states that nobody has continued for a week."""
         current = results.current(work.lake, work.student)
         gone = finished.superseded(work.lake, work.student, work.settings.training.keep_last, current)
-        for path in [*gone, *finished.old_states(work.lake, work.student)]:
+        for path in [*gone, *finished.abandoned_states(work.lake, work.student)]:
             finished.delete(path)
         return {"checkpoints_removed": len(gone)}
 
@@ -166,6 +166,7 @@ def _train(work: Work, arm: Arm) -> Finished:
         base=Path(info.source).name if Path(info.source).is_absolute() else info.source,
         rows_by=arm.rows.counts,
         generation=info.generation + 1,
+        number=finished.next_number(lake, student),
         policy=settings.selection.model_dump() | {"policy": arm.name},
         n_repeated=arm.rows.n_repeated,
         held_out=settings.training.held_out,
