@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srt_assets.commands import terminal
+from srt_assets.core import rights
 from srt_assets.core.errors import StageError, UserError, explained
 from srt_assets.core.signals import listen, not_lost
 from srt_assets.paths import expanded
@@ -43,7 +44,7 @@ def main() -> None:
     # Dagster says of its own API (checks by partition, the Pipes client) that it is in preview: of no use to a user.
     warnings.filterwarnings("ignore", message=".*is currently in preview.*")
     try:
-        with not_lost(KeyboardInterrupt):
+        with rights.restored(), not_lost(KeyboardInterrupt):
             app()
     except (UserError, StageError) as error:
         _say(error)
@@ -71,6 +72,7 @@ def _open() -> "tuple[Settings, Lake]":
     from srt_assets.core.lake import Lake
 
     settings = home.project()
+    rights.keep(settings.home)
     return settings, Lake(settings.home)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srt_assets.core import rights
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection.students import known_student
@@ -88,10 +89,12 @@ def report(lake: Lake, student: str, out: Path) -> None:
     title = f"Selection of student {student}"
     sections = _sections(lake, student)
     text = _html(title, sections) if out.suffix == ".html" else _markdown(title, sections)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with rights.of_the_user():
+        out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         aside.write_text(text, encoding="utf-8")
+        rights.give(aside)
         aside.rename(out)
     finally:
         aside.unlink(missing_ok=True)

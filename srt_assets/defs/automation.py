@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from srt_assets.core import rights
 from srt_assets.defs import names
 from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
 from srt_assets.defs.instance import fail_dead_runs
@@ -73,6 +74,7 @@ def failed_runs(settings: Settings, status: dg.DefaultSensorStatus, tick_s: int)
         for event in context.get_step_failure_events():
             lines += [f"## {event.step_key}", "", event.step_failure_data.error_display_string.strip(), ""]
         lines += [context.failure_event.message or "", "", f"Resume: `{command}`, or re-execute the run in the UI."]
+        rights.keep(settings.home)
         folder = Path(settings.home) / "failures"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{run.run_id}.md").write_text("\n".join(lines) + "\n")

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from srt_assets.core import rights
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.paths import expanded
 
@@ -51,7 +52,8 @@ def fetch(origin: Origin) -> tuple[Path, str]:
 
     repository, _, revision = origin.source.partition("@")
     try:
-        found = Path(snapshot_download(repository, revision=revision or None, allow_patterns=_WANTED_FILES))
+        with rights.of_the_user():  # its cache is not this home's
+            found = Path(snapshot_download(repository, revision=revision or None, allow_patterns=_WANTED_FILES))
     except (OSError, HFValidationError) as error:  # every hub and network error is an OSError
         # Of the library's message only the kind: it may carry a request with its headers.
         raise UserError(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from srt_assets.core import rights
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.locks import file_lock
 from srt_assets.core.progress import throttled
@@ -56,6 +57,7 @@ def run_stage(student: str, settings_file: Path | None) -> int:
 
     try:
         settings = load_settings(settings_file)
+        rights.keep(settings.home)
         lake = Lake(settings.home)
         outcome = STAGE.run(settings, lake, student, progress=show)
         Publisher().ended(lake)
