@@ -96,7 +96,7 @@ def students(lake: Lake) -> None:
         else:
             what = f"{s.architecture.removesuffix('ForCausalLM')}, {s.n_parameters / 1e6:,.1f} M"
             generation = f"{s.generation}, of {s.parent}" if s.parent else str(s.generation)
-            table.add_row(slug, Text(what), Text(generation), s.fingerprint[:8], Text(s.source))
+            table.add_row(slug, Text(what), Text(generation), s.fingerprint[:8], Text(s.source_now))
     terminal.console().print(table)
 
 

@@ -1,6 +1,7 @@
 """The stage behind the asset `student_checkpoint`: for each student a row that says what it is, by content."""
 
 from dataclasses import asdict
+from typing import Any
 
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
@@ -40,8 +41,9 @@ class StudentCheckpoint(Stage):
     def describe(self, lake: Lake, student: str = "") -> Description:
         """What people look at first: size, kind and identity of the student."""
         info = checkpoints.get(lake, student)
-        shown = ("weights_bytes", "vocab_size", "architecture", "source", "fingerprint", "generation")
-        return Description({"parameters": info.n_parameters, **{name: getattr(info, name) for name in shown}})
+        shown = ("weights_bytes", "vocab_size", "architecture", "fingerprint", "generation")
+        facts: dict[str, Any] = {"parameters": info.n_parameters, "source": info.source_now}
+        return Description(facts | {name: getattr(info, name) for name in shown})
 
 
 STAGE = StudentCheckpoint()
