@@ -13,7 +13,9 @@ import typer
 
 from srt_assets.commands import terminal
 from srt_assets.core import rights
+from srt_assets.core.children import protect
 from srt_assets.core.errors import StageError, UserError, explained
+from srt_assets.core.masking import mask_uncaught
 from srt_assets.core.signals import listen, not_lost
 from srt_assets.paths import expanded
 from srt_assets.settings import Settings
@@ -39,6 +41,8 @@ StudentOption = Annotated[
 def main() -> None:
     """Entry point: runs a command and turns errors that carry a remedy into one message and an exit code."""
     listen()
+    protect()
+    mask_uncaught()
     terminal.guard()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Dagster says of its own API (checks by partition, the Pipes client) that it is in preview: of no use to a user.
@@ -162,6 +166,21 @@ def students_list() -> None:
 
     _, lake = _open()
     show.students(lake)
+
+
+@students_app.command("show")
+def students_show(
+    slug: Annotated[str, typer.Argument(help="Slug of a registered student.")],
+    sample_id: Annotated[
+        str | None, typer.Argument(help="Id of a record, or its first digits; the first record if left out.")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """One record exactly as it is scored and trained: tokens, where the loss starts and ends, what stops it."""
+    from srt_assets.commands import sight
+
+    settings, lake = _open_to_read()
+    sight.run(settings, lake, slug, sample_id, _format(format, ("table", "json")))
 
 
 # -- looking

@@ -14,7 +14,7 @@ from srt_assets import __version__
 from srt_assets.core import manifest as manifests
 from srt_assets.core import sweep
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.hashing import Fingerprint, digest
 from srt_assets.core.lake import Lake
 
 GONE = object()
@@ -29,13 +29,14 @@ def edit(lake: Lake, table: str = "raw_records", **facts: object) -> Path:
     """Change keys of a manifest on disk, or take them out."""
     path = lake.directory(table) / manifests.NAME
     changed = json.loads(path.read_text()) | facts
-    path.write_text(json.dumps({k: v for k, v in changed.items() if v is not GONE}))
+    left = {k: v for k, v in changed.items() if v is not GONE and k != "checksum"}
+    path.write_text(json.dumps(left | {"checksum": digest(**left)}))
     return path
 
 
 def make_old(lake: Lake, *tables: str) -> None:
     for table in tables:
-        edit(lake, table, schema_version=1, program=GONE)
+        edit(lake, table, schema_version=1, program=GONE, sums=GONE)
     (lake.root / "_version.json").unlink()
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
+import duckdb
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from srt_assets.commands import show, terminal
 from srt_assets.core import stages
-from srt_assets.core.errors import UserError, nearest
+from srt_assets.core.errors import UserError, damage, nearest
 from srt_assets.core.lake import Lake
 from srt_assets.core.progress import Fact, on_terminal, throttled
 from srt_assets.core.progress import Progress as Listener
@@ -83,7 +84,11 @@ def run(
             return 130
         finally:
             publish(lake)
-    show.summary(lake, chosen if plan.per_student else [], began)
+    try:
+        show.summary(lake, chosen if plan.per_student else [], began)
+    except duckdb.Error as error:
+        if not (code and damage(error)):  # what is damaged has been said
+            raise
     console.print(f"{'[red]failed[/]' if code else '[green]done[/]'} in {time.monotonic() - started:.0f} s")
     return code
 

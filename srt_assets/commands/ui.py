@@ -26,7 +26,7 @@ from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoints
 from srt_assets.defs import names
-from srt_assets.settings import Settings
+from srt_assets.settings import Settings, find_settings_file
 
 LOCATION = "srt_assets"
 LOOK_EVERY_S = 0.2
@@ -67,6 +67,8 @@ def run(settings: Settings, lake: Lake, port: int) -> int:
     """Serve until a signal comes (0). UserError: the port is taken; StageError: a part has ended by itself."""
     _free(port)
     os.environ["SRT_HOME"] = str(settings.home)
+    if file := find_settings_file():
+        os.environ["SRT_SETTINGS"] = str(file)
     # See cli.main: of no use to a user.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:Specifying a partitions_def")
     with instance_of(settings) as instance:
@@ -91,7 +93,13 @@ def _start_all(parts: dict[str, subprocess.Popen], folder: Path, port: int, outp
     def start(name: str, *words: str) -> None:
         command = [sys.executable, "-P", "-m", *words]
         parts[name] = subprocess.Popen(
-            command, stdout=output, stderr=output, start_new_session=True, preexec_fn=_end_with_us
+            # Dagster takes variables from a file `.env` in its folder, PYTHONPATH too: that is not the data's.
+            command,
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=_end_with_us,
         )
 
     code, workspace = folder / "code.socket", folder / "workspace.yaml"

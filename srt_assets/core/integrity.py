@@ -1,7 +1,7 @@
 """Whether the parts on disk are what was written: each against its SHA-256 in the manifest.
 
 A part is hashed when it is seen for the first time and whenever its file looks touched (size, times, inode). The answer
-is remembered beside the manifest, so that asking again costs a `stat` a part. Bits that decay on the disk leave the
+is remembered, in a file of the home, so that asking again costs a `stat` a part. Bits that decay on the disk leave the
 times alone: for those there is `deep` (`srt doctor --verify`, and before a training).
 """
 
@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srt_assets.core.errors import Damaged
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.parquet import row_content_hash
 from srt_assets.core.tables import TABLES
 
-REMEMBERED = "_verified.json"
 # A file may change twice within one tick of its clock: what was touched this lately (seconds) is hashed again.
 SETTLED_S = 2.0
 
@@ -32,8 +32,11 @@ _CHANGED = 2
 _seen: dict[Path, list[Any]] = {}
 
 
-def verify(directory: Path, manifest: Manifest, deep: bool = False) -> None:
-    """Raise Damaged for the first part of a manifest that is gone or not as it was written. `deep`: read them all."""
+def verify(directory: Path, manifest: Manifest, memory: Path, deep: bool = False) -> None:
+    """Raise Damaged for the first part of a manifest that is gone or not as it was written.
+
+    `memory`: the file where the answers are remembered. `deep`: read all parts, whatever is remembered.
+    """
     known: dict[str, Any] | None = None
     read: dict[str, list[Any]] = {}
     for name in manifest.parts:
@@ -42,7 +45,7 @@ def verify(directory: Path, manifest: Manifest, deep: bool = False) -> None:
         if not deep and _seen.get(path) == facts:
             continue
         if known is None:
-            known = _remembered(directory)
+            known = _remembered(memory)
         if deep or known.get(name) != facts:
             _compare(path, manifest.sums.get(name))
             read[name] = facts
@@ -53,7 +56,13 @@ def verify(directory: Path, manifest: Manifest, deep: bool = False) -> None:
     settled = {n: f for n, f in read.items() if time.time_ns() - f[_CHANGED] > SETTLED_S * 1e9}
     if settled:
         _seen.update({directory / name: facts for name, facts in settled.items()})
-        _remember(directory, {name: f for name in manifest.parts if (f := _seen.get(directory / name))})
+        _remember(memory, {name: f for name in manifest.parts if (f := _seen.get(directory / name))})
+
+
+def memory_of(home: Path, manifest: Manifest) -> Path:
+    """Where the answers for a table or partition are remembered: beside the lake, for reading changes nothing in it."""
+    name = f"{manifest.table}.{manifest.partition}" if manifest.partition else manifest.table
+    return home / "locks" / "verified" / f"{name}.json"
 
 
 def problems(directory: Path, manifest: Manifest) -> list[Damaged]:
@@ -113,19 +122,20 @@ def _compare_rows(directory: Path, manifest: Manifest) -> None:
         raise Damaged(which, "its rows are not those that were written")
 
 
-def _remembered(directory: Path) -> dict[str, Any]:
+def _remembered(memory: Path) -> dict[str, Any]:
     try:
-        found = json.loads((directory / REMEMBERED).read_text())
-    except (OSError, ValueError):  # lost or unreadable: the parts are read again
+        found = json.loads(read_own(memory))
+    except (OSError, ValueError, Damaged):  # lost or unreadable: the parts are read again
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _remember(directory: Path, parts: dict[str, list[Any]]) -> None:
-    temporary = directory / f".{REMEMBERED}.{uuid.uuid4().hex}"
+def _remember(memory: Path, parts: dict[str, list[Any]]) -> None:
+    temporary = memory.with_name(f".{memory.name}.{uuid.uuid4().hex}")
     # Somebody else's home, a full disk: then every process reads them once more.
     with suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(parts))
-        temporary.replace(directory / REMEMBERED)
+        temporary.replace(memory)
     with suppress(OSError):
         temporary.unlink(missing_ok=True)

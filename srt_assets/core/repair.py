@@ -137,7 +137,7 @@ def _students(lake: Lake) -> Iterator[Repaired]:
             continue  # its source is gone or was changed: that is for the user to mend, and said by srt doctor
         with folders.registering(lake, slug):
             place = set_aside(lake.home, lake.home / "students" / slug)
-        again = f"register it again: srt students add SOURCE --name {slug}"
+        again = f"restore its files in SOURCE if they are damaged, then: srt students add SOURCE --name {slug}"
         yield Repaired(error.message, f"the registration of {slug}; its scores and checkpoints stay", again, place)
 
 

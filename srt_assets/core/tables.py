@@ -76,8 +76,9 @@ class Table:
         return f"SELECT {columns} WHERE {error} IS NULL"
 
     def select_sql(self, paths: Sequence[Path | str], home: Path | None = None) -> str:
-        """A typed SELECT over Parquet parts. No part: no rows. A column that older parts lack: null. `home`: where it is
-        now, for `places`; None gives what the parts say.
+        """A typed SELECT over Parquet parts. No part: no rows. A column that older parts lack: null.
+
+        `home`: where it is now, for `places`; None gives what the parts say.
 
         Nothing else reads parts: a folder named `model=mine` on their way must not become their column `model`.
         """

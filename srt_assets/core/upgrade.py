@@ -7,7 +7,8 @@ from pathlib import Path
 
 from srt_assets.core import integrity
 from srt_assets.core import manifest as manifests
-from srt_assets.core.errors import Damaged, UserError
+from srt_assets.core.errors import UserError
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.locks import file_lock, replace_text
 
@@ -30,7 +31,7 @@ def upgrade(home: Path) -> None:
             return
         found = [path.parent for path in sorted(root.glob(f"*/**/{manifests.NAME}"))]
         old = [directory for directory in found if 0 < manifests.version_of(directory) < manifests.VERSION]
-        upgraded = sum(_upgraded(directory) for directory in old)
+        upgraded = sum(_upgraded(home, directory) for directory in old)
         root.mkdir(parents=True, exist_ok=True)
         replace_text(mark, json.dumps(manifests.VERSION))
     if old:
@@ -40,20 +41,18 @@ def upgrade(home: Path) -> None:
 
 def _says(mark: Path, version: int) -> bool:
     try:
-        return mark.read_text() == json.dumps(version)
+        return read_own(mark) == json.dumps(version)
     except FileNotFoundError:
         return False
-    except IsADirectoryError:
-        raise Damaged(mark, "it is a folder") from None
 
 
-def _upgraded(directory: Path) -> bool:
+def _upgraded(home: Path, directory: Path) -> bool:
     """Give an older program's manifest the sums of its parts, if they are whole. False: it stays as it is."""
     try:
         manifest = manifests.read(directory)
         if manifest is None:
             return False
-        integrity.verify(directory, manifest)
+        integrity.verify(directory, manifest, integrity.memory_of(home, manifest))
     except UserError:  # said by whoever reads that table; it keeps no other from being written
         return False
     sums = {name: file_sha256(directory / name) for name in manifest.parts}

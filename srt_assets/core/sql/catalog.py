@@ -15,7 +15,8 @@ import duckdb
 
 from srt_assets.core import stages  # noqa: F401 - all tables are known when all stages are
 from srt_assets.core.duck_paths import database_for
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import Damaged, UserError, explained
+from srt_assets.core.files import what_else
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import file_lock
@@ -49,7 +50,8 @@ class Publisher:
         try:
             publish(lake)
         except (OSError, duckdb.Error, UserError) as error:
-            log.warning("srt.duckdb could not be renewed and shows what it showed before: %s", error)
+            why = known.message if (known := explained(error)) else error
+            log.warning("srt.duckdb could not be renewed and shows what it showed before: %s", why)
         self._last = time.monotonic()
 
 
@@ -76,6 +78,8 @@ def ensure_published(lake: Lake) -> Path:
 
 def _build(lake: Lake) -> Path:
     target = path_of(lake)
+    if target.is_dir():
+        raise Damaged(target, "it is a folder")
     for left in lake.home.glob(".srt.duckdb.*"):  # by a process that was killed: under the lock nobody else builds one
         left.unlink(missing_ok=True)
     temporary = lake.home / f".srt.duckdb.{uuid.uuid4().hex}"
@@ -121,7 +125,7 @@ def _state(lake: Lake, selects: dict[str, str]) -> str:
 
 
 def _published_state(path: Path) -> str | None:
-    if not path.exists():
+    if what_else(path) or not path.exists():
         return None
     con = duckdb.connect()
     try:

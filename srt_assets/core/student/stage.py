@@ -7,7 +7,7 @@ from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
 from srt_assets.core.stage import Stage, Work
-from srt_assets.core.student import checkpoints, watch
+from srt_assets.core.student import checkpoints, proofs, watch
 from srt_assets.settings import Settings
 
 TABLE = "students"
@@ -42,8 +42,9 @@ class StudentCheckpoint(Stage):
         """What people look at first: size, kind and identity of the student."""
         info = checkpoints.get(lake, student)
         shown = ("weights_bytes", "vocab_size", "architecture", "fingerprint", "generation")
-        facts: dict[str, Any] = {"parameters": info.n_parameters, "source": info.source_now}
-        return Description(facts | {name: getattr(info, name) for name in shown})
+        proved = "; ".join(proofs.told(lake.home, info.fingerprint)) or "not measured yet: it is when it first scores"
+        facts: dict[str, Any] = {name: getattr(info, name) for name in shown} | {"source": info.source_now}
+        return Description({"parameters": info.n_parameters, **facts, "forward_pass": proved})
 
 
 STAGE = StudentCheckpoint()

@@ -87,6 +87,8 @@ class Engine:
             return ask
         allowed, attempt = ask.allowed, ask.attempt
         while True:
+            if self.ledger.full:  # the reply would perhaps not be kept
+                raise self.ledger.full
             if self.stopping:  # a call that failed while the run ends is not sent again: nobody would keep its reply
                 return "call_failed"
             reserved = self.prices.most(prompt_bound(call), allowed)
