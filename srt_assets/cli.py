@@ -135,7 +135,8 @@ def _register(settings: Settings, lake: "Lake", source: str, name: str | None) -
     from srt_assets.core.student import checkpoints
 
     typer.echo(f"registering {source} …")
-    student = checkpoints.add(settings, lake, source, name)
+    with terminal.bars():
+        student = checkpoints.add(settings, lake, source, name)
     from srt_assets.commands.run import instance_of
     from srt_assets.defs import names
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
-from rich.text import Text
 
 from srt_assets.commands import terminal
 from srt_assets.core import rights
@@ -39,7 +38,7 @@ def run(verify: bool = False) -> int:
     findings = list(examine(verify))
     table = Table(show_header=False)
     for level, what, remedy in findings:
-        table.add_row(Text(level, style=STYLES[level]), Text(what), Text(remedy))
+        table.add_row(terminal.text(level, STYLES[level]), terminal.text(what), terminal.text(remedy))
     terminal.console().print(table)
     return 2 if any(f.level == "error" for f in findings) else 0
 

@@ -8,7 +8,7 @@ import duckdb
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Checked, Description, Facts
-from srt_assets.core.tables import rows_as_dicts
+from srt_assets.core.tables import TABLES, rows_as_dicts
 from srt_assets.core.training.finished import Finished
 
 TABLE = "training_runs"
@@ -22,6 +22,13 @@ def current(lake: Lake, student: str) -> list[Path]:
     with duckdb.connect() as con:
         found = con.execute(f"SELECT path FROM {lake.source(TABLE, f'student={student}')}").fetchall()
     return [Path(path) for (path,) in found]
+
+
+def paths_in_parts(lake: Lake, student: str) -> set[str]:
+    """The column `path` as it was written: of where the home was then."""
+    with duckdb.connect() as con:
+        select = TABLES[TABLE].select_sql(lake.parts(TABLE, f"student={student}"))
+        return {path for (path,) in con.execute(f"SELECT path FROM ({select})").fetchall()}
 
 
 def parts(lake: Lake, student: str, done: list[Finished]) -> dict[str, list[str]]:

@@ -72,6 +72,10 @@ class FinetunedCheckpoint(Stage):
         """Whether every checkpoint that `training_runs` names still exists."""
         return all(finished.is_whole(path) for path in results.current(lake, student))
 
+    def is_outdated(self, lake: Lake, student: str) -> bool:
+        """Whether the parts say where the home was before; who reads `training_runs` is told where it is now."""
+        return {str(path) for path in results.current(lake, student)} != results.paths_in_parts(lake, student)
+
     def make(self, work: Work) -> Made:
         """Train what is not trained yet. An interrupted training is continued from its last saved state.
 
