@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srt_assets.commands import terminal
+from srt_assets.core import rights
 from srt_assets.core.children import protect
 from srt_assets.core.errors import StageError, UserError, explained
 from srt_assets.core.masking import mask_uncaught
@@ -47,7 +48,7 @@ def main() -> None:
     # Dagster says of its own API (checks by partition, the Pipes client) that it is in preview: of no use to a user.
     warnings.filterwarnings("ignore", message=".*is currently in preview.*")
     try:
-        with not_lost(KeyboardInterrupt):
+        with rights.restored(), not_lost(KeyboardInterrupt):
             app()
     except (UserError, StageError) as error:
         _say(error)
@@ -75,6 +76,7 @@ def _open() -> "tuple[Settings, Lake]":
     from srt_assets.core.lake import Lake
 
     settings = home.project()
+    rights.keep(settings.home)
     return settings, Lake(settings.home)
 
 
@@ -133,7 +135,8 @@ def _register(settings: Settings, lake: "Lake", source: str, name: str | None) -
     from srt_assets.core.student import checkpoints
 
     typer.echo(f"registering {source} …")
-    student = checkpoints.add(settings, lake, source, name)
+    with terminal.bars():
+        student = checkpoints.add(settings, lake, source, name)
     from srt_assets.commands.run import instance_of
     from srt_assets.defs import names
 

@@ -14,8 +14,9 @@ _UNSEEN = re.compile(
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
     "\ud800-\udfff]"
 )
-# What can begin a mark of Markdown within a line, autolinks, mentions, formulas and emoji of its dialects included.
-_MARKS = re.compile(r"[\\`*_\[\]|~$:@#!{}^=]|(?<=www)\.", re.IGNORECASE)
+# What can begin a mark of Markdown within a line, or in its dialects a link, a mention, a formula, an emoji. Within a
+# word `_` is none.
+_MARKS = re.compile(r"[\\`*\[|~$@#{]|(?<![^\W_])_|_(?![^\W_])|:(?=//|[\w+-]+:)|(?<=www)\.", re.IGNORECASE)
 
 
 def printable(text: str) -> str:

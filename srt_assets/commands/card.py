@@ -8,6 +8,7 @@ import duckdb
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql.views import connect
 from srt_assets.settings import Settings
+from srt_assets.text import as_code, in_markdown
 
 TEMPLATE = """---
 license: other
@@ -99,12 +100,13 @@ def _student(con: duckdb.DuckDBPyConnection, student: str) -> str:
         "SELECT source, revision, student_fingerprint, generation FROM students WHERE student = ?", [student]
     ).fetchone()
     if row is None:
-        return f"`{student}`"
+        return as_code(student)
     source, revision, mark, generation = row
     # A local path says something about a machine, nothing about the model.
     name = Path(source).name if source and Path(source).is_absolute() else source
-    version = f" at `{revision}`" if revision else ""
-    return f"`{student}`, from `{name}`{version}, fingerprint `{(mark or '')[:16]}`, generation {generation or 0}"
+    version = f" at {as_code(revision)}" if revision else ""
+    mark = as_code((mark or "")[:16])
+    return f"{as_code(student)}, from {as_code(name or '')}{version}, fingerprint {mark}, generation {generation or 0}"
 
 
 def _policy(con: duckdb.DuckDBPyConnection, student: str) -> dict[str, str]:
@@ -157,5 +159,5 @@ def _teachers(con: duckdb.DuckDBPyConnection, student: str) -> list[tuple]:
 
 
 def _table(rows: list[tuple]) -> str:
-    cells = [[("unknown" if value is None else str(value)).replace("|", "\\|") for value in row] for row in rows]
+    cells = [[in_markdown("unknown" if value is None else str(value)) for value in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells) or "| none |"

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
-from rich.text import Text
 
 from srt_assets.commands import terminal
+from srt_assets.core import rights
 from srt_assets.core.errors import UserError
 from srt_assets.core.sql.faults import faults
 from srt_assets.settings import Settings, Teacher, find_settings_file, load_settings
@@ -37,7 +38,7 @@ def run(verify: bool = False) -> int:
     findings = list(examine(verify))
     table = Table(show_header=False)
     for level, what, remedy in findings:
-        table.add_row(Text(level, style=STYLES[level]), Text(what), Text(remedy))
+        table.add_row(terminal.text(level, STYLES[level]), terminal.text(what), terminal.text(remedy))
     terminal.console().print(table)
     return 2 if any(f.level == "error" for f in findings) else 0
 
@@ -99,6 +100,9 @@ def _home(settings: Settings) -> Iterator[Finding]:
 
     if unusable := not_for_dagster(dagster_home(settings)):
         yield Finding("error", unusable.message, unusable.remedy)
+    if command := rights.open_to_others(settings.home):
+        others = "users outside its group" if rights.is_team(settings.home) else "other users of this machine"
+        yield Finding("warning", f"{settings.home} is open to {others}", f"{command} {shlex.quote(str(settings.home))}")
     free = shutil.disk_usage(there).free
     size = f"home {settings.home}: {free / 2**30:.0f} GiB free"
     yield Finding("warning", size, "checkpoints need room") if free < LOW_DISK_BYTES else Finding("ok", size)

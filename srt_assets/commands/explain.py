@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,7 +13,6 @@ from rich.text import Text
 from srt_assets.commands import terminal
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection.explain import explain
-from srt_assets.text import printable, printable_json
 
 # Enough to recognize a text; --format json has all of it.
 SHOWN = 360
@@ -34,13 +32,12 @@ def run(lake: Lake, sample_id: str, student: str | None, format: str, console: C
     """Print what `core.selection.explain` found."""
     found = explain(lake, sample_id, student)
     if format == "json":
-        text = json.dumps(found, ensure_ascii=False, allow_nan=False, default=str, indent=1)
-        print(printable_json(text) if terminal.is_terminal(sys.stdout) else text)
+        terminal.print_json(json.dumps(found, ensure_ascii=False, allow_nan=False, default=str, indent=1))
         return
     out = console or terminal.console(highlight=False)
     record = found["record"]
     place = f"{record['source_file']} row {record['source_index']}"
-    out.print(_text(f"record {record['sample_id']} of {record['dataset']}, {place}", "bold"))
+    out.print(terminal.text(f"record {record['sample_id']} of {record['dataset']}, {place}", "bold"))
     out.print(_candidates(found["candidates"]))
     out.print(Text("teacher calls" if found["teacher_calls"] else "no teacher call"))
     for call in found["teacher_calls"]:
@@ -56,7 +53,7 @@ def _candidates(rows: list[dict[str, Any]]) -> Table:
     """The four versions side by side."""
     table = _table("", *(row["candidate"] for row in rows))
     for field in ("status", "instruction", "input", "response"):
-        table.add_row(Text(field, "dim"), *(_text(_cut(row[field] or "")) for row in rows), end_section=True)
+        table.add_row(Text(field, "dim"), *(terminal.text(_cut(row[field] or "")) for row in rows), end_section=True)
     return table
 
 
@@ -71,8 +68,8 @@ def _call(row: dict[str, Any]) -> RenderableType:
     ]
     if row["error"]:
         facts.append(row["error"])
-    line = _text("; ".join(facts))
-    return Group(line, Panel(_text(_cut(row["reply"], 3 * SHOWN)))) if row["reply"] else line
+    line = terminal.text("; ".join(facts))
+    return Group(line, Panel(terminal.text(_cut(row["reply"], 3 * SHOWN)))) if row["reply"] else line
 
 
 def _student(one: dict[str, Any]) -> RenderableType:
@@ -81,7 +78,7 @@ def _student(one: dict[str, Any]) -> RenderableType:
     table = _table("", *scores, title=f"scores by {one['student']} (nats per token)", numeric=True)
     for key, label in _LOSSES.items():
         table.add_row(Text(label, "dim"), *(Text(_number(row[key])) for row in scores.values()))
-    table.add_row(Text("status", "dim"), *(_text(row["status"]) for row in scores.values()))
+    table.add_row(Text("status", "dim"), *(terminal.text(row["status"]) for row in scores.values()))
     parts.append(table)
     for place, c in enumerate(one["comparisons"], start=1):
         margin = "" if c["margin"] is None else f", margin {c['margin']:+.4g}"
@@ -96,7 +93,7 @@ def _student(one: dict[str, Any]) -> RenderableType:
     others = _table("policy", "chosen", "outcome", "reason", title="the other policies")
     for row in one["policies"]:
         if row["policy"] != verdict["policy"]:
-            others.add_row(*(_text(row[name]) for name in ("policy", "chosen", "outcome", "reason")))
+            others.add_row(*(terminal.text(row[name]) for name in ("policy", "chosen", "outcome", "reason")))
     if others.row_count:
         parts.append(others)
     return Group(*parts)
@@ -121,10 +118,6 @@ def _table(first: str, *names: str, title: str | None = None, numeric: bool = Fa
     for name in names:
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     return table
-
-
-def _text(value: str, style: str = "") -> Text:
-    return Text(printable(value), style)
 
 
 def _cut(text: str, most: int = SHOWN) -> str:

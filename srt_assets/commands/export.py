@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.commands import card
+from srt_assets.core import rights
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection.students import known_student
@@ -65,7 +66,8 @@ def export(settings: Settings, lake: Lake, student: str, format: str, out: Path)
             f"the selected set of {student} is empty",
             f"see why: srt sql \"SELECT * FROM selection_summary WHERE student = '{student}' AND active\"",
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with rights.of_the_user():
+        out.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the move is one rename.
     aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
@@ -76,6 +78,7 @@ def export(settings: Settings, lake: Lake, student: str, format: str, out: Path)
             rows = _write(aside / "data" / "train.jsonl", _rows(lake, student, FORMATS[format]), as_lines=True)
             text = card.write(settings, lake, student, format)
             (aside / "README.md").write_text(text, encoding="utf-8")
+        rights.give(aside)
         aside.rename(out)
     finally:
         if aside.is_dir():

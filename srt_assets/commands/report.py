@@ -3,6 +3,8 @@
 Nothing is loaded from elsewhere and nothing in it is run: every value is escaped, whoever wrote it.
 """
 
+import base64
+import hashlib
 import html
 import math
 import uuid
@@ -10,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srt_assets.core import rights
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection.students import known_student
 from srt_assets.core.sql.views import connect
+from srt_assets.text import in_markdown, printable
 
 ENDINGS = (".html", ".md")
 
@@ -88,10 +92,12 @@ def report(lake: Lake, student: str, out: Path) -> None:
     title = f"Selection of student {student}"
     sections = _sections(lake, student)
     text = _html(title, sections) if out.suffix == ".html" else _markdown(title, sections)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with rights.of_the_user():
+        out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         aside.write_text(text, encoding="utf-8")
+        rights.give(aside)
         aside.rename(out)
     finally:
         aside.unlink(missing_ok=True)
@@ -117,7 +123,7 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def _is_number(value: Any) -> bool:
@@ -125,10 +131,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _markdown(title: str, sections: list[Section]) -> str:
-    def safe(text: str) -> str:
-        # HTML in Markdown is HTML; a bar or a line end would break the table.
-        return html.escape(text).replace("|", "\\|").replace("\n", " ").replace("`", "\\`").replace("[", "\\[")
-
+    safe = in_markdown
     lines = [f"# {safe(title)}", ""]
     for one in sections:
         lines += [f"## {safe(one.title)}", "", safe(one.text), ""]
@@ -151,10 +154,12 @@ _STYLE = (
 
 def _html(title: str, sections: list[Section]) -> str:
     safe = html.escape
+    # Nothing on the page may run, be fetched or be sent, even if a value were not escaped; styles are these alone.
+    style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'"
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        # Nothing on the page may run or be fetched, even if a value were not escaped.
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         f"<title>{safe(title)}</title><style>{_STYLE}</style></head><body><h1>{safe(title)}</h1>",
     ]
     for one in sections:

@@ -42,7 +42,7 @@ def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
             terminal.console().print(table)
             for path in checkpoints:
                 # Whole on its line, so that it can be copied.
-                terminal.console().print(Text(f"finetuned: {path}"), soft_wrap=True)
+                terminal.console().print(terminal.text(f"finetuned: {path}"), soft_wrap=True)
 
 
 def _calls(con, where: str) -> str:
@@ -92,11 +92,13 @@ def students(lake: Lake) -> None:
         try:
             s = checkpoints.get(lake, slug)
         except UserError as error:
-            table.add_row(slug, *[""] * 3, Text(str(error)))
+            table.add_row(slug, *[""] * 3, terminal.text(str(error)))
         else:
             what = f"{s.architecture.removesuffix('ForCausalLM')}, {s.n_parameters / 1e6:,.1f} M"
             generation = f"{s.generation}, of {s.parent}" if s.parent else str(s.generation)
-            table.add_row(slug, Text(what), Text(generation), s.fingerprint[:8], Text(s.source))
+            table.add_row(
+                slug, terminal.text(what), terminal.text(generation), s.fingerprint[:8], terminal.text(s.source_now)
+            )
     terminal.console().print(table)
 
 
@@ -106,7 +108,7 @@ def status(settings: Settings, lake: Lake, students: Sequence[str]) -> None:
     for name in ("asset", "student", "state", "why"):
         table.add_column(name, overflow="fold")
     for s in standings(settings, lake, list(students)):
-        table.add_row(s.asset, s.student or "-", Text(s.state, style=STYLES[s.state]), Text(s.why))
+        table.add_row(s.asset, s.student or "-", terminal.text(s.state, STYLES[s.state]), terminal.text(s.why))
     terminal.console().print(table)
     if not students:
         terminal.console().print("no student is registered; srt students add PATH|MODEL_ID registers one")
@@ -127,8 +129,8 @@ def calls(settings: Settings, lake: Lake, sample_id: str) -> None:
 
     console = terminal.console(highlight=False)
     for finding in explain(settings, lake, sample_id):
-        console.print(Text(f"{finding.purpose}: {finding.verdict}, {finding.why}"), soft_wrap=True)
-        console.print(Text(f"  call_key {finding.call_key}", style="dim"), soft_wrap=True)
+        console.print(terminal.text(f"{finding.purpose}: {finding.verdict}, {finding.why}"), soft_wrap=True)
+        console.print(terminal.text(f"  call_key {finding.call_key}", "dim"), soft_wrap=True)
 
 
 def estimate(settings: Settings, lake: Lake) -> None:
@@ -140,9 +142,9 @@ def estimate(settings: Settings, lake: Lake) -> None:
     price = "price unknown" if found.usd is None else f"{found.usd:.4f} USD"
     console.print(f"{found.calls} calls, {found.prompt_tokens} + {found.completion_tokens} tokens, {price}")
     for purpose, calls in found.by_purpose.items():
-        console.print(Text(f"  {purpose}: {calls} calls"))
+        console.print(terminal.text(f"  {purpose}: {calls} calls"))
     for assumption in found.assumptions:
-        console.print(Text(f"  assumes: {assumption}"), soft_wrap=True)
+        console.print(terminal.text(f"  assumes: {assumption}"), soft_wrap=True)
 
 
 def repaired(lake: Lake, done: "Iterable[Repaired]") -> None:
@@ -151,11 +153,11 @@ def repaired(lake: Lake, done: "Iterable[Repaired]") -> None:
     any_damage = False
     for item in done:
         any_damage = True
-        console.print(Text(item.what, "yellow"), soft_wrap=True)
-        console.print(Text(f"  lost: {item.lost}"), soft_wrap=True)
-        console.print(Text(f"  next: {item.next}"), soft_wrap=True)
+        console.print(terminal.text(item.what, "yellow"), soft_wrap=True)
+        console.print(terminal.text(f"  lost: {item.lost}"), soft_wrap=True)
+        console.print(terminal.text(f"  next: {item.next}"), soft_wrap=True)
         if item.place:
-            console.print(Text(f"  now in {item.place}"), soft_wrap=True)
+            console.print(terminal.text(f"  now in {item.place}"), soft_wrap=True)
     if any_damage:
         publish(lake)
     else:
@@ -166,7 +168,7 @@ def waste(found: "Sequence[Waste]", deleted: bool) -> None:
     """What was, or would be, deleted: a line each, and the sum."""
     console = terminal.console(highlight=False)
     for item in found:
-        console.print(Text(f"{item.path}  {item.size / 1e6:,.1f} MB, {item.why}"), soft_wrap=True)
+        console.print(terminal.text(f"{item.path}  {item.size / 1e6:,.1f} MB, {item.why}"), soft_wrap=True)
     total = f"{len(found)} directories, {sum(item.size for item in found) / 1e6:,.1f} MB"
     if not found:
         console.print("nothing to delete")

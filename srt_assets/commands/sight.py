@@ -7,10 +7,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from srt_assets.commands.terminal import printable
+from srt_assets.commands import terminal
 from srt_assets.core.lake import Lake
 from srt_assets.core.student.sight import as_json, sight
 from srt_assets.settings import Settings
+from srt_assets.text import printable
 
 MEANING = {
     "response": "the answer alone",
@@ -27,21 +28,23 @@ def run(
     """Print what `core.student.sight` found."""
     found = sight(settings, lake, slug, sample_id)
     if format == "json":
-        print(as_json(found))
+        terminal.print_json(as_json(found))
         return
-    out = console or Console(highlight=False)
+    out = console or terminal.console(highlight=False)
     what = f"record {found['sample_id']} of {found['dataset']}, version {found['candidate']}"
-    out.print(_text(what if found["sample_id"] else "no record is there yet: an example", "bold"))
-    out.print(_text(f"as {found['student']} reads it: template {found['template']}, protocol {found['protocol']}"))
+    out.print(terminal.text(what if found["sample_id"] else "no record is there yet: an example", "bold"))
+    out.print(
+        terminal.text(f"as {found['student']} reads it: template {found['template']}, protocol {found['protocol']}")
+    )
     if found["kept"] is False:
-        out.print(_text(f"it is not trained on: {found['reason']}", "yellow"))
+        out.print(terminal.text(f"it is not trained on: {found['reason']}", "yellow"))
     if found["note"]:
-        out.print(_text(found["note"], "yellow"))
+        out.print(terminal.text(found["note"], "yellow"))
     out.print(_passes(found["passes"]))
     given, trained = found["passes"]["response_given_prompt"], found["training"]
-    out.print(_text(f"The answer after its prompt, token by token ({BETWEEN} parts them):", "bold"))
+    out.print(terminal.text(f"The answer after its prompt, token by token ({BETWEEN} parts them):", "bold"))
     if "status" in given and "status" in trained:
-        out.print(_text(f"not scored: {given['status']}; not trained on: {trained['status']}", "red"))
+        out.print(terminal.text(f"not scored: {given['status']}; not trained on: {trained['status']}", "red"))
         return
     _tokens(out, given, trained, found)
 
@@ -75,20 +78,16 @@ def _tokens(out: Console, given: dict[str, Any], trained: dict[str, Any], found:
             out.print(_row(longer["tokens"][last:place], style), soft_wrap=False)
         if place in ends:
             where = f"token {place}" if "starts" in ends[place][0] else f"token {place - 1}"
-            out.print(_text(f"── {', '.join(ends.pop(place))}: {where}", "bold green"))
+            out.print(terminal.text(f"── {', '.join(ends.pop(place))}: {where}", "bold green"))
         last = place
     if "status" in trained:
         why = f"not trained on: {trained['status']} (training.max_length is {found['training_max_length']})"
-        out.print(_text(why, "red"))
+        out.print(terminal.text(why, "red"))
     names = ", ".join(f"{text!r} ({id})" for id, text in found["stops"].items())
-    out.print(_text(f"generation stops on {names}"))
+    out.print(terminal.text(f"generation stops on {names}"))
 
 
 def _row(tokens: list[str], style: str) -> Text:
     # A line feed is seen and ends the line: the text keeps its shape.
     shown = [printable(token).replace("\n", "\\n") + ("\n" if token.endswith("\n") else "") for token in tokens]
     return Text(BETWEEN.join(shown).replace(f"\n{BETWEEN}", "\n").rstrip("\n"), style)
-
-
-def _text(value: str, style: str = "") -> Text:
-    return Text(printable(value), style)

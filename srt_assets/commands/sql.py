@@ -45,11 +45,11 @@ def _print_table(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextI
     shown = [row for _, row in zip(range(TABLE_ROWS), rows, strict=False)]
     more = sum(1 for _ in rows)
     # Text, not markup: prompts are full of square brackets.
-    cells = [[Text(printable(_as_text(value))) for value in row] for row in shown]
+    cells = [[terminal.text(_as_text(value)) for value in row] for row in shown]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(columns):
         numeric = any(isinstance(row[place], int | float | Decimal) for row in shown)
-        table.add_column(Text(printable(name)), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(terminal.text(name), justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
     # Written to a file or a pipe, a table is as wide as it needs to be.
@@ -60,7 +60,7 @@ def _print_table(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextI
         for _ in range(len(shown) + 1):
             table.add_column(overflow="fold")
         for place, name in enumerate(columns):
-            table.add_row(Text(printable(name), "dim"), *(row[place] for row in cells))
+            table.add_row(terminal.text(name, "dim"), *(row[place] for row in cells))
     console.print(table)
     count = len(shown) + more
     cut = f", the first {len(shown)} shown; --format csv or json gives all" if more else ""

@@ -20,7 +20,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from srt_assets.text import printable
+from srt_assets.text import printable, printable_json
 
 # Styles of libraries that log in colour, such as Dagster's: taken out, for nobody can tell them from a stranger's.
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
@@ -84,9 +84,19 @@ def console(stderr: bool = False, file: TextIO | None = None, **options: Any) ->
     return _Console(file=stream.terminal if isinstance(stream, _Shown) else stream, **options)
 
 
+def text(value: str, style: str = "") -> Text:
+    """A text for a table or a line. The console would escape it too, but after the table has measured it."""
+    return Text(printable(value), style)
+
+
 def is_terminal(stream: TextIO) -> bool:
     """Whether somebody reads it as it is written."""
     return isinstance(stream, _Shown) or stream.isatty()
+
+
+def print_json(text: str) -> None:
+    """JSON on stdout: on a terminal with every character escaped that would do something there."""
+    print(printable_json(text) if is_terminal(sys.stdout) else text)
 
 
 @contextmanager

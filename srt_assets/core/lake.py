@@ -107,7 +107,7 @@ class Lake:
 
     def source(self, table: str, partition: str | None = None) -> str:
         """The content as a subquery for a FROM clause, every column typed; works when there is none. May be Damaged."""
-        return f"({TABLES[table].select_sql(self.parts(table, partition))})"
+        return f"({TABLES[table].select_sql(self.parts(table, partition), self.home)})"
 
     def views(self) -> "tuple[dict[str, str], dict[str, list[Path]]]":
         """For each table a SELECT of its present content, and the parts it reads.
@@ -118,7 +118,7 @@ class Lake:
         for name, table in TABLES.items():
             try:
                 parts[name] = self.parts(name)
-                selects[name] = table.select_sql(parts[name])
+                selects[name] = table.select_sql(parts[name], self.home)
             except Damaged as error:
                 parts[name] = []
                 selects[name] = table.error_sql(str(error))

@@ -68,8 +68,9 @@ def keep_while(reader: object, folder: Path, names: Iterable[str]) -> None:
         return
     # Locked before it gets its name: it must never look like a dead reader's.
     fcntl.flock(file, fcntl.LOCK_EX)
-    file.write("\n".join(names))
-    file.flush()
+    with naming(path):
+        file.write("\n".join(names))
+        file.flush()
     hidden.replace(path)
     weakref.finalize(reader, _release, file, path)
 
@@ -91,11 +92,23 @@ def kept(folder: Path) -> set[str]:
     return names
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError about a file that is open say which one it is. Python's own names it only if it cannot be opened."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def sync(path: Path) -> None:
     """Put a file's, or a folder's, present state on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -104,8 +117,9 @@ def replace_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, finds the old text or the new."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        temporary.write_text(text)
-        sync(temporary)
+        with naming(path):
+            temporary.write_text(text)
+            sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)  # on a full disk it is in the way

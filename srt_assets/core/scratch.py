@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import psutil
 
+from srt_assets.core import rights
 from srt_assets.core.tables import sql_literal
 from srt_assets.core.untouched import untouched
 
@@ -33,7 +34,7 @@ def _root(home: Path) -> Path:
     if not home.exists():  # whoever only asks does not make it
         return Path(tempfile.gettempdir())
     try:
-        root.mkdir(exist_ok=True)
+        root.mkdir(mode=0o777 & ~(rights.TEAM if rights.is_team(home) else rights.ALONE), exist_ok=True)
     except OSError:
         if not home.is_dir():
             raise

@@ -1,7 +1,7 @@
 """Every table of the lake: names, types, meaning. Parts, views, UI column schemas and docs are all made from here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,8 @@ def rows_as_dicts(cursor: "duckdb.DuckDBPyConnection") -> list[dict[str, Any]]:
 class Table:
     """A table of the lake. `volatile` columns (times, margins) do not count in the row-content hash. `row_group`: rows
     that are lost together when a part is damaged. `is_paid`: its rows cost money and nothing can make them again, so no
-    clean-up removes a part of it that no manifest names.
+    clean-up removes a part of it that no manifest names. `places`: columns that name a place in the home, in SQL with
+    {home}; what parts say there is of where the home was when they were written.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Table:
     volatile: frozenset[str] = frozenset()
     row_group: int = 122_880
     is_paid: bool = False
+    places: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def arrow_schema(self) -> pa.Schema:
@@ -73,12 +75,17 @@ class Table:
         columns = ", ".join(f'{error}::{c.type} AS "{c.name}"' for c in self.columns)
         return f"SELECT {columns} WHERE {error} IS NULL"
 
-    def select_sql(self, paths: Sequence[Path | str]) -> str:
+    def select_sql(self, paths: Sequence[Path | str], home: Path | None = None) -> str:
         """A typed SELECT over Parquet parts. No part: no rows. A column that older parts lack: null.
+
+        `home`: where it is now, for `places`; None gives what the parts say.
 
         Nothing else reads parts: a folder named `model=mine` on their way must not become their column `model`.
         """
-        typed = ", ".join(f'"{c.name}"::{c.type} AS "{c.name}"' for c in self.columns)
+        values = {c.name: f'"{c.name}"' for c in self.columns}
+        if home:
+            values |= {c: f"({sql.replace('{home}', sql_literal(str(home)))})" for c, sql in self.places.items()}
+        typed = ", ".join(f'{values[c.name]}::{c.type} AS "{c.name}"' for c in self.columns)
         empty = ", ".join(f'NULL::{c.type} AS "{c.name}"' for c in self.columns)
         if not paths:
             return f"SELECT {empty} WHERE false"
@@ -225,6 +232,11 @@ _ALL = (
         ),
         key=("student",),
         partitioned=True,
+        # One that was finetuned here lies under `checkpoints/`, and moves with the home.
+        places={
+            "source": "CASE WHEN parent <> '' THEN {home} || '/checkpoints/' || "
+            "list_last(string_split(source, '/checkpoints/')) ELSE source END"
+        },
     ),
     Table(
         "student_scores",
@@ -340,6 +352,7 @@ _ALL = (
         key=("student", "run"),
         partitioned=True,
         volatile=frozenset({"tokens_per_s", "peak_memory_bytes", "seconds", "device", "finished_at", "path"}),
+        places={"path": "{home} || '/checkpoints/' || student || '/' || run"},
     ),
     Table(
         "training_steps",

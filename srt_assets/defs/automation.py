@@ -7,12 +7,14 @@ from pathlib import Path
 
 import dagster as dg
 
+from srt_assets.core import rights
 from srt_assets.core.masking import redact
 from srt_assets.defs import names
 from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
 from srt_assets.defs.instance import fail_dead_runs
 from srt_assets.defs.status import status_after_runs
 from srt_assets.settings import Settings
+from srt_assets.text import as_block
 
 TICK_S = 30
 
@@ -72,9 +74,10 @@ def failed_runs(settings: Settings, status: dg.DefaultSensorStatus, tick_s: int)
         command = f"srt run --student {student}" if student else "srt run"
         lines = [f"# Run {run.run_id} of {run.job_name} failed", "", f"noted {datetime.now(UTC).isoformat()}", ""]
         for event in context.get_step_failure_events():
-            lines += [f"## {event.step_key}", "", redact(event.step_failure_data.error_display_string.strip()), ""]
-        lines += [redact(context.failure_event.message or ""), ""]
+            lines += [f"## {event.step_key}", "", as_block(redact(event.step_failure_data.error_display_string)), ""]
+        lines += [as_block(redact(context.failure_event.message or "")), ""]
         lines += [f"Resume: `{command}`, or re-execute the run in the UI."]
+        rights.keep(settings.home)
         folder = Path(settings.home) / "failures"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{run.run_id}.md").write_text("\n".join(lines) + "\n")

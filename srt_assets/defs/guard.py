@@ -95,7 +95,7 @@ def _only_asks(text: str) -> bool:
 
 def _named(values: list[str], none: str = "") -> str:
     text = printable(", ".join(values))
-    return repr(text[:_LONGEST]) if values else none
+    return f"'{text[:_LONGEST]}'" if values else none
 
 
 def _unframed(send: Send) -> Send:

@@ -4,6 +4,7 @@ import time
 
 import dagster as dg
 
+from srt_assets.core import rights
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.errors import explained as explanation
 from srt_assets.core.lake import Lake
@@ -32,6 +33,7 @@ def run_stage(
     """Run a stage and report it. A UserError or StageError becomes a Failure that no retry policy repeats."""
     started = time.monotonic()
     end_with_run()
+    rights.keep(settings.home)
     publisher = Publisher()
     lake = Lake(settings.home, flushed=publisher.flushed)
     student = context.partition_key if context.has_partition_key else ""

@@ -8,6 +8,7 @@ from srt_assets.core.hashing import digest
 from srt_assets.core.stage import STATES
 from srt_assets.defs import names
 from srt_assets.defs.resources import LakeResource
+from srt_assets.text import printable
 
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 LOOKED_AT = "looked_at"
@@ -51,7 +52,7 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
 
 def _quoted(why: str) -> str:
     """Reasons may quote names of files and models, or a whole stack trace: nothing in them is markup, or ends a row."""
-    text = " ".join(why.split()).replace("`", "").replace("|", "/")
+    text = " ".join(printable(why).split()).replace("`", "").replace("|", "/")
     if len(text) > LONGEST_WHY:
         text = f"{text[:LONGEST_WHY]} … (srt status says it all)"
     return f"`{text}`" if text else ""

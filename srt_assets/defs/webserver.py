@@ -15,6 +15,8 @@ from dagster._utils.log import configure_loggers
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
 
+from srt_assets.core.children import protect
+from srt_assets.core.masking import mask_uncaught
 from srt_assets.core.signals import listen
 from srt_assets.defs.guard import Guard
 
@@ -31,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-p", "--port", type=int, default=3000, help="port on 127.0.0.1")
     asked = parser.parse_args(argv)
     listen()
+    protect()
+    mask_uncaught()
     # uvicorn ends on either signal, and then raises it again: here it is the end of this function.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_loggers()

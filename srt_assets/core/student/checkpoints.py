@@ -28,13 +28,15 @@ _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 @dataclass(frozen=True)
 class StudentInfo:
-    """A registered student. `path`: directory for `from_pretrained`; `weights_bytes`: size of its weights on disk;
-    `max_positions`: longest sequence in tokens it has positions for, 0 if its configuration does not say;
+    """A registered student. `source`: as it was registered, and `source_now`: where that is now, which differs if it is
+    of this home and the home has moved. `path`: directory for `from_pretrained`; `weights_bytes`: size of its weights
+    on disk; `max_positions`: longest sequence in tokens it has positions for, 0 if its configuration does not say;
     `caps_logits`: its configuration bends the logits after the output layer.
     """
 
     slug: str
     source: str
+    source_now: str
     revision: str
     path: Path
     fingerprint: str
@@ -62,7 +64,7 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
     with folders.registering(lake, slug):
         folders.settle(root, slug)
         known = folders.record(root / slug)
-        if known and _is_taken(known, source, origin, replace):
+        if known and _is_taken(root / slug, known, source, origin, replace):
             raise UserError(
                 f"the student key {slug!r} is taken by {known['source']}",
                 "choose another: --name, or in the watched folder its name there",
@@ -91,7 +93,8 @@ def add(settings: Settings, lake: Lake, source: str, name: str | None = None, re
 def taken_by(lake: Lake, slug: str, source: str, replace: bool = False) -> str:
     """The source that `add` would not let this one push out of its key; '' if it would be registered."""
     known = folders.known(lake, slug)
-    return known["source"] if known and _is_taken(known, source, sources.resolve(source), replace) else ""
+    path = lake.home / "students" / slug
+    return known["source"] if known and _is_taken(path, known, source, sources.resolve(source), replace) else ""
 
 
 def get(lake: Lake, slug: str) -> StudentInfo:
@@ -118,6 +121,7 @@ def get(lake: Lake, slug: str) -> StudentInfo:
     return StudentInfo(
         slug=slug,
         path=path,
+        source_now=_source_now(path, record),
         n_parameters=files.n_parameters,
         weights_bytes=sum(p.stat().st_size for p in files.weights),
         **{key: record[key] for key in ("source", "revision", "fingerprint", "parent", "generation")},
@@ -174,12 +178,20 @@ def _target(file: Path, aside: Path) -> Path | str:
     return os.path.relpath(real, home / "students" / aside.name) if real.is_relative_to(home) else file
 
 
+def _source_now(path: Path, record: dict) -> str:
+    """What was registered from this home is linked to by a relative link, and its record is of where the home was."""
+    link = path / "config.json"
+    if not Path(record["source"]).is_absolute() or not link.is_symlink() or (target := link.readlink()).is_absolute():
+        return record["source"]
+    return str((path / target).parent.resolve())
+
+
 def _given(source: str, origin: sources.Origin) -> str:
     return str(Path(source).expanduser().absolute()) if origin.local else origin.source
 
 
-def _is_taken(known: dict, source: str, origin: sources.Origin, replace: bool) -> bool:
-    same = known["source"] == origin.source or known.get("given") == _given(source, origin)
+def _is_taken(path: Path, known: dict, source: str, origin: sources.Origin, replace: bool) -> bool:
+    same = origin.source in (known["source"], _source_now(path, known)) or known.get("given") == _given(source, origin)
     return not same and not _gone(known["source"]) and not (replace and sources.of_the_hub(known["source"]))
 
 

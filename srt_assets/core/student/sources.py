@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from os.path import lexists
 from pathlib import Path
 
+from srt_assets.core import rights
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.files import is_folder, what_else
 from srt_assets.paths import brief, expanded
@@ -61,7 +62,8 @@ def fetch(origin: Origin) -> tuple[Path, str]:
 
     repository, _, revision = origin.source.partition("@")
     try:
-        found = Path(snapshot_download(repository, revision=revision or None, allow_patterns=_WANTED_FILES))
+        with rights.of_the_user():  # its cache is not this home's
+            found = Path(snapshot_download(repository, revision=revision or None, allow_patterns=_WANTED_FILES))
     except (OSError, HFValidationError) as error:  # every hub and network error is an OSError
         # Of the library's message only the kind: it may carry a request with its headers.
         raise UserError(

@@ -1,6 +1,7 @@
 """The stage behind the asset `student_checkpoint`: for each student a row that says what it is, by content."""
 
 from dataclasses import asdict
+from typing import Any
 
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
@@ -40,9 +41,9 @@ class StudentCheckpoint(Stage):
     def describe(self, lake: Lake, student: str = "") -> Description:
         """What people look at first: size, kind and identity of the student."""
         info = checkpoints.get(lake, student)
-        shown = ("weights_bytes", "vocab_size", "architecture", "source", "fingerprint", "generation")
+        shown = ("weights_bytes", "vocab_size", "architecture", "fingerprint", "generation")
         proved = "; ".join(proofs.told(lake.home, info.fingerprint)) or "not measured yet: it is when it first scores"
-        facts = {name: getattr(info, name) for name in shown}
+        facts: dict[str, Any] = {name: getattr(info, name) for name in shown} | {"source": info.source_now}
         return Description({"parameters": info.n_parameters, **facts, "forward_pass": proved})
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srt_assets.core.errors import Damaged
+from srt_assets.core.errors import Damaged, UserError
 from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.lake import Lake
+from srt_assets.core.student.checkpoint_files import inspect
 from srt_assets.core.training.job import CURVE, RECORD
 from srt_assets.core.untouched import untouched
 
@@ -71,10 +72,21 @@ def verify(path: Path) -> None:
             raise Damaged(file, "its bytes are not those that were saved (SHA-256)")
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is there: an adapter, or a model with its tokenizer and every shard, none cut short."""
+    if (path / "adapter_config.json").is_file():
+        return (path / "adapter_model.safetensors").is_file()
+    try:
+        inspect(path)
+    except UserError:
+        return False
+    return True
+
+
 def find(lake: Lake, student: str, fingerprint: str) -> Finished | None:
-    """The newest finished training that was made from exactly these inputs."""
-    made = reversed(all_of(lake, student))
-    return next((f for f in made if f.record["training_fingerprint"] == fingerprint), None)
+    """The newest finished training that was made from exactly these inputs, and is still there."""
+    made = (f for f in reversed(all_of(lake, student)) if f.record["training_fingerprint"] == fingerprint)
+    return next((f for f in made if is_whole(f.path)), None)
 
 
 def delete(path: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from srt_assets.core import reserve
+from srt_assets.core import reserve, rights
 from srt_assets.core.children import protect
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.locks import file_lock, replace_text
@@ -25,6 +25,7 @@ from srt_assets.core.progress import throttled
 from srt_assets.core.signals import listen
 from srt_assets.core.training.job import Job
 from srt_assets.core.training.states import make_room
+from srt_assets.text import printable
 
 LOG_EVERY_S = 5.0
 PATIENCE_S = 5.0
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     if asked.student:
         return run_stage(asked.student, asked.settings)
     if not asked.job.is_file():
-        print(f"there is no job file {asked.job}; --student SLUG makes one", file=sys.stderr)
+        print(printable(f"there is no job file {asked.job}; --student SLUG makes one"), file=sys.stderr)
         return UserError.exit_code
     return run_job(Job.read(asked.job), asked.quiet)
 
@@ -62,11 +63,12 @@ def run_stage(student: str, settings_file: Path | None) -> int:
 
     try:
         settings = load_settings(settings_file)
+        rights.keep(settings.home)
         lake = Lake(settings.home)
         outcome = STAGE.run(settings, lake, student, progress=show)
         Publisher().ended(lake)
     except (UserError, StageError) as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped; the next run continues from the last saved step", file=sys.stderr)
@@ -170,7 +172,7 @@ def _listener(job: Job, say: Callable[[str], None], rank: int):
 
 def _fail(job: Job, error: UserError | StageError, quiet: bool) -> int:
     if not quiet:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
     kind = "UserError" if isinstance(error, UserError) else "StageError"
     note = json.dumps({"kind": kind, "message": error.message, "remedy": error.remedy})
     try:

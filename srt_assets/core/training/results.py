@@ -8,8 +8,8 @@ import duckdb
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Checked, Description, Facts
-from srt_assets.core.tables import rows_as_dicts
-from srt_assets.core.training.finished import Finished, directory
+from srt_assets.core.tables import TABLES, rows_as_dicts
+from srt_assets.core.training.finished import Finished
 
 TABLE = "training_runs"
 STEPS = "training_steps"
@@ -17,12 +17,18 @@ FINITE = "loss_is_finite"
 LEARNED = "held_out_loss_fell"
 
 
-def current(lake: Lake, student: str) -> dict[Path, str]:
-    """The checkpoints that `training_runs` names, the present answer of the graph; and what its column `path` says."""
+def current(lake: Lake, student: str) -> list[Path]:
+    """The checkpoints that `training_runs` names, the present answer of the graph."""
     with duckdb.connect() as con:
-        found = con.execute(f"SELECT run, path FROM {lake.source(TABLE, f'student={student}')}").fetchall()
-    # By name, for the column `path` is of where the home was when they were written.
-    return {directory(lake, student) / run: path for run, path in found}
+        found = con.execute(f"SELECT path FROM {lake.source(TABLE, f'student={student}')}").fetchall()
+    return [Path(path) for (path,) in found]
+
+
+def paths_in_parts(lake: Lake, student: str) -> set[str]:
+    """The column `path` as it was written: of where the home was then."""
+    with duckdb.connect() as con:
+        select = TABLES[TABLE].select_sql(lake.parts(TABLE, f"student={student}"))
+        return {path for (path,) in con.execute(f"SELECT path FROM ({select})").fetchall()}
 
 
 def parts(lake: Lake, student: str, done: list[Finished]) -> dict[str, list[str]]:

@@ -70,12 +70,11 @@ class FinetunedCheckpoint(Stage):
 
     def is_there(self, lake: Lake, student: str) -> bool:
         """Whether every checkpoint that `training_runs` names still exists."""
-        files = ("config.json", "adapter_config.json")
-        return all(any((path / name).exists() for name in files) for path in results.current(lake, student))
+        return all(finished.is_whole(path) for path in results.current(lake, student))
 
     def is_outdated(self, lake: Lake, student: str) -> bool:
-        """Whether the column `path` is of where the home was before."""
-        return any(str(path) != said for path, said in results.current(lake, student).items())
+        """Whether the parts say where the home was before; who reads `training_runs` is told where it is now."""
+        return {str(path) for path in results.current(lake, student)} != results.paths_in_parts(lake, student)
 
     def make(self, work: Work) -> Made:
         """Train what is not trained yet. An interrupted training is continued from its last saved state.
