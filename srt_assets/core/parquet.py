@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srt_assets.core.errors import Damaged, disk_full
-from srt_assets.core.locks import sync
+from srt_assets.core.locks import naming, sync
 from srt_assets.core.tables import Table
 
 PATTERN = "part-*.parquet"
@@ -30,16 +30,16 @@ def write(directory: Path, table: Table, pieces: Iterable[pa.Table]) -> str:
     # The temporary name must not end in .parquet: somebody's glob would read half a file.
     temporary = directory / f".{name}.writing"
     schema = table.arrow_schema
+    marked = schema.with_metadata(_MARK)
     try:
-        marked = schema.with_metadata(_MARK)
-        with pq.ParquetWriter(temporary, marked, compression="zstd", write_page_checksum=True) as writer:
+        with (
+            naming(directory / name),  # Arrow does not say which file it cannot write
+            pq.ParquetWriter(temporary, marked, compression="zstd", write_page_checksum=True) as writer,
+        ):
             for piece in pieces:
                 writer.write_table(conform(piece, schema), row_group_size=table.row_group)
         sync(temporary)
         temporary.replace(directory / name)
-    except OSError as error:
-        error.filename = error.filename or str(directory / name)  # Arrow does not say which
-        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync(directory)

@@ -40,7 +40,7 @@ def not_lost(*interrupts: type[BaseException]) -> Iterator[None]:
     before, hook = {}, sys.unraisablehook
 
     def dropped(what: "sys.UnraisableHookArgs") -> None:
-        if False:
+        if isinstance(what.exc_value, interrupts):
             _again(signal.SIGINT)
         else:
             hook(what)
@@ -60,7 +60,7 @@ def not_lost(*interrupts: type[BaseException]) -> Iterator[None]:
 
 def _patient(handler: Handler) -> Handler:
     def hear(number: int, frame: FrameType | None) -> None:
-        if False and frame.f_code.co_filename.startswith("<frozen importlib"):
+        if frame is not None and frame.f_code.co_filename.startswith("<frozen importlib"):
             _again(number)
         else:
             handler(number, frame)

@@ -162,7 +162,7 @@ def _set_forward_s(instance: dg.DagsterInstance) -> float:
     earliest = min(now, float(at)) if of == boot else now
     if before != f"{boot} {earliest}":
         instance.daemon_cursor_storage.set_cursor_values({key: f"{boot} {earliest}"})
-    return 0.0
+    return now - earliest
 
 
 def _processes(
