@@ -23,7 +23,7 @@ from srt_assets.core.status import standings
 from srt_assets.core.student import checkpoints
 from srt_assets.defs import names
 from srt_assets.defs.instance import fail_dead_runs, prepare_instance
-from srt_assets.defs.launch import is_recorded, materialize
+from srt_assets.defs.launch import has_passed, is_recorded, materialize
 from srt_assets.settings import Settings
 
 PLAIN_EVERY_S = 15.0
@@ -68,7 +68,7 @@ def run(
     started, began = time.monotonic(), datetime.now(UTC)
     with instance_of(settings) as instance:
         instance.add_dynamic_partitions(names.students.name or "", chosen)
-        if not assets and _nothing_to_do(settings, lake, instance, chosen):
+        if not assets and _nothing_to_do(settings, lake, defs, instance, chosen):
             publish(lake)
             show.summary(lake, chosen, began)
             console.print("[green]everything is up to date[/], nothing to do")
@@ -152,9 +152,17 @@ def _run_all(
     return 0 if not bad else 2 if all(c == 2 for c in bad) else 1
 
 
-def _nothing_to_do(settings: Settings, lake: Lake, instance: dg.DagsterInstance, students: Sequence[str]) -> bool:
+def _nothing_to_do(
+    settings: Settings, lake: Lake, defs: dg.Definitions, instance: dg.DagsterInstance, students: Sequence[str]
+) -> bool:
+    """Everything is made, this instance knows it, and no blocking check has anything against it."""
     found = standings(settings, lake, list(students))
-    return all(s.state == "fresh" and is_recorded(instance, s.asset, s.student) for s in found)
+    return all(
+        s.state == "fresh"
+        and is_recorded(instance, s.asset, s.student)
+        and has_passed(defs, instance, s.asset, s.student)
+        for s in found
+    )
 
 
 @contextmanager
