@@ -37,9 +37,8 @@ class explained:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, Exception) or isinstance(error, dg.Failure | dg.DagsterError):
             return
-        known = explanation(error) or error
-        if not isinstance(known, UserError | StageError):
-            known = fault_of_ours(error, self._context.run.run_id)
+        known = error if isinstance(error, UserError | StageError) else explanation(error)
+        known = known or fault_of_ours(error, self._context.run.run_id)
         # A trace may quote anything: an address with its password, the headers of a request.
         self._context.log.debug("where it failed:\n" + redact("".join(traceback.format_exception(error))))
         raise Failed(str(known), known.exit_code) from None
