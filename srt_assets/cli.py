@@ -30,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     help="Recycle instruction-tuning data with Selective Reflection-Tuning: a teacher rewrites, the student chooses.",
 )
-students_app = typer.Typer(no_args_is_help=True, help="The students: register and list them.")
+students_app = typer.Typer(no_args_is_help=True, help="The students: register, list and retire them.")
 app.add_typer(students_app, name="students")
 
 StudentOption = Annotated[
@@ -132,17 +132,22 @@ def run_command(
 
 
 def _register(settings: Settings, lake: "Lake", source: str, name: str | None) -> str:
-    from srt_assets.core.student import checkpoints
-
-    typer.echo(f"registering {source} …")
-    with terminal.bars():
-        student = checkpoints.add(settings, lake, source, name)
     from srt_assets.commands.run import instance_of
-    from srt_assets.defs import names
+    from srt_assets.core.student import checkpoints, retired, sources
+    from srt_assets.core.student.checkpoint_files import slugify
+    from srt_assets.defs import retirement
 
+    slug = slugify(name or sources.resolve(source).default_name)
+    typer.echo(f"registering {source} …")
     with instance_of(settings) as instance:
-        instance.add_dynamic_partitions(names.students.name or "", [student.slug])
-    typer.echo(f"student {student.slug}")
+        retirement.forget(lake, instance, slug)
+        was_out = retired.get(lake, slug)
+        with terminal.bars():
+            student = checkpoints.add(settings, lake, source, slug)
+        if was_out:
+            retired.note_return(lake, slug)
+        retirement.add_partitions(lake, instance, [student.slug])
+    typer.echo(f"student {student.slug}{' is back' if was_out else ''}")
     return student.slug
 
 
@@ -162,10 +167,11 @@ def students_add(
 
 @students_app.command("list")
 def students_list() -> None:
-    """The registered students."""
+    """The registered students, and those that are retired."""
     from srt_assets.commands import show
 
-    _, lake = _open()
+    settings, lake = _open()
+    _settle(settings)
     show.students(lake)
 
 
@@ -184,6 +190,45 @@ def students_show(
     sight.run(settings, lake, slug, sample_id, _format(format, ("table", "json")))
 
 
+@students_app.command("remove")
+def students_remove(
+    student: Annotated[str, typer.Argument(help="Slug of the student.")],
+    purge: Annotated[
+        bool, typer.Option("--purge", help="List what it has made (scores, decisions, checkpoints), ask, delete it.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --purge: delete without asking.")] = False,
+) -> None:
+    """Retire a student: it is in no run any more, and the watched folder does not bring it back."""
+    from srt_assets.commands import remove
+
+    settings, lake = _open()
+    remove.run(settings, lake, student, purge, yes)
+
+
+def _settle(settings: Settings) -> None:
+    """Look whether somebody has deleted a student's partition in the UI, if there is an instance to look into."""
+    from srt_assets.defs.instance import is_made
+
+    if not is_made(settings):
+        return
+    from srt_assets.commands import run
+
+    try:
+        run.look_for_deleted(settings)
+    except Exception as error:  # noqa: BLE001 - whatever its storage raises: the home can be shown all the same
+        _say_no_answer(error)
+
+
+def _say_no_answer(error: Exception) -> None:
+    from rich.text import Text
+
+    from srt_assets.core.masking import redact
+
+    why = redact(f"{type(error).__name__}: {error}").partition("\n")[0]
+    what = f"the Dagster instance does not say which students were deleted there: {why}"
+    terminal.console(stderr=True).print(Text(what, "yellow"), soft_wrap=True)
+
+
 # -- looking
 
 
@@ -193,6 +238,7 @@ def status() -> None:
     from srt_assets.commands import show
 
     settings, lake = _open()
+    _settle(settings)
     show.status(settings, lake, _slugs(lake))
 
 

@@ -106,6 +106,6 @@ def test_automation_is_off_until_the_setting_says_on(defs: dg.Definitions) -> No
         found = {s.name for s in some.sensors or [] if s.default_status.value == "RUNNING"}
         return found | {s.name for s in some.schedules or [] if s.default_status.value == "RUNNING"}
 
-    assert running(defs) == {"dead_runs"}
+    assert running(defs) == {"dead_runs", "retired_students"}
     on = build_defs(Settings(automation=Automation(enabled=True)))
     assert {"new_student_checkpoints", "nightly"} <= running(on)

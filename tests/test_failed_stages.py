@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from student_lake import make_lake, settings_for
 
+from srt_assets.cli import main
 from srt_assets.core.lake import Lake
 from srt_assets.core.records import raw
 from srt_assets.core.status import standings
 from srt_assets.core.student import scores
 from srt_assets.defs import names
 from srt_assets.defs.assets import asset_of
+from srt_assets.defs.automation import failed_runs
+from srt_assets.defs.failures import Failed, cause
+from srt_assets.defs.instance import DAGSTER_YAML
 from srt_assets.defs.resources import LakeResource
 from srt_assets.settings import Settings
+
+NOT_CAPTURED = """\
+compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}
+"""
 
 
 def state_of(settings: Settings, lake: Lake, asset: str, students: list[str]) -> tuple[str, str]:
@@ -58,6 +68,67 @@ def test_an_error_nobody_foresaw_counts_too(home: Path, monkeypatch: pytest.Monk
             resources={"lake": LakeResource(settings)},
             raise_on_error=False,
         )
+        logged = instance.all_logs(done.run_id)
     assert not done.success
     state, why = state_of(settings, lake, "student_scores", ["tiny"])
     assert state == "failed" and str(error) in why
+    [event] = done.get_step_failure_events()
+    told = event.step_failure_data.user_failure_data.description
+    assert told == cause(event) and str(error) in told.splitlines()[0] and "\n  -> " in told
+    assert ("a fault of srt-assets" in told) is (type(error) is RuntimeError)
+    # Where it was is in the log, at level debug; what people see first has Dagster's own lines only.
+    shown = event.step_failure_data.error.to_string()
+    assert shown.startswith(f"Failed: {told}") and "in fails" not in shown
+    traces = [entry for entry in logged if "in fails" in entry.user_message]
+    assert traces and {entry.level for entry in traces} == {logging.DEBUG}
+
+
+def test_the_terminal_shows_where_it_was_only_when_asked(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise LookupError("no such key\nin a second line")
+
+    monkeypatch.setattr(raw.RawDataset, "make", fails)
+    (tmp_path / "srt.toml").write_text('[[datasets]]\nname = "d"\npath = "d.json"\n')
+    (tmp_path / "d.json").write_text('[{"instruction": "Name a tree.", "input": "", "output": "Oak."}]')
+    monkeypatch.setenv("SRT_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    # Captured output reaches the terminal through another process, when it pleases.
+    (home / "dagster").mkdir(parents=True)
+    (home / "dagster" / "dagster.yaml").write_text(f"{DAGSTER_YAML}{NOT_CAPTURED}")
+
+    def srt(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["srt", "run", "raw_dataset", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        return "".join(capfd.readouterr())
+
+    told = srt()
+    assert "error raw_dataset: LookupError: no such key in a second line (nobody foresaw" in told
+    assert "-> report it" in told and "Traceback" not in told and "in fails" not in told
+    assert "in fails" in srt("--verbose")
+
+
+def test_the_note_of_a_failed_run_says_what_to_do_and_no_more(home: Path) -> None:
+    @dg.op
+    def fails() -> None:
+        raise Failed("row 7 has no instruction\n  -> correct it", 2)
+
+    @dg.job
+    def job() -> None:
+        fails()
+
+    settings = Settings.model_validate({"project": {"home": home}})
+    with dg.instance_for_test() as instance:
+        done = job.execute_in_process(instance=instance, raise_on_error=False)
+        context = dg.build_run_status_sensor_context(
+            "failed_runs",
+            dagster_event=done.get_run_failure_event(),
+            dagster_instance=instance,
+            dagster_run=done.dagster_run,
+        ).for_run_failure()
+        failed_runs(settings, dg.DefaultSensorStatus.RUNNING, 30)(context)
+    note = (home / "failures" / f"{done.run_id}.md").read_text()
+    assert "row 7 has no instruction\n  -> correct it" in note and "srt run" in note and "File " not in note

@@ -34,6 +34,7 @@ WORDS: dict[str, list[str]] = {
     "prune": ["prune", "--yes"],
     "doctor": ["doctor", "--verify"],
     "repair": ["repair"],
+    "students remove": ["students", "remove", "smollm2", "--purge", "--yes"],
 }
 ELSEWHERE = {"ui": "test_signals.py"}
 # A script beside Python, as the command `srt` is; and last a step of Dagster's in a process of its own.

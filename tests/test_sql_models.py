@@ -191,7 +191,7 @@ def test_what_does_not_compile_is_seen_in_the_ui_and_fails_no_run(tmp_path, brok
         [note] = [n for n in noted if n.asset_key == dg.AssetKey("mine")]
         assert "mine.sql:3: " in str(note.metadata["does not compile"].value)
     [odd] = [c for c in sql_models.checks() if next(iter(c.check_keys)).name == "odd"]
-    result = odd(None, LakeResource(Settings(project=Project(home=lake.home))))
+    [result] = odd(None, LakeResource(Settings(project=Project(home=lake.home))))
     assert not result.passed and result.severity == dg.AssetCheckSeverity.WARN and "odd.sql:2: " in result.description
 
 

@@ -183,6 +183,7 @@ def _turns(settings: Settings, student: "StudentInfo") -> Iterator[Finding]:
 
 
 def _watched(settings: Settings) -> Iterator[Finding]:
+    from srt_assets.core.lake import Lake
     from srt_assets.core.student import watch
 
     folder = Path(settings.automation.watch)
@@ -191,7 +192,11 @@ def _watched(settings: Settings) -> Iterator[Finding]:
     if not folder.is_dir():
         yield Finding("warning", f"there is no folder {folder} to watch", "correct automation.watch, or make it")
         return
+    lake = Lake(settings.home)
     whole, refused = watch.scan(folder)
     yield Finding("ok", f"watched folder {folder}: {len(whole)} whole checkpoint(s)")
+    for slug, found in whole.items():
+        if out := watch.kept_out(lake, slug, found):
+            yield Finding("ok", f"watched folder, {slug}: retired on {out.at[:10]}, stays out")
     for name, why in refused.items():
         yield Finding("warning", f"watched folder, {name}: {why}", "it is no student until that is mended")

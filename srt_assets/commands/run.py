@@ -1,5 +1,6 @@
 """`srt run`: pick the assets, run them through Dagster with a progress bar, say how it ended."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,10 +21,10 @@ from srt_assets.core.progress import Fact, on_terminal, throttled
 from srt_assets.core.progress import Progress as Listener
 from srt_assets.core.sql.catalog import publish
 from srt_assets.core.status import standings
-from srt_assets.core.student import checkpoints
-from srt_assets.defs import names
-from srt_assets.defs.instance import fail_dead_runs, prepare_instance
-from srt_assets.defs.launch import is_recorded, materialize
+from srt_assets.core.student import checkpoints, retired
+from srt_assets.defs.instance import dagster_home, fail_dead_runs, prepare_instance
+from srt_assets.defs.launch import has_passed, is_recorded, materialize
+from srt_assets.defs.retirement import add_partitions, settle
 from srt_assets.settings import Settings
 
 PLAIN_EVERY_S = 15.0
@@ -31,11 +32,28 @@ PLAIN_EVERY_S = 15.0
 
 @contextmanager
 def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The home's Dagster instance, with runs of dead processes failed and their pool slots freed."""
+    """The home's Dagster instance, with runs of dead processes failed and their pool slots freed.
+
+    Students whose partition was deleted in the UI are retired.
+    """
     prepare_instance(settings)
     with dg.DagsterInstance.get() as instance:
         fail_dead_runs(instance)
+        _settle(settings, instance)
         yield instance
+
+
+def look_for_deleted(settings: Settings) -> None:
+    """Retire the students whose partition was deleted in the UI, and say so. There must be an instance."""
+    os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
+    with dg.DagsterInstance.get() as instance:
+        _settle(settings, instance)
+
+
+def _settle(settings: Settings, instance: dg.DagsterInstance) -> None:
+    for slug in settle(settings, Lake(settings.home), instance):
+        what = f"student {slug}: its partition was deleted, so it is retired; srt students add brings it back"
+        terminal.console(stderr=True).print(Text(what, "yellow"), soft_wrap=True)
 
 
 def run(
@@ -50,11 +68,6 @@ def run(
     from srt_assets.definitions import build_defs
 
     console = terminal.console(stderr=True)
-    registered = checkpoints.list_students(lake)
-    for slug in students:
-        if slug not in registered:
-            known = f"registered: {', '.join(registered)}" if registered else "none is registered yet"
-            raise UserError(f"unknown student {slug!r}; {known}", "srt students add PATH|MODEL_ID registers one")
     payable = {stage.asset for stage in stages.STAGES if stage.costs_money}
     if renew and not payable & set(assets):
         raise UserError(
@@ -62,13 +75,12 @@ def run(
         )
     defs = build_defs(settings)
     plan = _plan(defs, assets)
-    chosen = list(students) or registered
-    if plan.per_student and not chosen:
-        raise UserError("no student is registered", "srt students add smollm2 (or a directory, or a hub id)")
+    _chosen(lake, plan, students)  # before anything is made for a name that is none
     started, began = time.monotonic(), datetime.now(UTC)
     with instance_of(settings) as instance:
-        instance.add_dynamic_partitions(names.students.name or "", chosen)
-        if not assets and _nothing_to_do(settings, lake, instance, chosen):
+        chosen = _chosen(lake, plan, students)
+        add_partitions(lake, instance, chosen)
+        if not assets and _nothing_to_do(settings, lake, defs, instance, chosen):
             publish(lake)
             show.summary(lake, chosen, began)
             console.print("[green]everything is up to date[/], nothing to do")
@@ -91,6 +103,20 @@ def run(
             raise
     console.print(f"{'[red]failed[/]' if code else '[green]done[/]'} in {time.monotonic() - started:.0f} s")
     return code
+
+
+def _chosen(lake: Lake, plan: "Plan", students: Sequence[str]) -> list[str]:
+    """The students named, or else all. UserError if one is not registered, or none is and one is needed."""
+    registered = checkpoints.list_students(lake)
+    for slug in students:
+        if out := retired.get(lake, slug):
+            raise out.error
+        if slug not in registered:
+            known = f"registered: {', '.join(registered)}" if registered else "none is registered yet"
+            raise UserError(f"unknown student {slug!r}; {known}", "srt students add PATH|MODEL_ID registers one")
+    if plan.per_student and not registered:
+        raise UserError("no student is registered", "srt students add smollm2 (or a directory, or a hub id)")
+    return list(students) or registered
 
 
 @dataclass(frozen=True)
@@ -152,9 +178,17 @@ def _run_all(
     return 0 if not bad else 2 if all(c == 2 for c in bad) else 1
 
 
-def _nothing_to_do(settings: Settings, lake: Lake, instance: dg.DagsterInstance, students: Sequence[str]) -> bool:
+def _nothing_to_do(
+    settings: Settings, lake: Lake, defs: dg.Definitions, instance: dg.DagsterInstance, students: Sequence[str]
+) -> bool:
+    """Everything is made, this instance knows it, and no blocking check has anything against it."""
     found = standings(settings, lake, list(students))
-    return all(s.state == "fresh" and is_recorded(instance, s.asset, s.student) for s in found)
+    return all(
+        s.state == "fresh"
+        and is_recorded(instance, s.asset, s.student)
+        and has_passed(defs, instance, s.asset, s.student)
+        for s in found
+    )
 
 
 @contextmanager

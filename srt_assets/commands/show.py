@@ -13,7 +13,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.sql.catalog import publish
 from srt_assets.core.sql.faults import faults
 from srt_assets.core.status import standings
-from srt_assets.core.student import checkpoints
+from srt_assets.core.student import checkpoints, retired
 from srt_assets.core.training.finished import directory
 from srt_assets.settings import Settings
 
@@ -79,10 +79,10 @@ def _per_student(lake: Lake, con, students: Sequence[str]) -> tuple[Table, list[
 
 
 def students(lake: Lake) -> None:
-    """The registered students with what they are and where they come from."""
+    """The registered students with what they are and where they come from; then the retired ones."""
     # Not the table of that name: a student has its row there only after its first run.
-    slugs = checkpoints.list_students(lake)
-    if not slugs:
+    slugs, out = checkpoints.list_students(lake), retired.every(lake)
+    if not slugs and not out:
         terminal.console().print("no student is registered; srt students add smollm2 registers the packaged one")
         return
     table = Table()
@@ -99,6 +99,9 @@ def students(lake: Lake) -> None:
             table.add_row(
                 slug, terminal.text(what), terminal.text(generation), s.fingerprint[:8], terminal.text(s.source_now)
             )
+    for known in out.values():
+        what = f"retired {known.at[:10]}{', purged' if known.purged else ''}"
+        table.add_row(known.slug, what, "", known.fingerprint[:8], terminal.text(known.source), style="dim")
     terminal.console().print(table)
 
 

@@ -25,7 +25,7 @@ from srt_assets.commands.run import instance_of
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoints
-from srt_assets.defs import names
+from srt_assets.defs.retirement import add_partitions
 from srt_assets.settings import Settings, find_settings_file
 
 LOCATION = "srt_assets"
@@ -72,7 +72,7 @@ def run(settings: Settings, lake: Lake, port: int) -> int:
     # See cli.main: of no use to a user.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:Specifying a partitions_def")
     with instance_of(settings) as instance:
-        instance.add_dynamic_partitions(names.students.name or "", checkpoints.list_students(lake))
+        add_partitions(lake, instance, checkpoints.list_students(lake))
     console = terminal.console()
     console.print(Text(f"http://127.0.0.1:{port}  (Ctrl-C stops it; home: {settings.home})"), soft_wrap=True)
     with Asked() as asked, tempfile.TemporaryDirectory(prefix="srt-ui-") as folder, _heard(asked) as output:

@@ -110,6 +110,14 @@ def _disk_of(path: Path) -> Path:
     return next((place for place in (real, *real.parents) if os.path.ismount(place)), real)
 
 
+def out_of_memory(error: BaseException) -> StageError | None:
+    """The explanation if Python, DuckDB or torch could not get the memory they asked for."""
+    if not isinstance(error, MemoryError) and type(error).__name__ not in ("OutOfMemoryException", "OutOfMemoryError"):
+        return None
+    said = " ".join(str(error).split())
+    return StageError(f"not enough memory: {said or 'no more could be had'}", "stop other programs, and run again")
+
+
 def not_accessible(error: BaseException) -> UserError | None:
     """The explanation if a file or folder may not be used, or is not of the kind it must be."""
     if not isinstance(error, OSError) or error.errno not in _NOT_ACCESSIBLE or not error.filename:
@@ -128,4 +136,4 @@ def damage(error: BaseException) -> UserError | None:
 
 def explained(error: BaseException) -> UserError | StageError | None:
     """The error with its remedy that stands behind one of Python's or DuckDB's; None if there is no better word."""
-    return disk_full(error) or damage(error) or not_accessible(error)
+    return disk_full(error) or out_of_memory(error) or damage(error) or not_accessible(error)

@@ -46,11 +46,14 @@ class Description:
 
 @dataclass(frozen=True)
 class Check:
-    """A question about an artefact that SQL cannot ask. `blocking`: what rests on the artefact waits for a yes."""
+    """A question about an artefact that SQL cannot ask. `blocking`: what rests on the artefact waits for a yes.
+    `remedy`: what to do about a no.
+    """
 
     name: str
     description: str
     blocking: bool
+    remedy: str = "see the facts of the check"
 
 
 @dataclass(frozen=True)

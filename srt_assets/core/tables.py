@@ -229,6 +229,7 @@ _ALL = (
             ("vocab_size", "BIGINT", "rows of the embedding"),
             ("parent", "VARCHAR", "student it was finetuned from, if this project made it"),
             ("generation", "INTEGER", "rounds of recycling behind it; 0 = as published"),
+            ("retired_at", "TIMESTAMP", "UTC; since when it is in no run any more; null: it is in use"),
         ),
         key=("student",),
         partitioned=True,
@@ -237,6 +238,8 @@ _ALL = (
             "source": "CASE WHEN parent <> '' THEN {home} || '/checkpoints/' || "
             "list_last(string_split(source, '/checkpoints/')) ELSE source END"
         },
+        # What it is does not change with it: it comes back as it was.
+        volatile=frozenset({"retired_at"}),
     ),
     Table(
         "student_scores",

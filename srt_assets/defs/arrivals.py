@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from srt_assets.defs import names
+from srt_assets.defs.retirement import settle
 from srt_assets.settings import Settings
 
 STUDENTS = names.students.name or ""
@@ -31,11 +32,16 @@ def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinit
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from srt_assets.core.lake import Lake
-        from srt_assets.core.student import checkpoints, scores, watch
+        from srt_assets.core.student import checkpoints, retired, scores, watch
 
         instance, lake = context.instance, Lake(settings.home)
+        settle(settings, lake, instance)
         seen = json.loads(context.cursor or "{}")
         whole, refused = watch.scan(Path(settings.automation.watch)) if settings.automation.watch else ({}, {})
+        for slug in [*whole]:
+            if out := watch.kept_out(lake, slug, whole[slug]):
+                refused[slug] = f"{out.error.message}; {out.error.remedy}"
+                del whole[slug]
         known = set(instance.get_dynamic_partitions(STUDENTS))
         registered = set(checkpoints.list_students(lake))
         cursor = json.dumps({slug: found.signature for slug, found in whole.items()}, sort_keys=True)
@@ -58,6 +64,9 @@ def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinit
         added = registered - set(whole) - tags.get(PARTITION, set())
         added -= set(instance.get_materialized_partitions(dg.AssetKey(names.STUDENT_CHECKPOINT)))
         due |= {slug: f"{slug}:added" for slug in added}
+        # What it had made may be gone.
+        back = {slug: f"{slug}:back:{at}" for slug, at in retired.returned(lake).items()}
+        due |= {slug: key for slug, key in back.items() if key not in asked}
         adds = [names.students.build_add_request(sorted(set(due) - known))]
         if due and scores.can_be_made(lake):
             requests = [

@@ -1,6 +1,6 @@
 """The assets: one for each stage in `core/stages.py`. What it does is in its stage; here Dagster is told."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import dagster as dg
 
@@ -10,6 +10,7 @@ from srt_assets.core.stage import Stage
 from srt_assets.core.training import launch
 from srt_assets.defs import names
 from srt_assets.defs.conditions import code_changed, inputs_or_code_changed
+from srt_assets.defs.failures import stop_if_failed
 from srt_assets.defs.resources import LakeResource
 from srt_assets.defs.run_stage import run_stage
 
@@ -33,13 +34,24 @@ def asset_of(stage: Stage) -> dg.AssetsDefinition:
         partitions_def=names.students if stage.per_student else None,
         automation_condition=_condition(stage),
         check_specs=[
-            dg.AssetCheckSpec(c.name, asset=stage.asset, blocking=c.blocking, description=c.description)
+            dg.AssetCheckSpec(
+                c.name,
+                asset=stage.asset,
+                blocking=c.blocking,
+                description=c.description,
+                # Without it the newest result would be that of every student, whoever it is about.
+                partitions_def=names.students if stage.per_student else None,
+            )
             for c in stage.checks
         ],
     )
-    def asset(context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]) -> dg.MaterializeResult:
+    def asset(
+        context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
+    ) -> Iterator[dg.MaterializeResult]:
         done, checked = run_stage(context, stage, lake.settings(), through_pipes(context))
-        return done._replace(check_results=_results(stage.checks, checked))
+        results = _results(stage.checks, checked)
+        yield done._replace(check_results=results)
+        stop_if_failed(results)
 
     return asset
 
@@ -51,11 +63,18 @@ def _condition(stage: Stage) -> dg.AutomationCondition | None:
 
 
 def _results(checks: Sequence[Check], checked: Sequence[Checked]) -> list[dg.AssetCheckResult]:
-    severity = {c.name: dg.AssetCheckSeverity.ERROR if c.blocking else dg.AssetCheckSeverity.WARN for c in checks}
-    return [
-        dg.AssetCheckResult(check_name=c.name, passed=c.passed, severity=severity[c.name], metadata=dict(c.facts))
-        for c in checked
-    ]
+    return [_result(next(c for c in checks if c.name == one.name), one) for one in checked]
+
+
+def _result(check: Check, found: Checked) -> dg.AssetCheckResult:
+    facts = ", ".join(f"{name} {value}" for name, value in found.facts.items())
+    return dg.AssetCheckResult(
+        check_name=check.name,
+        passed=found.passed,
+        severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
+        description=None if found.passed else f"not so: {check.description} Found: {facts}\n  -> {check.remedy}",
+        metadata=dict(found.facts),
+    )
 
 
 def through_pipes(context: dg.AssetExecutionContext) -> Callable[[Sequence[str], Mapping[str, str]], int]:

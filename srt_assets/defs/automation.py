@@ -11,7 +11,9 @@ from srt_assets.core import rights
 from srt_assets.core.masking import redact
 from srt_assets.defs import names
 from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
+from srt_assets.defs.failures import cause
 from srt_assets.defs.instance import fail_dead_runs
+from srt_assets.defs.retirement import retired_students, settle
 from srt_assets.defs.status import status_after_runs
 from srt_assets.settings import Settings
 from srt_assets.text import as_block
@@ -20,7 +22,7 @@ TICK_S = 30
 
 
 def sensors(settings: Settings, tick_s: int = TICK_S) -> list[dg.SensorDefinition]:
-    """The sensors, each looking every `tick_s` seconds; all but `dead_runs` are stopped until automation is enabled."""
+    """The sensors, each looking every `tick_s` seconds; what requests runs is stopped until automation is enabled."""
     on = dg.DefaultSensorStatus.RUNNING if settings.automation.enabled else dg.DefaultSensorStatus.STOPPED
     student_side = dg.AssetSelection.assets(*names.STUDENT_SIDE)
     changed = dg.AutomationConditionSensorDefinition(
@@ -32,6 +34,7 @@ def sensors(settings: Settings, tick_s: int = TICK_S) -> list[dg.SensorDefinitio
     )
     return [
         dead_runs(tick_s),
+        retired_students(settings, tick_s),
         new_student_checkpoints(settings, tick_s),
         changed,
         failed_runs(settings, on, tick_s),
@@ -74,7 +77,7 @@ def failed_runs(settings: Settings, status: dg.DefaultSensorStatus, tick_s: int)
         command = f"srt run --student {student}" if student else "srt run"
         lines = [f"# Run {run.run_id} of {run.job_name} failed", "", f"noted {datetime.now(UTC).isoformat()}", ""]
         for event in context.get_step_failure_events():
-            lines += [f"## {event.step_key}", "", as_block(redact(event.step_failure_data.error_display_string)), ""]
+            lines += [f"## {event.step_key}", "", as_block(redact(cause(event))), ""]
         lines += [as_block(redact(context.failure_event.message or "")), ""]
         lines += [f"Resume: `{command}`, or re-execute the run in the UI."]
         rights.keep(settings.home)
@@ -103,9 +106,11 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
         from srt_assets.core.status import standings
         from srt_assets.core.student import checkpoints, watch
 
-        lake, folder = Lake(settings.home), settings.automation.watch
+        lake = Lake(settings.home)
+        settle(settings, lake, context.instance)
         # Of a student that neither the home nor the folder has any more, a run could only fail, night by night.
-        there = {*checkpoints.list_students(lake), *(watch.scan(Path(folder))[0] if folder else ())}
+        offered = {slug for slug, found in watch.offered(settings).items() if not watch.kept_out(lake, slug, found)}
+        there = {*checkpoints.list_students(lake), *offered}
         students = sorted(there & set(context.instance.get_dynamic_partitions(STUDENTS)))
         found = standings(settings, lake, students)
         shared = any(s.student is None and s.state != "fresh" for s in found)

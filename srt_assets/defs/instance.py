@@ -20,6 +20,8 @@ PID_TAG = "srt/pid"
 PID_STARTED_TAG = "srt/pid_started"
 HOST_OF_RUNS = "srt/host_of_runs"
 BOOT_OF = "srt/boot_of/"
+# The file that says that the instance's databases are made.
+READY = ".srt_ready"
 WITH_A_PROCESS = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -61,7 +63,7 @@ def prepare_instance(settings: Settings) -> Path:
     if not os.access(home, os.W_OK):  # said here, for its databases would say it in their own words
         raise UserError(f"{home} cannot be written to", "set DAGSTER_HOME or SRT_HOME to a folder of yours")
     os.environ["DAGSTER_HOME"] = str(home)
-    config, ready = home / "dagster.yaml", home / ".srt_ready"
+    config, ready = home / "dagster.yaml", home / READY
     is_there(config)  # said here, for Dagster would wait for a pipe
     if not ready.exists():
         # Dagster makes its databases on first use, and fails if two processes do so at once.
@@ -73,6 +75,12 @@ def prepare_instance(settings: Settings) -> Path:
                 instance.all_instigator_state()
             ready.touch()
     return home
+
+
+def is_made(settings: Settings) -> bool:
+    """True if `prepare_instance` has made one here that we may write to: whoever only looks makes none."""
+    ready = dagster_home(settings) / READY
+    return ready.exists() and os.access(ready.parent, os.W_OK) and os.access(settings.home, os.W_OK)
 
 
 def not_for_dagster(home: Path) -> UserError | None:

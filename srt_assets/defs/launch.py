@@ -8,10 +8,14 @@ from typing import Any
 
 import dagster as dg
 
+# No public name says what the checks of one partition gave.
+from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
 from srt_assets.core.signals import not_lost
 from srt_assets.defs import names
+from srt_assets.defs.failures import EXIT_CODE
 from srt_assets.defs.instance import process_tags
-from srt_assets.defs.run_stage import EXIT_CODE
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -74,10 +78,7 @@ def materialize(
                 error = error.cause
             if (error.cls_name or "").endswith("DagsterExecutionInterruptedError"):
                 raise KeyboardInterrupt
-            if (error.cls_name or "").endswith("DagsterAssetCheckFailedError"):
-                errors += _failed_checks(result, event.step_key or "")
-            else:
-                errors.append(f"{event.step_key}: {error.message.strip()}")
+            errors.append(f"{event.step_key}: {error.message.strip()}")
     return RunResult(result.run_id, 2 if codes and all(c == 2 for c in codes) else 1, tuple(errors))
 
 
@@ -108,18 +109,17 @@ def _copying_goes_on(instance: dg.DagsterInstance) -> Iterator[None]:
         del manager.capture_logs
 
 
-def _failed_checks(result: dg.ExecuteInProcessResult, step: str) -> list[str]:
-    """What the blocking checks of a failed step found; Dagster's own message has their names only."""
-    return [
-        f"{check.asset_key.to_user_string()}, check {check.check_name}: {check.description or 'failed'}"
-        for check in result.get_asset_check_evaluations()
-        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR and step.endswith(check.check_name)
-    ] or [f"{step}: a blocking check failed"]
-
-
 def is_recorded(instance: dg.DagsterInstance, asset: str, student: str | None) -> bool:
     """True if this instance knows a materialization of the asset: a new instance over an old lake knows none."""
     key = dg.AssetKey(asset)
     if student is None:
         return instance.get_latest_materialization_event(key) is not None
     return student in instance.get_materialized_partitions(key)
+
+
+def has_passed(defs: dg.Definitions, instance: dg.DagsterInstance, asset: str, student: str | None) -> bool:
+    """True if the newest result of each blocking check of the asset, for this student, is that it passed."""
+    graph = defs.resolve_asset_graph()
+    checks = [key for key in graph.get_check_keys_for_assets({dg.AssetKey(asset)}) if graph.get(key).blocking]
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks, PartitionKeyFilter(key=student))
+    return all(key in found and found[key].status is AssetCheckExecutionRecordStatus.SUCCEEDED for key in checks)

@@ -1,14 +1,11 @@
-"""The bridge from an asset to its stage: progress, failures and results in Dagster terms, nothing of the domain."""
+"""The bridge from an asset to its stage: progress and results in Dagster terms, nothing of the domain."""
 
 import time
 
 import dagster as dg
 
 from srt_assets.core import rights
-from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.errors import explained as explanation
 from srt_assets.core.lake import Lake
-from srt_assets.core.masking import masked_stack, redact
 from srt_assets.core.outcome import Checked
 from srt_assets.core.progress import Fact, Progress, terminal, throttled
 from srt_assets.core.signals import not_lost
@@ -16,29 +13,33 @@ from srt_assets.core.sql.catalog import Publisher
 from srt_assets.core.stage import Launcher, Stage
 from srt_assets.core.tables import TABLES
 from srt_assets.defs import names
+from srt_assets.defs.failures import explained
 from srt_assets.defs.metadata import describe_table, plain
+from srt_assets.defs.one_student import student_of
 from srt_assets.defs.orphans import end_with_run
 from srt_assets.defs.places import place
+from srt_assets.defs.retirement import note
 from srt_assets.settings import Settings
 
 # An observation costs the event log 17 ms and about 1 kB, a log line 8 ms.
 LOG_EVERY_S = 5.0
 OBSERVE_EVERY_S = 30.0
-EXIT_CODE = "srt/exit_code"
 
 
 def run_stage(
     context: dg.AssetExecutionContext, stage: Stage, settings: Settings, launch: Launcher | None = None
 ) -> tuple[dg.MaterializeResult, list[Checked]]:
-    """Run a stage and report it. A UserError or StageError becomes a Failure that no retry policy repeats."""
+    """Run a stage and report it. However it fails, it is a Failure with cause and remedy, which nothing repeats."""
     started = time.monotonic()
     end_with_run()
     rights.keep(settings.home)
     publisher = Publisher()
     lake = Lake(settings.home, flushed=publisher.flushed)
-    student = context.partition_key if context.has_partition_key else ""
     renew = stage.asset in context.run.tags.get(names.TAG_RENEW, "").split(",")
-    with explained():
+    with explained(context):
+        student = student_of(context)
+        if stage.per_student:
+            note(lake, context.instance, [student])
         report = reporter(context)
         try:
             with not_lost(KeyboardInterrupt, dg.DagsterExecutionInterruptedError), place(context):
@@ -61,31 +62,6 @@ def run_stage(
     }
     version = dg.DataVersion(outcome.manifest.content_hash)
     return dg.MaterializeResult(metadata=metadata, data_version=version), checked
-
-
-class explained:
-    """Turn errors that carry a remedy, and a full disk, into failures with that text instead of a stack trace.
-
-    Dagster keeps the stack traces of an error and its causes. Where a secret may stand in them it gets a masked copy.
-    """
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Exception):
-            return
-        known = error if isinstance(error, UserError | StageError) else explanation(error)
-        masked = masked_stack(error)
-        if known is None and masked is None:
-            return
-        facts: dict[str, int | str] = {EXIT_CODE: known.exit_code if known else StageError.exit_code}
-        if masked is not None:
-            facts["stack trace"] = masked
-        raise dg.Failure(
-            description=str(known) if known else redact(f"{type(error).__name__}: {error}"),
-            metadata=facts,
-            allow_retries=False,
-        ) from (error if masked is None else None)
 
 
 def reporter(context: dg.AssetExecutionContext) -> Progress:

@@ -8,9 +8,10 @@ import dagster as dg
 from srt_assets.core import stages
 from srt_assets.core.sql import faults, models
 from srt_assets.defs import names
+from srt_assets.defs.failures import explained, stop_if_failed
 from srt_assets.defs.metadata import sample_table
+from srt_assets.defs.one_student import student_of
 from srt_assets.defs.resources import LakeResource
-from srt_assets.defs.run_stage import explained
 
 if TYPE_CHECKING:
     from srt_assets.core.sql.views import Seen
@@ -54,7 +55,7 @@ def assets() -> list[dg.AssetsDefinition]:
             if name in wanted:
                 context.log.error(str(error))
                 yield dg.AssetObservation(name, metadata={"does not compile": error.message})
-        with explained():
+        with explained(context):
             found = list(look(store, [m.name for m in models.load().views if m.name in wanted]))
         for seen in found:
             yield dg.MaterializeResult(
@@ -107,26 +108,34 @@ def checks() -> list[dg.AssetChecksDefinition]:
 
 def _check(test: models.Model) -> dg.AssetChecksDefinition:
     blocking = not test.is_warning
+    of_student = test.facts["asset"] in names.STUDENT_SIDE
 
-    @dg.asset_check(
-        name=test.name,
+    spec = dg.AssetCheckSpec(
+        test.name,
         asset=test.facts["asset"],
         description=test.description,
         blocking=blocking,
         # One student's fault must not hold up another: a check of a student's asset looks at that student only.
-        partitions_def=names.students if test.facts["asset"] in names.STUDENT_SIDE else None,
+        partitions_def=names.students if of_student else None,
     )
-    def check(context, lake: dg.ResourceParam[LakeResource]) -> dg.AssetCheckResult:
+
+    # For one check: only a generator can give its result and then say in its own words why the step ends.
+    @dg.multi_asset_check(name=spec.get_python_identifier(), specs=[spec])
+    def check(
+        context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[LakeResource]
+    ) -> Iterator[dg.AssetCheckResult]:
         from srt_assets.core.sql.views import failing_rows
 
-        student = context.partition_key if context.has_partition_key else None
         if error := models.load().broken.get(test.name):  # of the question, not of the data: it holds nobody up
-            return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
-        with explained():
-            bad, sample = failing_rows(lake.open(), test.name, student)
+            yield dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
+            return
+        with explained(context):
+            student = student_of(context, needed=of_student)
+            bad, sample = failing_rows(lake.open(), test.name, student if of_student else None)
         severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
         told = f"{test.description}\n{bad:,} row(s) say otherwise, such as {sample[0]}" if bad else ""
-        return dg.AssetCheckResult(
+        result = dg.AssetCheckResult(
+            check_name=test.name,
             passed=bad == 0,
             severity=severity,
             description=f"{told}\n  -> {test.facts.get('remedy', 'see the rows')}" if bad else None,
@@ -136,5 +145,7 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
                 "remedy": test.facts.get("remedy", ""),
             },
         )
+        yield result
+        stop_if_failed([result])
 
     return check

@@ -8,6 +8,7 @@ from srt_assets.core.hashing import digest
 from srt_assets.core.stage import STATES
 from srt_assets.defs import names
 from srt_assets.defs.resources import LakeResource
+from srt_assets.defs.retirement import settle
 from srt_assets.text import printable
 
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -32,6 +33,7 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     from srt_assets.core.student.checkpoints import list_students
 
     store, looked_at = lake.open(), time.time()
+    settle(lake.settings(), store, context.instance)
     found = standings(lake.settings(), store, list_students(store))
     rows = ["| asset | student | state | why |", "|---|---|---|---|"]
     rows += [f"| {s.asset} | {s.student or '-'} | {s.state} | {_quoted(s.why)} |" for s in found]

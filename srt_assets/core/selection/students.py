@@ -2,7 +2,7 @@
 
 from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import folders
+from srt_assets.core.student import folders, retired
 
 
 def known_student(lake: Lake, student: str, table: str = "student_scores") -> None:
@@ -10,6 +10,8 @@ def known_student(lake: Lake, student: str, table: str = "student_scores") -> No
     have = _of(lake, table)
     if student in have:
         return
+    if out := retired.get(lake, student):
+        raise UserError(f"student {student} has no {table}: it was retired on {out.at[:10]}", out.error.remedy)
     # One that was registered just now is in no table yet, and one whose folder is gone still is in some.
     registered = {*folders.slugs(lake), *_of(lake, "students"), *have}
     if student in registered:

@@ -135,11 +135,27 @@ def _compiled(project: Project) -> dict[str, UserError]:
                 )
                 continue
             is_view = model.name in project.models and model.name != RULE
+            view = model.name if is_view else f"{model.name}, compiled"
             try:
-                create_view(con, model, model.name if is_view else f"{model.name}, compiled")
+                create_view(con, model, view)
+                if model.name in project.tests:
+                    _check_names_student(con, model, view)
             except UserError as error:
                 found[model.name] = error
     return found
+
+
+def _check_names_student(con: duckdb.DuckDBPyConnection, test: Model, view: str) -> None:
+    """UserError if a test of a student's asset does not say whose its rows are: all students would fail with one."""
+    from srt_assets.core import stages  # which need this module
+
+    columns = {d[0] for d in con.execute(f'FROM "{view}" LIMIT 0').description or []}
+    if test.facts.get("asset") in {stage.asset for stage in stages.of_student()} and "student" not in columns:
+        raise UserError(
+            f"{test.path}: {test.facts['asset']} is made for each student, and the rows of this test do not say whose "
+            "they are",
+            "select the column student too",
+        )
 
 
 def check_rule() -> None:

@@ -123,7 +123,7 @@ def column_lineage(model: models.Model, schemas: dict[str, dict[str, str]]) -> L
 
 
 def failing_rows(lake: Lake, test: str, student: str | None = None) -> tuple[int, list[dict[str, Any]]]:
-    """How many rows a test returns (of one student, if the rows name one), and the first few of them.
+    """How many rows a test returns (with `student`: those of this student), and the first few of them.
 
     UserError with file and line if the test does not compile.
     """
@@ -134,7 +134,7 @@ def failing_rows(lake: Lake, test: str, student: str | None = None) -> tuple[int
         models.create_view(con, models.load().tests[test], "failing rows")
         found = 'FROM "failing rows"'
         columns = [d[0] for d in con.execute(f"{found} LIMIT 0").description or []]
-        if student is not None and "student" in columns:
+        if student is not None and "student" in columns:  # a test of an asset that all students share has none
             found += f" WHERE student = {sql_literal(student)}"
         count = con.execute(f"SELECT count(*) {found}").fetchone()
         sample = con.execute(f"{found} LIMIT {SAMPLE_ROWS}").fetchall()

@@ -16,9 +16,9 @@ from typing import Any
 from srt_assets.core.errors import Damaged, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import replace_text
-from srt_assets.core.student import folders, sources
+from srt_assets.core.student import folders, retired, sources
 from srt_assets.core.student.checkpoint_files import Files, inspect, readable, slugify
-from srt_assets.core.student.folders import RECORD
+from srt_assets.core.student.folders import RECORD, RETIRED
 from srt_assets.core.student.folders import slugs as list_students
 from srt_assets.settings import Settings
 
@@ -50,44 +50,65 @@ class StudentInfo:
     generation: int = 0
 
 
-def add(settings: Settings, lake: Lake, source: str, name: str | None = None, replace: bool = False) -> StudentInfo:
+def add(
+    settings: Settings, lake: Lake, source: str, name: str | None = None, replace: bool = False, back: bool = True
+) -> StudentInfo:
     """Register a student: a checkpoint directory, a hub id (`org/name@revision`), or `smollm2`, the packaged one.
 
-    Doing it again for the same source refreshes its links; a link that leads elsewhere now is the same source. Raises
-    UserError if the source cannot be had, is not a whole safetensors checkpoint with a tokenizer, or if the key is
-    taken by another source that is still there (`replace`: one from the hub may take the place of one from the hub).
+    Doing it again for the same source refreshes its links; a link that leads elsewhere now is the same source. One that
+    was retired is back, unless `back` is false. Raises UserError if the source cannot be had, is not a whole
+    safetensors checkpoint with a tokenizer, or if the key is taken by another source that is still there (`replace`:
+    one from the hub may take the place of one from the hub).
     """
     origin = sources.resolve(source)
-    given = _given(source, origin)
     slug = slugify(name or origin.default_name)
     root = lake.home / "students"
     with folders.registering(lake, slug):
         folders.settle(root, slug)
         known = folders.record(root / slug)
+        if (out := retired.of(slug, known)) and not back:
+            raise out.error
         if known and _is_taken(root / slug, known, source, origin, replace):
             raise UserError(
                 f"the student key {slug!r} is taken by {known['source']}",
                 "choose another: --name, or in the watched folder its name there",
             )
-        if known and known["source"] == origin.source and origin.built_once:
-            with suppress(UserError):  # a broken one is built again
-                return get(lake, slug)
-        aside = root / f".aside-{slug}"
-        try:
-            files, revision = _collect(origin, aside)
-            facts = {"source": origin.source, "given": given, "revision": revision, **_ancestry(lake, files)}
-            if known and facts.items() <= known.items() and _links(root / slug) == _links(aside):
-                return get(lake, slug)  # a run may be reading it this moment
-            if known and not origin.built_once and _links(root / slug) == _links(aside):
-                # `get` compares the signature: the same files are not read again for their fingerprint.
-                facts |= {key: known[key] for key in ("signature", "fingerprint") if key in known}
-            (aside / RECORD).write_text(json.dumps(facts))
-            if (root / slug).exists():
-                (root / slug).replace(folders.old(root, slug))
-            aside.replace(root / slug)
-        finally:
-            folders.settle(root, slug)
+        _place(lake, slug, origin, _given(source, origin), known)
+    retired.show(lake, slug)
     return get(lake, slug)
+
+
+def _place(lake: Lake, slug: str, origin: sources.Origin, given: str, before: dict | None) -> None:
+    """Fill the student's folder, or leave it if it is right as it is: a run may be reading it this moment."""
+    root = lake.home / "students"
+    known = {key: value for key, value in (before or {}).items() if key != RETIRED}
+
+    def leave() -> None:
+        if known != before:
+            replace_text(root / slug / RECORD, json.dumps(known, indent=1))
+
+    if known and known["source"] == origin.source and origin.built_once:
+        with suppress(UserError):  # a broken one is built again
+            inspect(root / slug)
+            leave()
+            get(lake, slug)
+            return
+    aside = root / f".aside-{slug}"
+    try:
+        files, revision = _collect(origin, aside)
+        facts = {"source": origin.source, "given": given, "revision": revision, **_ancestry(lake, files)}
+        if known and facts.items() <= known.items() and _links(root / slug) == _links(aside):
+            leave()
+            return
+        if known and not origin.built_once and _links(root / slug) == _links(aside):
+            # `get` compares the signature: the same files are not read again for their fingerprint.
+            facts |= {key: known[key] for key in ("signature", "fingerprint") if key in known}
+        (aside / RECORD).write_text(json.dumps(facts))
+        if (root / slug).exists():
+            (root / slug).replace(folders.old(root, slug))
+        aside.replace(root / slug)
+    finally:
+        folders.settle(root, slug)
 
 
 def taken_by(lake: Lake, slug: str, source: str, replace: bool = False) -> str:
@@ -98,7 +119,7 @@ def taken_by(lake: Lake, slug: str, source: str, replace: bool = False) -> str:
 
 
 def get(lake: Lake, slug: str) -> StudentInfo:
-    """A registered student with its present fingerprint. Raises UserError if unknown, or no longer whole."""
+    """A registered student with its present fingerprint. Raises UserError if unknown, retired, or no longer whole."""
     path = lake.home / "students" / slug
     record = folders.known(lake, slug)
     if record is None:
@@ -106,6 +127,8 @@ def get(lake: Lake, slug: str) -> StudentInfo:
         raise UserError(f"no student {slug!r} (registered: {known})", "register it: srt students add PATH|MODEL_ID")
     if not record:
         raise Damaged(path / RECORD, "it does not say which student this is")
+    if out := retired.of(slug, record):
+        raise out.error
     files = inspect(path)
     with readable(path):
         signature = files.signature()
@@ -191,6 +214,8 @@ def _given(source: str, origin: sources.Origin) -> str:
 
 
 def _is_taken(path: Path, known: dict, source: str, origin: sources.Origin, replace: bool) -> bool:
+    if (out := retired.of("", known)) and out.purged:
+        return False
     same = origin.source in (known["source"], _source_now(path, known)) or known.get("given") == _given(source, origin)
     return not same and not _gone(known["source"]) and not (replace and sources.of_the_hub(known["source"]))
 

@@ -1,6 +1,6 @@
 """The folders of the registered students, and what a registration that was killed has left there.
 
-    students/<slug>/          the student, with its record
+    students/<slug>/          the student, with its record; also that of a retired one (`retired.py`)
     students/.aside-<slug>/   being filled, to take its place
     students/.old-<slug>/     the one before, for the moment in which the other takes its place
 
@@ -10,6 +10,7 @@ one before back.
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -18,16 +19,36 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.locks import file_lock
 
 RECORD = "srt_student.json"
+# What the record of a retired student has, and no other.
+RETIRED = "retired"
+# When a student that was retired was added again.
+BACK_AT = "back_at"
 _WRITTEN = {"source": str, "revision": str, "parent": str, "generation": int}
+_OF_RETIRED = {"at": str, "signatures": list}
 
 
 def slugs(lake: Lake) -> list[str]:
-    """Slugs of all registered students, sorted."""
+    """Slugs of all registered students, sorted; not those of retired ones."""
+    return sorted(slug for slug, found in records(lake) if RETIRED not in found)
+
+
+def records(lake: Lake) -> Iterator[tuple[str, dict]]:
+    """Slug and record of every student, retired ones too; the record is {} where it cannot be read."""
     root = lake.home / "students"
-    found = {p.name.removeprefix(".old-") for p in root.glob("*")}
-    # The last place once more: it may have been replaced while we looked.
-    places = {slug: (root / slug, old(root, slug), root / slug) for slug in found if not slug.startswith(".")}
-    return sorted(slug for slug in places if any((place / RECORD).exists() for place in places[slug]))
+    for slug in {p.name.removeprefix(".old-") for p in root.glob("*")}:
+        if slug.startswith("."):
+            continue
+        # The last place once more: it may have been replaced while we looked.
+        found = (_readable(place) for place in (root / slug, old(root, slug), root / slug))
+        if (one := next((r for r in found if r is not None), None)) is not None:
+            yield slug, one
+
+
+def _readable(path: Path) -> dict | None:
+    try:
+        return record(path)
+    except OSError:  # whoever asks for this student is told
+        return {}
 
 
 def record(path: Path) -> dict | None:
@@ -38,8 +59,12 @@ def record(path: Path) -> dict | None:
         return None
     except (ValueError, files.NoFile):
         return {}
-    whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in _WRITTEN.items())
+    whole = _has(found, _WRITTEN) and (RETIRED not in found or _has(found[RETIRED], _OF_RETIRED))
     return found if whole else {}
+
+
+def _has(found: object, facts: Mapping[str, type]) -> bool:
+    return isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in facts.items())
 
 
 def known(lake: Lake, slug: str) -> dict | None:

@@ -40,6 +40,7 @@ class StudentScores(Stage):
             COMPLETE,
             "One row a candidate; each pass has a finite loss over at least one token, or says why not.",
             blocking=True,
+            remedy="report it: scoring promises this of its rows",
         ),
     )
 

@@ -8,6 +8,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.student import checkpoints, proofs, watch
+from srt_assets.core.student.folders import RETIRED
 from srt_assets.settings import Settings
 
 TABLE = "students"
@@ -31,6 +32,11 @@ class StudentCheckpoint(Stage):
         info = checkpoints.get(lake, student)
         known = {name: getattr(info, name) for name in ("source", "revision", "generation")}
         return Fingerprint.of(student=info.fingerprint, code=self.version, **known)
+
+    def is_outdated(self, lake: Lake, student: str) -> bool:
+        """Whether its row still says that it is retired: whoever brought it back was killed in the middle."""
+        manifest = lake.manifest(TABLE, f"student={student}")
+        return bool(manifest and manifest.stats.get(RETIRED))
 
     def make(self, work: Work) -> Made:
         info = checkpoints.get(work.lake, work.student)

@@ -12,8 +12,9 @@ from srt_assets.core import files
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints, sources
+from srt_assets.core.student import checkpoints, folders, retired, sources
 from srt_assets.core.student.checkpoint_files import inspect, slugify
+from srt_assets.core.student.retired import Retired
 from srt_assets.settings import Settings
 
 LIST = "students.toml"
@@ -79,11 +80,36 @@ def _found(value: object) -> Found:
     return Found(value, digest(source=value), listed=True)
 
 
+def offered(settings: Settings) -> dict[str, Found]:
+    """The students that the watched folder offers, retired ones too; {} if none is watched."""
+    return scan(Path(settings.automation.watch))[0] if settings.automation.watch else {}
+
+
+def kept_out(lake: Lake, slug: str, found: Found) -> Retired | None:
+    """The retired student that these files are: they do not bring it back. None if they are new here."""
+    known = retired.get(lake, slug)
+    return known if known and found.signature in known.signatures else None
+
+
 def register(settings: Settings, lake: Lake, slug: str) -> None:
-    """Register the watched student of this key, or refresh it; nothing to do for students from elsewhere."""
-    if not settings.automation.watch:
-        return
-    whole, _ = scan(Path(settings.automation.watch))
-    if found := whole.get(slug):
+    """Register the watched student of this key, or refresh it; nothing to do for students from elsewhere.
+
+    UserError if it is retired and its files are those it had.
+    """
+    if found := offered(settings).get(slug):
+        known = retired.get(lake, slug)
+        if known and _same_files(lake, known, found):
+            raise known.error
         # A line that names another revision is the same student with new content.
-        checkpoints.add(settings, lake, found.source, slug, replace=found.listed)
+        checkpoints.add(settings, lake, found.source, slug, replace=found.listed, back=bool(known))
+
+
+def _same_files(lake: Lake, known: Retired, found: Found) -> bool:
+    """Whether these files are the retired student's. Reads the weights if they look touched, and then remembers."""
+    if found.signature in known.signatures:
+        return True
+    if found.listed or inspect(Path(found.source)).fingerprint() != known.fingerprint:
+        return False
+    with folders.registering(lake, known.slug):
+        retired.note(lake, known.slug, signatures=[*known.signatures, found.signature])
+    return True

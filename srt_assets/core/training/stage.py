@@ -54,7 +54,12 @@ class FinetunedCheckpoint(Stage):
     per_student = True
     pool = "device"
     checks = (
-        Check(results.FINITE, "Every step's loss is a finite number.", blocking=True),
+        Check(
+            results.FINITE,
+            "Every step's loss is a finite number.",
+            blocking=True,
+            remedy="lower training.learning_rate, or train with student.dtype = 'fp32'",
+        ),
         Check(results.LEARNED, "The loss on records that never entered training is lower than before.", blocking=False),
     )
 

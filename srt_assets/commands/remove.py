@@ -1,0 +1,77 @@
+"""`srt students remove`: retires a student; with --purge deletes what it has made, once a person has seen the list."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from srt_assets.commands import terminal
+from srt_assets.commands.run import instance_of
+from srt_assets.core import purge as purging
+from srt_assets.core import retire
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.lake import Lake
+from srt_assets.core.sql.catalog import publish
+from srt_assets.core.student import retired
+from srt_assets.defs.retirement import remove, runs_of
+from srt_assets.settings import Settings
+
+
+def run(settings: Settings, lake: Lake, slug: str, purge: bool = False, yes: bool = False) -> None:
+    """Retire the student; with `purge` delete what it has made, after asking (`yes`: unasked).
+
+    UserError: nobody knows it, another needs its checkpoints, nobody can be asked. StageError: a run of it goes on.
+    """
+    console = terminal.console(highlight=False)
+    retire.known(settings, lake, slug)  # before anything is made for a name that is none
+    with instance_of(settings) as instance:
+        going_on = [run_id[:8] for run_id in runs_of(instance, slug)]
+        if purge:
+            if going_on:
+                raise StageError(
+                    f"the run {going_on[0]} of {slug} goes on; nothing was deleted",
+                    "wait for it or stop it (srt ui), then run this again",
+                )
+            purging.check(lake, slug)
+            with purging.held(lake, slug):
+                items = purging.find(lake, slug)
+            _list(console, lake, slug, items)
+            if items and not yes and not _agreed():
+                console.print("nothing was changed")
+                return
+        before = retired.get(lake, slug)
+        now = remove(settings, lake, instance, slug)
+        if purge:
+            purging.purge(lake, slug)
+        publish(lake)
+    _say(console, f"student {slug} {'has been' if before else 'is'} retired since {now.at[:10]}: it is in no run.")
+    if purge and items:
+        _say(console, f"deleted: {sum(item.size for item in items) / 1e6:,.1f} MB")
+    elif not now.purged:
+        _say(console, f"What it has made stays; srt students remove {slug} --purge deletes it.")
+    _say(console, f"{now.error.remedy}.")
+    if going_on and not purge:
+        _say(console, f"The run {going_on[0]} of it goes on, and its next step will fail: stop it in srt ui.")
+
+
+def _list(console: Console, lake: Lake, slug: str, items: list[purging.Item]) -> None:
+    for item in items:
+        _say(console, f"{item.path}  {item.size / 1e6:,.1f} MB, {item.what}")
+    if items:
+        _say(console, f"to be deleted: {sum(item.size for item in items) / 1e6:,.1f} MB of {slug}")
+    else:
+        _say(console, f"{slug} has made nothing that could be deleted")
+    for path in purging.stays(lake, slug):
+        _say(console, f"stays: {path}, which srt repair has set aside")
+    _say(console, "stays: the teacher's ledger, the candidates, and the student's source")
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("nothing was changed: nobody can be asked here", "add --yes to delete it")
+    return typer.confirm("Delete it for good?")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(Text(text), soft_wrap=True)

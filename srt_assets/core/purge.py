@@ -1,0 +1,156 @@
+"""Deleting what a retired student has made: scores, decisions, training runs and steps, finetuned checkpoints.
+
+Never its source, the teacher's ledger or the candidates; its record stays, with what keeps it out. First no manifest
+names its rows any more, the last stage's first, and `srt.duckdb` is renewed; only then are files deleted. So whoever is
+killed in between leaves a student that is made as far as some stage, and doing it again finishes.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from srt_assets.core import manifest as manifests
+from srt_assets.core import stages
+from srt_assets.core.aside import FOLDER
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.lake import Lake
+from srt_assets.core.locks import kept
+from srt_assets.core.sql.catalog import publish
+from srt_assets.core.student import folders, retired
+from srt_assets.core.student.folders import RECORD
+from srt_assets.core.training import finished
+
+
+@dataclass(frozen=True)
+class Item:
+    """A folder that goes, with what it holds and its size in bytes (links count nothing)."""
+
+    what: str
+    path: Path
+    size: int
+
+
+def find(lake: Lake, slug: str) -> list[Item]:
+    """What `purge` would delete now, in its order. Deletes nothing."""
+    found = [Item(_rows(lake, table, slug), path, _size(path)) for table, path in _tables(lake, slug)]
+    trainings, unfinished = finished.directory(lake, slug), _unfinished(lake, slug)
+    if trainings.is_dir():
+        count = len(list(trainings.glob(f"[!.]*/{finished.RECORD}")))
+        found.append(Item(f"finetuned checkpoints: {count}", trainings, _size(trainings)))
+    if unfinished.is_dir() and any(unfinished.iterdir()):
+        found.append(Item("unfinished trainings", unfinished, _size(unfinished)))
+    registered = lake.home / "students" / slug
+    if any(path.name != RECORD for path in registered.glob("*")):
+        found.append(Item("links to its files, or what they were converted to", registered, _size(registered)))
+    return found
+
+
+def stays(lake: Lake, slug: str) -> list[Path]:
+    """What `srt repair` has set aside of the student: it is for people to look at, and to delete."""
+    places = (f"*/lake/*/student={slug}", f"*/checkpoints/{slug}", f"*/students/{slug}")
+    return sorted(path for place in places for path in (lake.home / FOLDER).glob(place))
+
+
+def check(lake: Lake, slug: str) -> None:
+    """UserError if another student, also a retired one, consists of a checkpoint of this one."""
+    made = finished.directory(lake, slug).resolve()
+    links = [path for path in (lake.home / "students").glob("*/*") if path.is_symlink()]
+    # One that is being registered anew lies in `.old-<slug>` for a moment.
+    names = {link.parent.name.removeprefix(".old-") for link in links if link.resolve().is_relative_to(made)}
+    children = sorted(name for name in names if name != slug and not name.startswith("."))
+    if children:
+        raise UserError(
+            f"{', '.join(children)} was finetuned from {slug}, and its files are among those that would go",
+            f"purge it first: srt students remove {children[0]} --purge",
+        )
+
+
+@contextmanager
+def held(lake: Lake, slug: str) -> Iterator[None]:
+    """Be the only one who works on this student. StageError if a run is at it."""
+    with ExitStack() as locks:
+        try:
+            for stage in stages.of_student():
+                locks.enter_context(lake.lock(stage.main, stage.partition(slug), wait=False))
+        except BlockingIOError as error:
+            raise StageError(
+                f"a run of {slug} goes on ({error}); nothing was deleted", "wait for it or stop it, then run this again"
+            ) from None
+        yield
+
+
+def purge(lake: Lake, slug: str) -> None:
+    """Delete it all. The student must be retired.
+
+    UserError as `check`; StageError if a run is at it, or somebody reads its rows: then what they read is still there.
+    """
+    with held(lake, slug):
+        check(lake, slug)
+        items = find(lake, slug)
+        for _, path in _tables(lake, slug):
+            # The copy first: alone it would look like damage.
+            (path / manifests.COPY).unlink(missing_ok=True)
+            (path / manifests.NAME).unlink(missing_ok=True)
+        publish(lake)
+        names = kept(lake.home / "locks" / "reading")
+        read = [item.path for item in items if any(part.name in names for part in item.path.glob("part-*"))]
+        for item in items:
+            if item.path in read:
+                continue
+            if item.path == lake.home / "students" / slug:
+                _empty(item.path)
+            elif item.path == finished.directory(lake, slug):
+                _trainings(item.path)
+            else:
+                shutil.rmtree(item.path)
+        if (unfinished := _unfinished(lake, slug)).is_dir():  # an empty folder is not worth a line in the list
+            unfinished.rmdir()
+        if read:
+            raise StageError(
+                f"{read[0]} is being read by another process and was left; all else of {slug} is deleted",
+                "run it again when that is done",
+            )
+        with folders.registering(lake, slug):
+            retired.note(lake, slug, purged_at=datetime.now(UTC).isoformat())
+
+
+def _unfinished(lake: Lake, slug: str) -> Path:
+    return lake.home / "training" / slug
+
+
+def _tables(lake: Lake, slug: str) -> list[tuple[str, Path]]:
+    """The tables with a folder for this student, the last stage's first, and of each stage the one that leads."""
+    named = [table for stage in reversed(stages.of_student()) for table in stage.tables if table != retired.TABLE]
+    folders_of = [(table, lake.directory(table, f"student={slug}")) for table in named]
+    return [(table, path) for table, path in folders_of if path.is_dir()]
+
+
+def _rows(lake: Lake, table: str, slug: str) -> str:
+    try:
+        manifest = lake.manifest(table, f"student={slug}")
+    except UserError:  # damaged: it goes all the same
+        return f"{table}: nobody can say how many rows"
+    return f"{table}: {manifest.rows:,} rows" if manifest else f"{table}: what was left of it"
+
+
+def _empty(folder: Path) -> None:
+    """Delete all but the record; links, not what they lead to."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != RECORD:
+            path.unlink()
+
+
+def _trainings(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            finished.delete(path)
+    shutil.rmtree(folder)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -1,0 +1,74 @@
+"""How a step fails: with what went wrong and what to do about it. Where in the program it was is for the log only."""
+
+import traceback
+from collections.abc import Iterable
+
+import dagster as dg
+
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.errors import explained as explanation
+from srt_assets.core.masking import redact
+
+EXIT_CODE = "srt/exit_code"
+LONGEST_MESSAGE = 500
+
+
+class Failed(dg.Failure):
+    """A failure whose text is all a person needs; nothing repeats it by itself."""
+
+    # Dagster shows an error with its class before its text; with the module too, the cause would not come first.
+    __module__ = "builtins"
+
+    def __init__(self, text: str, exit_code: int = StageError.exit_code) -> None:
+        super().__init__(text, metadata={EXIT_CODE: exit_code}, allow_retries=False)
+
+
+class explained:
+    """Whatever ends a step becomes a failure that says cause and remedy. The trace goes to the log, at level debug.
+
+    Being stopped is no failure: what is no Exception goes on as it is.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, dg.Failure | dg.DagsterError):
+            return
+        known = error if isinstance(error, UserError | StageError) else explanation(error)
+        known = known or fault_of_ours(error, self._context.run.run_id)
+        # A trace may quote anything: an address with its password, the headers of a request.
+        self._context.log.debug("where it failed:\n" + redact("".join(traceback.format_exception(error))))
+        raise Failed(str(known), known.exit_code) from None
+
+
+def fault_of_ours(error: Exception, run_id: str) -> StageError:
+    """What nobody foresaw, in one sentence, and how to report it."""
+    said = redact(" ".join(str(error).split()))
+    said = said if len(said) <= LONGEST_MESSAGE else f"{said[:LONGEST_MESSAGE]} …"
+    return StageError(
+        f"{type(error).__name__}: {said or 'no message'} (nobody foresaw this error: it is a fault of srt-assets)",
+        f"report it with the trace, which is in the log of run {run_id[:8]} at level debug (srt ui; or srt run "
+        "--verbose), and with what srt doctor says",
+    )
+
+
+def stop_if_failed(results: Iterable[dg.AssetCheckResult]) -> None:
+    """End the step with what its blocking checks found wrong: Dagster's own message has only their names."""
+    failed = [r for r in results if not r.passed and r.severity == dg.AssetCheckSeverity.ERROR]
+    if failed:
+        raise Failed("\n".join(f"check {r.check_name}: {r.description}" for r in failed))
+
+
+def cause(event: dg.DagsterEvent) -> str:
+    """Cause and remedy of a step's failure, without where in the program it was."""
+    failed = event.step_failure_data
+    if failed.user_failure_data and failed.user_failure_data.description:
+        return failed.user_failure_data.description
+    error = failed.error
+    # The outer error only says that a step failed; the innermost says why.
+    while error and error.cause:
+        error = error.cause
+    return error.message.strip() if error else "nobody can say why"

@@ -1,0 +1,136 @@
+"""Students and their partitions: a partition that somebody deletes in the UI retires its student, and a retired student
+has no partition.
+
+Dagster does not say that a partition was deleted. So the instance remembers which ones it has had, home by home, as
+partitions under another name: `dagster run wipe` forgets both, and retires nobody.
+"""
+
+import logging
+from collections.abc import Iterable
+
+import dagster as dg
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.hashing import digest
+from srt_assets.core.lake import Lake
+from srt_assets.core.retire import retire
+from srt_assets.core.sql.catalog import Publisher
+from srt_assets.core.student import folders, retired, watch
+from srt_assets.core.student.retired import Retired
+from srt_assets.defs import names
+from srt_assets.settings import Settings
+
+STUDENTS = names.students.name or ""
+UNFINISHED = [s for s in dg.DagsterRunStatus if s.value not in ("SUCCESS", "FAILURE", "CANCELED", "MANAGED")]
+
+log = logging.getLogger(__name__)
+
+
+def settle(settings: Settings, lake: Lake, instance: dg.DagsterInstance) -> list[str]:
+    """Retire the students whose partition was deleted since somebody last looked. Gives their slugs.
+
+    Whoever asks which students there are comes by here first: sensors, schedules, commands.
+    """
+    had, now = _had(lake, instance), _partitions(instance)
+    out, later = [], set()
+    for slug in sorted(had - now):
+        try:
+            if _deleted(settings, lake, instance, slug):
+                out.append(slug)
+        except UserError as error:  # it holds up no other student
+            log.warning("the partition %s was deleted, but its student cannot be retired: %s", slug, error)
+            later.add(slug)
+    for slug in had - now - later:
+        forget(lake, instance, slug)
+    note(lake, instance, now)
+    for slug in retired.every(lake):
+        _tidy(settings, lake, instance, slug)
+    if out:
+        Publisher().ended(lake)
+    return out
+
+
+def _deleted(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: str) -> bool:
+    """Retire the student of a deleted partition, unless there is none, or it was added again meanwhile."""
+
+    def still() -> bool:
+        there = slug in folders.slugs(lake) or (slug in watch.offered(settings) and not retired.get(lake, slug))
+        return there and slug in _had(lake, instance) - _partitions(instance)
+
+    return retire(settings, lake, slug, still) is not None
+
+
+def _tidy(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: str) -> None:
+    """What whoever retired it and was killed has left: its row, its partition."""
+    try:
+        retired.show(lake, slug)
+    except UserError as error:
+        log.warning("the table students does not say that %s is retired: %s", slug, error)
+    if slug not in _partitions(instance):
+        return
+    offered = watch.offered(settings).get(slug)
+    if offered and not watch.kept_out(lake, slug, offered):
+        return  # new files under its name: a run is about to make them a student
+    instance.delete_dynamic_partition(STUDENTS, slug)
+
+
+def remove(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: str) -> Retired:
+    """Retire a student and delete its partition. UserError if nobody knows it."""
+    found = retire(settings, lake, slug)
+    assert found, "nothing forbids it"
+    if slug in _partitions(instance):
+        instance.delete_dynamic_partition(STUDENTS, slug)
+    forget(lake, instance, slug)
+    return found
+
+
+def add_partitions(lake: Lake, instance: dg.DagsterInstance, slugs: Iterable[str]) -> None:
+    """Give these students a partition."""
+    instance.add_dynamic_partitions(STUDENTS, list(slugs))
+    note(lake, instance, slugs)
+
+
+def note(lake: Lake, instance: dg.DagsterInstance, slugs: Iterable[str]) -> None:
+    """Remember that these students have a partition here."""
+    if new := sorted({*slugs} - _had(lake, instance)):
+        instance.add_dynamic_partitions(_memory(lake), new)
+
+
+def forget(lake: Lake, instance: dg.DagsterInstance, slug: str) -> None:
+    """Before a student is registered: that it had a partition once does not mean that somebody has deleted it now."""
+    if slug in _had(lake, instance):
+        instance.delete_dynamic_partition(_memory(lake), slug)
+
+
+def runs_of(instance: dg.DagsterInstance, slug: str) -> list[str]:
+    """The unfinished runs of a student, queued ones too."""
+    filters = dg.RunsFilter(tags={"dagster/partition": slug}, statuses=UNFINISHED)
+    return [run.run_id for run in instance.get_runs(filters)]
+
+
+def retired_students(settings: Settings, tick_s: int) -> dg.SensorDefinition:
+    """Always running: whoever deletes a partition in the UI means it, whether or not automation is enabled."""
+
+    @dg.sensor(
+        name="retired_students",
+        minimum_interval_seconds=tick_s,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Retires the students whose partition was deleted in the UI; `srt students add` brings them back.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        out = settle(settings, Lake(settings.home), context.instance)
+        return dg.SkipReason(f"retired: {', '.join(out)}" if out else "no partition was deleted")
+
+    return sensor
+
+
+def _partitions(instance: dg.DagsterInstance) -> set[str]:
+    return set(instance.get_dynamic_partitions(STUDENTS))
+
+
+def _memory(lake: Lake) -> str:
+    return f"students that {digest(home=str(lake.home))[:16]} has had"
+
+
+def _had(lake: Lake, instance: dg.DagsterInstance) -> set[str]:
+    return set(instance.get_dynamic_partitions(_memory(lake)))
