@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.teacher.ends import CONTENT_FILTER, LENGTH, end_of
 from srt_assets.paths import expanded, shown
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _NOT_SETTINGS = {"SRT_SETTINGS", "SRT_HOME"}
 # What pydantic says in Python's words.
 _PLAIN = {"tuple_type": "Input should be a list", "path_type": "Input should be a text"}
 # In a variable: names with commas between them.
-_LISTS = {("training", "arms"), ("training", "lora_targets")}
+_LISTS = {("teacher", "good_finish_reasons"), ("training", "arms"), ("training", "lora_targets")}
 
 
 class _Section(BaseModel):
@@ -96,12 +97,22 @@ class Teacher(_Section):
     concurrency: Positive = 32
     rpm: Count = 0
     tpm: Count = 0
+    good_finish_reasons: tuple[str, ...] = ()
     max_attempts: Positive = 6
     budget_usd: Amount = 0.0
     usd_per_million_input: Amount = 0.0
     usd_per_million_output: Amount = 0.0
     reply_format: Literal["auto", "markers", "json_schema", "grammar"] = "auto"
     batch: bool = False
+
+    @field_validator("good_finish_reasons")
+    @classmethod
+    def _not_known_as_bad(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if (end := end_of(word)) in (LENGTH, CONTENT_FILTER):
+                meaning = "was cut" if end == LENGTH else "was held back by a content filter"
+                raise ValueError(f"{word!r} means that the reply {meaning}")
+        return value
 
     @field_validator("api_base")
     @classmethod

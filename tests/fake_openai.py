@@ -25,12 +25,15 @@ class Plan:
     refusal, usage; in a batch also expired, cancelled."""
 
     fault: str = ""
-    text: str | None = None
-    finish_reason: str = "stop"
+    text: Any = None
+    finish_reason: Any = "stop"
     latency_s: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     usage: Any = "right"
     error: dict[str, Any] | None = None
+    # Laid over the reply's choice and its message; a value of "gone" takes the field away.
+    choice: dict[str, Any] = field(default_factory=dict)
+    message: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -169,7 +172,7 @@ class FakeOpenAI:
             return 200, b"<html>a proxy's opinion</html>"
         text = "" if plan.fault == "empty" else good_reply(body) if plan.text is None else plan.text
         prompt = sum(len(m["content"]) for m in body["messages"]) // 4 + 8
-        completion = len(text) // 4 + 1
+        completion = len(str(text)) // 4 + 1
         seen.tokens = prompt + completion
         usage: Any = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         reply = {
@@ -190,6 +193,9 @@ class FakeOpenAI:
             reply["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": "I cannot do that."}
         if plan.fault == "no_choices":
             reply["choices"] = []
+        for choice in reply["choices"]:
+            _lay_over(choice["message"], plan.message)
+            _lay_over(choice, plan.choice)
         return 200, json.dumps(reply).encode()
 
     # -- files and batches
@@ -255,6 +261,12 @@ class FakeOpenAI:
             "error_file_id": f"{name}-error" if errors else None,
             "request_counts": {"total": len(out) + len(errors), "completed": len(out), "failed": len(errors)},
         }
+
+
+def _lay_over(facts: dict[str, Any], more: dict[str, Any]) -> None:
+    facts |= more
+    for name in [name for name, value in more.items() if value == "gone"]:
+        del facts[name]
 
 
 def _file(name: str, size: int) -> dict[str, Any]:

@@ -46,14 +46,14 @@ def test_lost_rows_are_made_again_from_the_ledger_alone(tmp_path):
 
 
 def test_a_changed_parser_reads_replies_again_when_asked_to_and_for_nothing(tmp_path, monkeypatch):
-    from srt_assets.core.teacher import stage
+    from srt_assets.core.teacher import stage, steps
     from srt_assets.core.teacher.parse import Parsed
 
-    def stricter(kind, form, reply, finish, source):
-        parsed = parse(kind, form, reply, finish, source)
+    def stricter(kind, form, reply, finish, source, of_older):
+        parsed = parse(kind, form, reply, finish, source, of_older)
         return Parsed("refused") if source[0] == "Explain item 1." else parsed
 
-    parse = stage.parse
+    parse = steps.parse
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 5, api_base=fake.base)
         both(settings, lake)
@@ -284,7 +284,6 @@ def test_keys_never_reach_the_ledger(tmp_path, monkeypatch):
     [
         (Plan(text="I have nothing to say."), "no_markers"),
         (Plan("empty"), "empty_reply"),
-        (Plan("no_choices"), "empty_reply"),
         (Plan(text="[New Instruction] your instruction [End]\n[New Answer] your answer [End]"), "placeholder"),
     ],
 )

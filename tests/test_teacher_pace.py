@@ -97,7 +97,8 @@ def test_ctrl_c_in_srt_run_keeps_every_reply_and_the_next_run_pays_the_rest(tmp_
 
 
 def test_two_processes_may_write_at_once(tmp_path):
-    from srt_assets.core.teacher.ledger import Ledger, seal, segments
+    from srt_assets.core.teacher.ledger import Ledger, segments
+    from srt_assets.core.teacher.sealing import seal
 
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.02)) as fake:
         settings, lake = home(tmp_path, 8, api_base=fake.base)

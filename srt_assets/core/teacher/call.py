@@ -79,6 +79,7 @@ class Prompter:
         usual: Form = "grammar" if self.local else "markers"
         self.form: Form = usual if teacher.reply_format == "auto" else teacher.reply_format
         self.identity = model_identity(teacher.model)
+        self.good_finish_reasons = teacher.good_finish_reasons
         # float(): 0 and 0.0 in the settings are the same temperature.
         self.sampling: dict[str, float] = {"temperature": float(teacher.temperature)}
         if self.local:

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.teacher import ends
+from srt_assets.core.teacher.answers import Answer
 from srt_assets.core.teacher.ask import Ask, Turn, Verdict, must_ask, prompt_bound, verdict_of
 from srt_assets.core.teacher.call import Call
-from srt_assets.core.teacher.client import Answer, Client
+from srt_assets.core.teacher.client import Client
 from srt_assets.core.teacher.failures import Failure, classify
 from srt_assets.core.teacher.ledger import Ledger
 from srt_assets.core.teacher.limits import Gate, RateLimit, backoff_s
@@ -76,6 +78,9 @@ class Engine:
     _failed_in_a_row: int = 0
     _refused: int = 0
 
+    def __post_init__(self) -> None:
+        self._ends = ends.Streak(self.teacher.good_finish_reasons)
+
     async def ask(self, turn: Turn) -> Reply | Verdict:
         """The reply to a call, on disk, or why there is none.
 
@@ -102,7 +107,9 @@ class Engine:
             row["cost_usd"] = cost_of(answer, self.prices, reserved)
             if isinstance(answer, Answer):
                 await self.ledger.append(row | {"latency_s": answer.latency_s})
-                return Reply(answer.text, answer.finish_reason, allowed, call.key)
+                self._ends.add(answer.finish_reason, answer.native_finish_reason)
+                told = (answer.native_finish_reason, answer.note)
+                return Reply(answer.text, answer.finish_reason, allowed, call.key, *told)
             await self.ledger.append(row)
             if answer.action == "record" or attempt >= self.teacher.max_attempts:
                 return verdict_of(answer.kind)
@@ -222,10 +229,13 @@ def cost_of(answer: Answer | Failure, prices: Prices, most: float) -> float | No
     if not prices.known:
         return None
     if isinstance(answer, Failure):
-        return most if answer.kind in PERHAPS_BILLED else 0.0
+        if answer.kind in PERHAPS_BILLED:
+            return most
+        sent, received = answer.billed
+        return (prices.cost(sent, received or 0) if sent else most) if answer.kind == "unreadable_reply" else 0.0
     if answer.prompt_tokens is None or (answer.completion_tokens is None and answer.text):
         return most
-    return prices.cost(answer.prompt_tokens, answer.completion_tokens or 0)
+    return prices.cost(answer.prompt_tokens, answer.completion_tokens or 0, answer.cached_tokens or 0)
 
 
 def ledger_row(teacher: Teacher, call: Call, allowed: int, attempt: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ _PARTS_OF_THE_KEY = {
     "prompt_version": "the prompt texts of this program",
     "source_key": "the texts shown to the teacher",
 }
+_BY_ITS_END = ("unknown_finish", "truncated_reply")
 _CANDIDATES = {
     "reflect_instruction": "reflected_instruction",
     "reflect_response": "reflected_response",
@@ -66,7 +67,8 @@ def _finding(step: Step, lookup: Lookup, teacher: Teacher, statuses: dict[str, s
         return _of_an_older_program(asked, step.source, lookup)
     call = step.turns[-1].call
     status = "after a correction turn" if step.correction else step.parsed.status if step.parsed else ""
-    return Finding(call.purpose, call.key, "hit", f"the ledger holds its reply ({status})")
+    note = step.decisive.note if step.decisive and status in _BY_ITS_END else ""
+    return Finding(call.purpose, call.key, "hit", f"the ledger holds its reply ({status}{': ' if note else ''}{note})")
 
 
 def _why_missing(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Literal
+from typing import Any, Literal
 
 # throttled: wait, no attempt spent. transient: try again. record: this request is hopeless. stop: every request is.
 Action = Literal["throttled", "transient", "record", "stop"]
@@ -26,25 +26,40 @@ _UNREACHABLE = {"ConnectError", "ClientConnectorError", "ClientConnectorDNSError
 @dataclass(frozen=True)
 class Failure:
     """`kind` is the ledger's status: throttled, timeout, connection, server_error, bad_reply, bad_request,
-    context_length, content_filter, authentication, permission, not_found, no_funds, unreachable, open_files.
-    `retry_after_s` is what the server asked for."""
+    context_length, content_filter, unreadable_reply, authentication, permission, not_found, no_funds, unreachable,
+    open_files. `retry_after_s` is what the server asked for; `billed` is the usage of a reply that cannot be read, in
+    tokens sent and received, and `reply` all of that.
+    """
 
     action: Action
     kind: str
     error_type: str
     message: str
     retry_after_s: float | None = None
+    billed: tuple[int | None, int | None] = (None, None)
+    reply: str | None = None
 
     @property
-    def columns(self) -> dict[str, str]:
+    def columns(self) -> dict[str, Any]:
         """What the ledger keeps of it, but for its cost."""
-        return {"status": self.kind, "error_type": self.error_type, "error": self.message}
+        usage = dict(zip(("prompt_tokens", "completion_tokens"), self.billed, strict=True))
+        return {"status": self.kind, "error_type": self.error_type, "error": self.message, "reply": self.reply} | usage
+
+
+class Unreadable(Exception):
+    """An answer that came and holds no reply: nothing to read, or an error."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 def classify(error: Exception) -> Failure:
     """Look at the HTTP status, then at the types in the chain, outermost last."""
     from litellm import exceptions as of_litellm
 
+    if isinstance(error, Unreadable):
+        return error.failure
     chain = list(_chain(error))
     names = {type(e).__name__ for e in chain}
 
@@ -94,6 +109,20 @@ def of_http(
     elif code in ("content_policy_violation", "content_filter"):
         kind = "content_filter"
     return Failure(action, kind, error_type, redact(message)[:_MAX_ERROR_CHARS], retry_after_s)
+
+
+def of_body(error: Any) -> Failure:
+    """What an error means that came in the body of an answer whose status was 200 (OpenRouter's, some proxies')."""
+    facts = error if isinstance(error, dict) else {}
+    message = str(facts.get("message") or error)
+    given = [value for value in (facts.get("code"), facts.get("status")) if isinstance(value, int)]
+    status = next((value for value in given if 400 <= value < 600), 500)
+    return of_http(status, str(facts.get("code") or facts.get("type") or ""), "ErrorInReply", message)
+
+
+def answered_with_an_error(error: Exception) -> bool:
+    """True if the server's answer was itself an error (a status of 400 or more)."""
+    return (_http_answer(list(_chain(error)))[0] or 0) >= 400
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

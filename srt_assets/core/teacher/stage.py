@@ -21,15 +21,16 @@ from srt_assets.core.outcome import Description, Made
 from srt_assets.core.progress import Progress
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts
-from srt_assets.core.teacher import ledger, sealing
+from srt_assets.core.teacher import ends, ledger, sealing
+from srt_assets.core.teacher.answers import THOUGHTS_USED_UP
 from srt_assets.core.teacher.ask import Turn, Verdict
 from srt_assets.core.teacher.call import Prompter, Source
 from srt_assets.core.teacher.engine import Engine, Tally
 from srt_assets.core.teacher.flow import Job
 from srt_assets.core.teacher.lookup import Lookup, Reply
-from srt_assets.core.teacher.parse import CORRECTABLE, Parsed, parse
+from srt_assets.core.teacher.parse import CORRECTABLE, Parsed
 from srt_assets.core.teacher.prompts import PROMPT_VERSION
-from srt_assets.core.teacher.steps import Step, resolve
+from srt_assets.core.teacher.steps import Step, read, resolve
 from srt_assets.settings import Settings, Teacher
 
 TABLE = "candidates"
@@ -41,6 +42,8 @@ CHUNK = 2000
 PART_ROWS = 20_000
 # Rows with one of these could come out otherwise under other limits; without any, limits do not matter.
 _LIMITED = ("call_failed", "over_budget", "too_long", "truncated_reply")
+# Rows that teacher.good_finish_reasons made, or could make, what they are.
+_BY_THEIR_END = ("unknown_finish", "ended_by_setting")
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,10 @@ class Reflection(Stage):
             finally:
                 sealing.seal(lake)
             tally, asked = tally.plus(done.tally), asked + len(done.missed)
-            parts, counts = _settle(lake, self, prompter, done.unanswered, work.renew)
+            parts, counts, unknown = _settle(lake, self, prompter, done.unanswered, work.renew)
         stats = {
-            **{status: n for status, n in sorted(counts.items()) if status != "from_teacher"},
+            **{name: n for name, n in sorted(counts.items()) if name != "from_teacher"},
+            **({"unknown_finish_reasons": unknown} if unknown else {}),
             "calls_paid": tally.calls,
             "cache_hits": max(0, counts["from_teacher"] - asked),
             "prompt_tokens": tally.prompt_tokens,
@@ -147,6 +151,8 @@ def _fingerprint(
     if any(stats.get(status) for status in _LIMITED):
         limits = {"max_tokens", "context_tokens", "max_attempts", "budget_usd", "api_base"}
         facts["limits"] = teacher.model_dump(include=limits)
+    if any(stats.get(name) for name in _BY_THEIR_END):
+        facts["good_finish_reasons"] = sorted({word.casefold() for word in teacher.good_finish_reasons})
     return Fingerprint.of(**facts)
 
 
@@ -237,8 +243,7 @@ class _Asking:
         assert turn is not None
         answer = await engine.ask(turn)
         if isinstance(answer, Reply) and turn is step.first:
-            source, form = step.source, self.prompter.form
-            parsed = parse(source.kind, form, answer.text, answer.finish_reason, source.texts)
+            source, parsed = step.source, read(step.source, self.prompter, answer)
             if parsed.status in CORRECTABLE and not engine.stopping:
                 turn = Turn(self.prompter.correction(source, turn.call, answer.text or "", parsed.status))
                 answer = await engine.ask(turn)
@@ -249,12 +254,14 @@ class _Asking:
 
 def _settle(
     lake: Lake, plan: Reflection, prompter: Prompter, unanswered: dict[str, Verdict], renew: bool = False
-) -> tuple[list[str], Counter]:
+) -> tuple[list[str], Counter[str], str]:
     """Write the slice's rows from the records and the ledger. Every subject gets its row, whatever happened.
 
+    Gives the parts, counts, and the finish reasons that nobody knows, with their numbers, as a text.
     With `renew`, a call that was to be asked anew and has no reply is unanswered: the older reply does not step in.
     """
     counts: Counter[str] = Counter(original_rows=0, from_teacher=0)
+    words: Counter[str] = Counter()
     parts: list[str] = []
     rows: list[dict[str, Any]] = []
     with Lookup(lake) as lookup:
@@ -265,9 +272,11 @@ def _settle(
                 if subject.source:
                     counts["from_teacher"] += 1
                     step = next(steps)
-                    parsed, key = step.result(prompter.form, unanswered)
+                    parsed, key = step.result(prompter, unanswered)
                     if any(turn.is_older for turn in step.turns):
                         counts["replies_to_older_prompts"] += 1
+                    if decisive := step.decisive:
+                        _count_ends(counts, words, parsed, decisive)
                     row = _row(subject, parsed.status, _texts(subject.source, parsed), key)
                 else:
                     row = _row(subject, subject.status, subject.texts, None)
@@ -280,7 +289,19 @@ def _settle(
                 rows = []
     if rows or not parts:
         parts.append(lake.write_part(TABLE, rows, plan.share))
-    return parts, counts
+    return parts, counts, ", ".join(f"{word or 'none'} ({n})" for word, n in words.most_common())
+
+
+def _count_ends(counts: Counter[str], words: Counter[str], parsed: Parsed, reply: Reply) -> None:
+    """Count what the end of a reply did to its row; `words`: finish reasons that nobody knows."""
+    if parsed.no_end_marker:
+        counts["no_end_marker"] += 1
+    if (reply.note or "").startswith(THOUGHTS_USED_UP):
+        counts["thoughts_used_up_tokens"] += 1
+    if parsed.status == "unknown_finish":
+        words[reply.native_finish_reason or ""] += 1
+    elif reply.finish_reason == ends.UNKNOWN and reply.native_finish_reason is not None:
+        counts["ended_by_setting"] += 1
 
 
 def _texts(source: Source, parsed: Parsed) -> tuple[str, str, str] | None:
