@@ -5,7 +5,6 @@ case, in a text whose look-alike characters have been replaced (`plain`).
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass, field
 
 # Tag names: <seed:think>, <inner_thoughts> and <longcat_think> are found by the words in them.
@@ -120,8 +119,10 @@ _LETTERS = {
     "a": "аα", "c": "сϲ", "e": "еε", "g": "ɡ", "h": "һн", "i": "іιı", "k": "кκ", "l": "ӏ", "n": "пո", "o": "оο",
     "p": "рρ", "r": "г", "s": "ѕ", "t": "тτ", "u": "υս", "y": "уү",
 }  # fmt: skip
-_LOOK_ALIKE = {other: char for table in (_BRACKETS, _LETTERS) for char, others in table.items() for other in others}
-_UNSEEN = frozenset("\u00ad\u200b\u200c\u200d\u2060\ufeff")
+_PLAIN = {ord(other): char for table in (_BRACKETS, _LETTERS) for char, others in table.items() for other in others}
+_PLAIN |= {ord(other.upper()): char for char, others in _LETTERS.items() for other in others if len(other.upper()) == 1}
+_PLAIN |= {0xFF01 + at: chr(0x21 + at) for at in range(94)}  # the full-width forms of ASCII
+_UNSEEN = re.compile("[\u00ad\u200b\u200c\u200d\u2060\ufeff]")
 
 
 def plain(text: str) -> tuple[str, list[int] | None]:
@@ -131,15 +132,8 @@ def plain(text: str) -> tuple[str, list[int] | None]:
     """
     if text.isascii():
         return text, None
-    chars: list[str] = []
-    places: list[int] = []
-    for place, char in enumerate(text):
-        if char in _UNSEEN:
-            continue
-        if not char.isascii():
-            wide = unicodedata.normalize("NFKC", char)
-            char = _LOOK_ALIKE.get(char) or (wide if len(wide) == 1 else char)
-            char = _LOOK_ALIKE.get(char.lower(), char)
-        chars.append(char)
-        places.append(place)
-    return "".join(chars), places
+    seen = text.translate(_PLAIN)
+    if not _UNSEEN.search(seen):
+        return seen, None
+    places = [place for place, char in enumerate(seen) if not _UNSEEN.match(char)]
+    return _UNSEEN.sub("", seen), places
