@@ -22,7 +22,7 @@ REASONS = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Intern
 @dataclass
 class Plan:
     """What to do with one request. `fault`: '', a status, close, half, hang, trickle, garbage, empty, no_choices,
-    refusal, usage; in a batch also expired, cancelled."""
+    error_body, refusal, usage; in a batch also expired, cancelled."""
 
     fault: str = ""
     text: Any = None
@@ -168,6 +168,8 @@ class FakeOpenAI:
         if plan.fault.isdigit():
             error = plan.error or {"message": "generated: rate limit words do not matter", "type": "t", "code": None}
             return int(plan.fault), json.dumps({"error": error}).encode()
+        if plan.fault == "error_body":
+            return 200, json.dumps({"error": plan.error}).encode()
         if plan.fault == "garbage":
             return 200, b"<html>a proxy's opinion</html>"
         text = "" if plan.fault == "empty" else good_reply(body) if plan.text is None else plan.text

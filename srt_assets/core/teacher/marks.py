@@ -120,7 +120,9 @@ _LETTERS = {
     "p": "рρ", "r": "г", "s": "ѕ", "t": "тτ", "u": "υս", "y": "уү",
 }  # fmt: skip
 _PLAIN = {ord(other): char for table in (_BRACKETS, _LETTERS) for char, others in table.items() for other in others}
-_PLAIN |= {ord(other.upper()): char for char, others in _LETTERS.items() for other in others if len(other.upper()) == 1}
+_PLAIN |= {
+    ord(other.upper()): char for char, others in _LETTERS.items() for other in others if not other.upper().isascii()
+}
 _PLAIN |= {0xFF01 + at: chr(0x21 + at) for at in range(94)}  # the full-width forms of ASCII
 _UNSEEN = re.compile("[\u00ad\u200b\u200c\u200d\u2060\ufeff]")
 
