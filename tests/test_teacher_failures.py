@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.teacher import engine, instructions
+from srt_assets.core.teacher import health, instructions
 from srt_assets.core.teacher.failures import retry_after
 from tests.fake_openai import FakeOpenAI, Plan
 from tests.teacher_home import home, table, with_teacher
@@ -54,7 +54,7 @@ def test_nothing_is_sent_before_the_time_the_server_asked_for(tmp_path, status):
 def test_a_server_that_asks_to_wait_for_hours_is_an_answer_not_a_hang(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("429", headers={"retry-after": "86400"})) as fake:
         settings, lake = home(tmp_path, 2, api_base=fake.base)
-        with pytest.raises(StageError, match="asks to wait 1440 minutes"):
+        with pytest.raises(StageError, match="asks to wait 1440 min"):
             instructions.STAGE.run(settings, lake)
 
 
@@ -97,7 +97,7 @@ def test_odd_usage_fields_lose_no_reply(tmp_path, usage):
 @pytest.mark.parametrize(("fault", "status"), [("hang", "timeout"), ("close", "connection"), ("garbage", "bad_reply")])
 def test_a_hard_budget_counts_calls_that_may_have_been_billed(tmp_path, fault, status):
     with FakeOpenAI(lambda body, nth: Plan(fault)) as fake:
-        options = {"concurrency": 1, "timeout_s": 0.2, "max_attempts": 2, "max_tokens": 300, "budget_usd": 0.7}
+        options = {"concurrency": 1, "timeout_s": 0.2, "max_attempts": 20, "max_tokens": 300, "budget_usd": 0.7}
         settings, lake = home(tmp_path, 5, api_base=fake.base, **options, **PRICES)
         stats = instructions.STAGE.run(settings, lake).stats
         assert stats["over_budget"] >= 1 and fake.calls < 10
@@ -138,7 +138,7 @@ def test_an_unpriced_model_is_said_and_never_costs_zero(tmp_path):
 
 
 def test_the_message_says_why_a_teacher_cannot_be_reached(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "UNREACHABLE_AT_START_S", 0.1)
+    monkeypatch.setattr(health, "UNREACHABLE_AT_START_S", 0.1)
     settings, lake = home(tmp_path, 1, api_base="http://127.0.0.1:9/v1")
     with pytest.raises(StageError, match=r"Connect call failed"):
         instructions.STAGE.run(settings, lake)

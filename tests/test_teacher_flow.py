@@ -8,7 +8,7 @@ import pytest
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.records import raw
-from srt_assets.core.teacher import engine, instructions, responses
+from srt_assets.core.teacher import health, instructions, responses
 from tests.fake_openai import FakeOpenAI, Plan, good_reply
 from tests.teacher_home import both, candidates, home, records, table, with_teacher
 
@@ -157,10 +157,9 @@ def test_429_storms_spend_no_attempt(tmp_path):
     assert table(lake, "SELECT DISTINCT status, attempt FROM teacher_calls") == [("ok", 1)]
 
 
-def test_429_for_ever_ends_with_a_message(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "PATIENCE_S", 0.3)
+def test_429_for_ever_ends_with_a_message(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("429", headers={"retry-after": "0.05"})) as fake:
-        settings, lake = home(tmp_path, 3, api_base=fake.base)
+        settings, lake = home(tmp_path, 3, api_base=fake.base, patience_s=0.3)
         with pytest.raises(StageError, match="429"):
             instructions.STAGE.run(settings, lake)
 
@@ -247,7 +246,7 @@ def test_no_funds_stops_and_marks_nothing(tmp_path):
 
 
 def test_an_unreachable_teacher_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "UNREACHABLE_AT_START_S", 0.1)
+    monkeypatch.setattr(health, "UNREACHABLE_AT_START_S", 0.1)
     settings, lake = home(tmp_path, 3, api_base="http://127.0.0.1:9/v1")
     with pytest.raises(StageError, match=r"127\.0\.0\.1:9.*cannot be reached"):
         instructions.STAGE.run(settings, lake)
@@ -255,10 +254,11 @@ def test_an_unreachable_teacher_is_named(tmp_path, monkeypatch):
 
 def test_a_teacher_that_only_fails_does_not_use_up_every_attempt(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("500")) as fake:
-        settings, lake = home(tmp_path, 200, api_base=fake.base, concurrency=4, max_attempts=6)
-        with pytest.raises(StageError, match="all failed"):
+        settings, lake = home(tmp_path, 200, api_base=fake.base, concurrency=4, max_attempts=6, patience_s=0.5)
+        with pytest.raises(StageError, match="has answered nothing"):
             instructions.STAGE.run(settings, lake)
         assert fake.calls < 70
+    assert table(lake, "SELECT count(*) FROM teacher_calls") == [(0,)]
 
 
 def test_a_missing_key_and_an_unknown_model_are_user_errors(tmp_path, monkeypatch):

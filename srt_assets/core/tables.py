@@ -192,7 +192,7 @@ _ALL = (
                 "price of the call (USD), of a failed one the most it can be; null if the model has no known price",
             ),
             ("latency_s", "DOUBLE", "seconds from request to reply, without queueing"),
-            ("attempt", "INTEGER", "1 for the first try of this call"),
+            ("attempt", "INTEGER", "1 for the first try of this call; 0 for one that met an outage of the teacher"),
             ("max_tokens", "BIGINT", "tokens the reply was allowed"),
             ("api_base", "VARCHAR", "endpoint that was asked; '' for the provider's own"),
             ("segment", "VARCHAR", "ledger segment the row was written to first"),

@@ -11,7 +11,7 @@ MIN_REPLY_TOKENS = 256
 _CHAT_TOKENS = 16  # a message's framing, at most
 
 Counter = Callable[[Call], Awaitable[int]]
-# Why a call has no reply: over_budget, too_long, refused, unreadable_reply or call_failed.
+# Why a call has no reply: over_budget, too_long, refused, unreadable_reply, teacher_busy or call_failed.
 Verdict = str
 
 

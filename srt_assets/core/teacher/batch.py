@@ -172,6 +172,11 @@ class _Desk:
         lines = [*self._lines(batch.output_file_id), *self._lines(batch.error_file_id)]
         rows, stop = asyncio.run(self._keep(state["calls"], lines))
         path.unlink()
+        if stop and stop.action != "stop":
+            raise StageError(
+                f"every call of the batch {batch_id} met a teacher that is down or too busy; the last: {stop.told}",
+                "run again later: it is submitted in a new batch, and no record is given up for it",
+            )
         if stop:
             raise halt(stop, self.teacher)
         for row in rows:
@@ -191,6 +196,7 @@ class _Desk:
         """Put the lines into the ledger; gives its rows, and a failure that every further call would meet."""
         rows = []
         stop: Failure | None = None
+        outage: list[tuple[Failure, dict[str, Any]]] = []
         for line in lines:
             if (key := line.get("custom_id")) not in calls:
                 continue
@@ -211,7 +217,14 @@ class _Desk:
                 row |= failure.columns
                 if failure.kind == "unreadable_reply":
                     row["cost_usd"] = cost_of(failure, self.prices, most)
+                if failure.action != "record":
+                    outage.append((failure, row))
+                    continue
             rows.append(row)
+        if rows or len(outage) == 1:  # others were answered: these failed for their own sake
+            rows += [row for failure, row in outage if failure.action == "transient"]
+        elif outage:
+            stop = outage[-1][0]
         with Lookup(self.lake) as lookup, ledger.Ledger(self.lake) as book:
             # A run that died between this and forgetting the batch has written them already.
             replies = lookup.replies(calls)

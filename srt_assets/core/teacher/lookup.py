@@ -125,7 +125,7 @@ class Lookup:
                 "SELECT call_key, max_tokens, count(*), arg_max(status, created_at), arg_max(error, created_at), "
                 "bool_or(list_contains(?, status) AND (status <> 'bad_request' OR segment IN "
                 "(SELECT segment FROM calls WHERE status = 'ok'))) FROM calls JOIN keys USING (call_key) "
-                "WHERE status NOT IN ('ok', ?) AND api_base = ? GROUP BY ALL",
+                "WHERE status NOT IN ('ok', ?) AND coalesce(attempt, 1) > 0 AND api_base = ? GROUP BY ALL",
                 [list(HOPELESS), INTERRUPTED, api_base],
             ).fetchall()
         found: dict[str, dict[int, Attempts]] = {}

@@ -18,7 +18,7 @@ from srt_assets.core.hashing import Fingerprint, content_key
 from srt_assets.core.lake import Lake
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.outcome import Description, Made
-from srt_assets.core.progress import Progress
+from srt_assets.core.progress import Fact, Progress
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts
 from srt_assets.core.teacher import ends, ledger, sealing
@@ -112,7 +112,7 @@ class Reflection(Stage):
             "seconds_calls": round(tally.seconds, 3),
             "seconds_all": round(time.monotonic() - started, 3),
         }
-        return Made({TABLE: parts}, stats, _fingerprint(settings, self, upstream, stats))
+        return Made({TABLE: parts}, stats, _fingerprint(settings, self, upstream, stats, made=True))
 
     def describe(self, lake: Lake, student: str = "") -> Description:
         """Counts by status, tokens, money, calls; five rewritten rows; lengths of the accepted responses."""
@@ -135,7 +135,7 @@ class Reflection(Stage):
 
 
 def _fingerprint(
-    settings: Settings, plan: Reflection, upstream: dict[str, str] | None, stats: Mapping[str, Any]
+    settings: Settings, plan: Reflection, upstream: dict[str, str] | None, stats: Mapping[str, Any], made: bool = False
 ) -> Fingerprint:
     teacher = settings.teacher
     prompter = Prompter(teacher)
@@ -151,6 +151,9 @@ def _fingerprint(
     if any(stats.get(status) for status in _LIMITED):
         limits = {"max_tokens", "context_tokens", "max_attempts", "budget_usd", "api_base"}
         facts["limits"] = teacher.model_dump(include=limits)
+    if stats.get("teacher_busy"):
+        # As it is made it differs from what is wanted, so that the next run asks.
+        facts["teacher_busy"] = "not answered" if made else "to be asked again"
     if any(stats.get(name) for name in _BY_THEIR_END):
         facts["good_finish_reasons"] = sorted({word.casefold() for word in teacher.good_finish_reasons})
     return Fingerprint.of(**facts)
@@ -184,14 +187,16 @@ def _ask(
 
         started = time.monotonic()
 
-        def report() -> None:
+        def report(waiting: str = "") -> None:
             tally = asking.tally
             elapsed = max(1e-6, time.monotonic() - started)
-            facts: dict[str, float | int] = {"calls": tally.calls, "tokens_per_s": tally.completion_tokens / elapsed}
+            facts: dict[str, Fact] = {"calls": tally.calls, "tokens_per_s": tally.completion_tokens / elapsed}
             if tally.cost_usd:
                 facts["cost_usd"] = round(tally.cost_usd, 4)
             if tally.throttled:
                 facts["throttled"] = tally.throttled
+            if waiting:
+                facts = {"waiting": waiting}
             progress(min(total, asking.hits + asking.done), total, "records", **facts)
 
         all_steps = itertools.chain([first], steps)
