@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Tests run in so many processes, with one thread of arithmetic each.
 JOBS ?= 2
 
-.PHONY: demo test live ui lint clean
+.PHONY: demo test live architectures ui lint clean
 
 demo: $(READY)
 	$(BIN)/srt demo
@@ -17,6 +17,10 @@ test: $(READY)
 # Students arrive by themselves, with a real daemon and web server: minutes, so not part of `test`.
 live: $(READY)
 	$(BIN)/python -m pytest -s tests/live
+
+# Tiny students of every architecture that transformers ships: a minute or two, so not part of `test`.
+architectures: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/architectures
 
 ui: $(READY)
 	$(BIN)/srt ui

@@ -30,7 +30,9 @@ from srt_assets.core.student.chunks import shared_beginnings
 from srt_assets.core.student.devices import default_token_budget
 from srt_assets.core.student.encoding import Encoder, Pass, Texts
 from srt_assets.core.student.loading import load_tokenizer
-from srt_assets.core.student.model import Forward, load_model
+from srt_assets.core.student.model import Forward
+from srt_assets.core.student.proof import prove
+from srt_assets.core.student.ready import load_model
 from srt_assets.core.student.scorer import Scorer, lanes
 from srt_assets.core.tables import PASSES
 
@@ -237,10 +239,11 @@ def main() -> None:
         torch.manual_seed(0)
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPES[options.shape]), dtype=dtype)
-        forward = Forward(model.eval().requires_grad_(False))
+        model.eval().requires_grad_(False)
+        forward = Forward(model, prove(model).ways)
         passes, prefixes = synthetic(options.records, forward.vocab_size)
     else:
-        forward = load_model(options.student, dtype, device)
+        forward, _ = load_model(options.student, dtype, device)
         model = forward.model
         passes, prefixes = from_data(options.student, options.data, options.records, "vicuna")
     if options.no_prefix:

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from srt_assets.commands import terminal
+from srt_assets.core.children import protect
 from srt_assets.core.errors import StageError, UserError, explained
-from srt_assets.core.signals import listen
+from srt_assets.core.masking import mask_uncaught
+from srt_assets.core.signals import listen, not_lost
 from srt_assets.paths import expanded
 from srt_assets.settings import Settings
 
@@ -37,13 +40,17 @@ StudentOption = Annotated[
 def main() -> None:
     """Entry point: runs a command and turns errors that carry a remedy into one message and an exit code."""
     listen()
+    protect()
+    mask_uncaught()
+    terminal.guard()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Dagster says of its own API (checks by partition, the Pipes client) that it is in preview: of no use to a user.
     warnings.filterwarnings("ignore", message=".*is currently in preview.*")
     try:
-        app()
+        with not_lost(KeyboardInterrupt):
+            app()
     except (UserError, StageError) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        _say(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe has seen enough (`srt sql … | head`).
@@ -53,8 +60,14 @@ def main() -> None:
         known = explained(error)
         if known is None:
             raise
-        typer.secho(f"error: {known}", fg="red", err=True)
+        _say(known)
         sys.exit(known.exit_code)
+
+
+def _say(error: UserError | StageError) -> None:
+    from rich.text import Text
+
+    terminal.console(stderr=True).print(Text(f"error: {error}", "red"), soft_wrap=True)
 
 
 def _open() -> "tuple[Settings, Lake]":
@@ -151,6 +164,21 @@ def students_list() -> None:
 
     _, lake = _open()
     show.students(lake)
+
+
+@students_app.command("show")
+def students_show(
+    slug: Annotated[str, typer.Argument(help="Slug of a registered student.")],
+    sample_id: Annotated[
+        str | None, typer.Argument(help="Id of a record, or its first digits; the first record if left out.")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """One record exactly as it is scored and trained: tokens, where the loss starts and ends, what stops it."""
+    from srt_assets.commands import sight
+
+    settings, lake = _open_to_read()
+    sight.run(settings, lake, slug, sample_id, _format(format, ("table", "json")))
 
 
 # -- looking
@@ -289,24 +317,10 @@ def repair() -> None:
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 3000,
 ) -> None:
     """Open the Dagster UI (web server and daemon) on loopback, with an instance that lives in the home."""
-    from srt_assets.commands.run import instance_of
+    from srt_assets.commands import ui as site
 
     settings, lake = _open()
-    with instance_of(settings) as instance:
-        from srt_assets.defs import names
-        from srt_assets.defs.instance import write_workspace
-
-        instance.add_dynamic_partitions(names.students.name or "", _slugs(lake))
-        workspace = write_workspace()
-    os.environ["SRT_HOME"] = str(settings.home)
-    # `dg dev`, which the first would have people use, is in a package of its own; see main() for the second.
-    quiet = "ignore:Function `dev_command` is superseded,ignore:Specifying a partitions_def"
-    os.environ.setdefault("PYTHONWARNINGS", quiet)
-    dagster = str(Path(sys.executable).parent / "dagster")
-    command = [dagster, "dev", "-w", str(workspace), "--host", "127.0.0.1", "--port", str(port)]
-    typer.echo(f"http://127.0.0.1:{port}  (Ctrl-C stops it; home: {settings.home})")
-    # Signals that are ignored would be so in Dagster too: main() has seen to that.
-    os.execv(command[0], command)
+    sys.exit(site.run(settings, lake, port))

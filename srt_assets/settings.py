@@ -5,15 +5,19 @@ upwards from the current folder; relative paths in it are relative to it. `SRT_H
 """
 
 import os
+import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from srt_assets.core import files
 from srt_assets.core.errors import UserError
+from srt_assets.core.teacher import address
 from srt_assets.core.teacher.ends import CONTENT_FILTER, LENGTH, end_of
-from srt_assets.paths import expanded, shown
+from srt_assets.paths import brief, expanded, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -42,7 +46,8 @@ _LISTS = {("teacher", "good_finish_reasons"), ("training", "arms"), ("training",
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What was given may be a key in the wrong place: no error repeats it.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -119,9 +124,8 @@ class Teacher(_Section):
     @field_validator("api_base")
     @classmethod
     def _a_url(cls, value: str) -> str:
-        # Without its scheme it is taken for a host that never answers.
-        if value and not value.startswith(("http://", "https://")):
-            raise ValueError(f"write the whole URL, http://{value} or https://{value}")
+        if value and (why := address.fault(value)):
+            raise ValueError(why)
         return value
 
 
@@ -188,7 +192,7 @@ class Automation(_Section):
             from dagster._utils.schedules import is_valid_cron_string  # slow, and what will read the line
 
             if not is_valid_cron_string(value):
-                raise ValueError(f"{value!r} is no cron line (minute hour day month weekday)")
+                raise ValueError("it is no cron line (minute hour day month weekday)")
         return value
 
 
@@ -220,11 +224,12 @@ def find_settings_file() -> Path | None:
     """The file `SRT_SETTINGS` names, else the first `srt.toml` upwards from here, else None (defaults only)."""
     if named := os.environ.get("SRT_SETTINGS"):
         path = expanded(named, "SRT_SETTINGS").absolute()
-        if not path.is_file():
-            raise UserError(f"SRT_SETTINGS names {path}, which is no file", "correct the variable or unset it")
+        if why := files.what_else(path) or ("" if path.exists() else "is not there"):
+            raise UserError(f"SRT_SETTINGS names {brief(path)}, which {why}", "correct the variable or unset it")
         return path
     here = Path.cwd()
-    return next((d / "srt.toml" for d in (here, *here.parents) if (d / "srt.toml").is_file()), None)
+    # One that is no ordinary file is found too, and refused when it is read: the next one above is another project's.
+    return next((d / "srt.toml" for d in (here, *here.parents) if os.path.lexists(d / "srt.toml")), None)
 
 
 def load_settings(path: Path | str | None = None) -> Settings:
@@ -247,10 +252,11 @@ def load_settings(path: Path | str | None = None) -> Settings:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(files.read_text(file, files.WRITTEN, "utf-8-sig"))
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}", "name a readable settings file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {brief(file)}: {error.strerror}", "name a readable settings file") from None
+    # Brackets without end; a number of thousands of digits, or bytes that are no text, are a ValueError like any other.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is no valid TOML: {error}", "correct the line it names") from None
 
 
@@ -297,7 +303,7 @@ def _names(text: str) -> list[str]:
 def _as_value(text: str) -> Any:
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -325,18 +331,23 @@ def _what(problem: "ErrorDetails") -> str:
     if kind in ("model_type", "dict_type"):
         return f"write it as a table [{'.'.join(map(str, place))}]"
     what = _PLAIN.get(kind) or problem["msg"].removeprefix("Value error, ")
-    # Tables and lists are not shown: there may be a key in them, misplaced.
-    if kind in ("missing", "value_error") or isinstance(problem["input"], dict | list | tuple):
-        return what
-    return f"{what}, not {problem['input']!r}"
+    # Texts, tables and lists are not shown: there may be a key in them, misplaced.
+    given = problem["input"]
+    if kind == "literal_error" and isinstance(given, str):
+        return what + _did_you_mean(given, re.findall("'([^']*)'", problem["ctx"]["expected"]))
+    return f"{what}, not {given!r}" if isinstance(given, int | float) and kind != "value_error" else what
+
+
+def _did_you_mean(given: str, known: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:
-    import difflib
-
     fields: Any = Settings.model_fields
     if len(location) > 1:
         section = location[0]
         fields = Dataset.model_fields if section == "datasets" else fields[str(section)].annotation.model_fields
-    close = difflib.get_close_matches(str(location[-1]), list(fields), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return _did_you_mean(str(location[-1]), fields)

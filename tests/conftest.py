@@ -1,6 +1,7 @@
 """What every test gets: no network, no variables of the caller's, a home of its own."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,25 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("SRT_") or name == "DAGSTER_HOME":
             monkeypatch.delenv(name)
+    # What the commands set for the processes they start ends with the test.
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
+
+
+@pytest.fixture
+def hostile_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A current folder full of strangers' Python files: none of them may run in the test."""
+    from tests.hostile import make_hostile, ran
+
+    (folder := tmp_path / "hostile").mkdir()
+    monkeypatch.chdir(make_hostile(folder))
+    yield folder
+    assert ran(folder) == []
 
 
 @pytest.fixture

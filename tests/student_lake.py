@@ -60,11 +60,13 @@ def put_candidates(lake: Lake, rows: list[dict]) -> None:
         lake.commit("candidates", [part], fingerprint=Fingerprint.of(of=part), code_version="test", partition=partition)
 
 
-def make_lake(home: Path, rows: list[dict] | None = None, settings: Settings | None = None, **student) -> Lake:
+def make_lake(
+    home: Path, rows: list[dict] | None = None, settings: Settings | None = None, source: Path | None = None, **student
+) -> Lake:
     """A lake with candidates and a tiny student registered as `tiny`."""
     lake = Lake(home)
     put_candidates(lake, [row for r in RECORDS for row in four(r)] if rows is None else rows)
-    source = make_tiny_student(home / "source", **student)
+    source = make_tiny_student(source or home / "source", **student)
     checkpoints.add(settings or settings_for(), lake, str(source), "tiny")
     return lake
 

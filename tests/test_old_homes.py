@@ -128,7 +128,7 @@ def test_running_a_finished_old_home_costs_nothing(
     assert costs[name] == COSTS[name]
     after = home.files()
     other = {file for file in {*before, *after} if before.get(file) != after.get(file)}
-    new = ("_manifest.json", "_manifest.copy.json", "_manifest.v1.json", "_version.json")
+    new = ("_manifest.json", "_manifest.copy.json", "_manifest.v1.json", "_version.json", ".reserve")
     new_form = {file for file in other if Path(file).name in new}
     assert [file for file in other - new_form if not file.startswith(WRITTEN_AFTER_A_MOVE)] == []
     old = {file: digest for file, digest in before.items() if Path(file).name == "_manifest.json"}

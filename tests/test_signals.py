@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.background import IN_BACKGROUND
+from tests.hostile import make_hostile, ran
 
 ROOT = Path(__file__).parent.parent
 MARK = "SRT_TEST_UI"
@@ -54,9 +55,11 @@ def test_torchs_launcher_leaves_hup_ignored() -> None:
 def site(tmp_path: Path) -> Iterator[Path]:
     """A folder to start `srt ui` in; whatever was started there and is left is ended."""
     (tmp_path / "srt.toml").write_text('[project]\nhome = "home"\n')
+    make_hostile(tmp_path)
     yield tmp_path
     for process in left(tmp_path):
         process.kill()
+    assert ran(tmp_path) == []
 
 
 def left(site: Path) -> list[psutil.Process]:
@@ -90,7 +93,8 @@ def test_srt_ui_in_the_background_ends_when_told_and_not_when_the_terminal_goes(
     site: Path, number: signal.Signals
 ) -> None:
     port, said = free_port(), site / "said"
-    srt = [sys.executable, "-c", "from srt_assets.cli import main; main()", "ui", "--port", str(port)]
+    # As the command does: without the current folder on its path.
+    srt = [sys.executable, "-P", "-c", "from srt_assets.cli import main; main()", "ui", "--port", str(port)]
     env = {**os.environ, "SRT_SETTINGS": str(site / "srt.toml"), MARK: str(site), "PYTHONPATH": str(ROOT)}
     with said.open("w") as log:
         ui = subprocess.Popen([*IN_BACKGROUND, "nohup", *srt], cwd=site, env=env, stdout=log, stderr=log)

@@ -216,7 +216,7 @@ def test_a_catalog_that_cannot_be_written_fails_no_stage(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(catalog, "publish", full)
     catalog.Publisher().ended(lake)
-    assert "could not be renewed" in caplog.text and "No space left" in caplog.text
+    assert "could not be renewed" in caplog.text and "no space left" in caplog.text
 
 
 def test_comments_do_not_change_the_code_version(tmp_path):

@@ -10,7 +10,6 @@ from student_tokenizers import TOKENIZERS, tokenizer_named
 from tiny_student import make_tiny_tokenizer
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student import templates
 from srt_assets.core.student.batching import plan
 from srt_assets.core.student.encoding import Encoder, Pass, Texts
 from srt_assets.core.tables import PASSES
@@ -131,14 +130,6 @@ def test_text_no_tokenizer_takes_has_a_status(tokenizer, protocol):
     bad, beside = encoder.encode([Texts("a \ud800 b", "", "c d e"), good])
     assert set(bad.values()) == {"not_encodable"}
     assert all(isinstance(beside[name], Pass) for name in PASSES)
-
-
-def test_a_chat_template_that_asks_for_the_date_gets_the_same_one_every_day():
-    dated = make_tiny_tokenizer()
-    dated.chat_template = (
-        "{% if strftime_now is defined %}{{ strftime_now( '%d %B %Y' ) }}{% endif %}: {{ messages[0].content }}"
-    )
-    assert templates.chat(dated)("Name it.", "") == "26 July 2024: Name it."
 
 
 @pytest.mark.parametrize("template", ["vicuna", "chat"])

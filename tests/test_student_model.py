@@ -19,6 +19,7 @@ from srt_assets.core.student import chunks
 from srt_assets.core.student.chunks import ChunkScorer, Item, Spec, shared_beginnings
 from srt_assets.core.student.encoding import Encoder, Pass, Texts
 from srt_assets.core.student.model import Forward
+from srt_assets.core.student.proof import prove
 from srt_assets.core.student.scorer import Scorer
 
 torch.set_num_threads(1)
@@ -50,6 +51,10 @@ def passes() -> list[Pass]:
     return found
 
 
+def proven(model) -> Forward:
+    return Forward(model, prove(model).ways)
+
+
 def naive(model, one: Pass) -> float:
     ids = torch.from_numpy(one.ids.astype(np.int64))[None]
     labels = ids.clone()
@@ -63,7 +68,7 @@ def naive(model, one: Pass) -> float:
 def test_any_causal_model_scores_as_its_own_loss_says(kind, cores, passes):
     torch.manual_seed(0)
     model = MODELS[kind]().eval()
-    sums = Scorer(Forward(model), 128, [BEGINNING], cores).score(passes)
+    sums = Scorer(proven(model), 128, [BEGINNING], cores).score(passes)
     assert torch.get_num_threads() == 1  # what the process had before
     for one, total in zip(passes, sums, strict=True):
         assert isinstance(total, float)
@@ -74,7 +79,7 @@ def test_shared_beginnings_are_computed_once(passes):
     torch.manual_seed(0)
     model = MODELS["llama"]().eval()
     computed: list[int] = []
-    Scorer(Forward(model), 128, [BEGINNING]).score(passes, computed.append)
+    Scorer(proven(model), 128, [BEGINNING]).score(passes, computed.append)
     assert sum(computed) == sum(len(p.ids) - 1 - (len(BEGINNING) if p.start > 1 else 0) for p in passes)
 
 
@@ -104,7 +109,12 @@ class Forgetful:
 
     def __init__(self, forward: Forward, tokens: int) -> None:
         self.inner, self.tokens, self.tried = forward, tokens, []
-        self.device, self.shares_prefixes, self.concurrent = forward.device, False, forward.concurrent
+        self.ways, self.device, self.shares_prefixes, self.concurrent = (
+            forward.ways,
+            forward.device,
+            False,
+            forward.concurrent,
+        )
         self.long_from = 0
 
     def nll(self, ids, *rest):
@@ -116,7 +126,7 @@ class Forgetful:
 
 def test_out_of_memory_halves_the_batch_and_is_remembered(passes):
     torch.manual_seed(0)
-    forward = Forward(MODELS["llama"]().eval())
+    forward = proven(MODELS["llama"]().eval())
     expected = Scorer(forward, 10_000).score(passes)
     device = Forgetful(forward, 200)
     scorer = Scorer(device, 10_000)
@@ -131,7 +141,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(passes):
 
 def test_one_sequence_too_large_has_a_status_and_the_others_a_score(passes):
     torch.manual_seed(0)
-    sums = Scorer(Forgetful(Forward(MODELS["llama"]().eval()), 50), 10_000).score(passes)
+    sums = Scorer(Forgetful(proven(MODELS["llama"]().eval()), 50), 10_000).score(passes)
     for one, total in zip(passes, sums, strict=True):
         assert (total == "out_of_memory") == (len(one.ids) - 1 > 50)  # the last token is not computed
 
@@ -156,7 +166,7 @@ def test_what_fits_alone_has_a_score_though_it_did_not_fit_beside_another_lane(p
                 with self.lock:
                     self.free += ids.numel()
 
-    forward = Forward(MODELS["llama"]().eval())
+    forward = proven(MODELS["llama"]().eval())
     device = Shared(forward, max(len(one.ids) for one in passes))
     assert Scorer(device, 64, cores=2).score(passes) == pytest.approx(Scorer(forward, 64).score(passes), rel=1e-5)
 
@@ -167,7 +177,7 @@ def test_a_long_neighbour_does_not_change_how_a_short_sequence_is_read():
     rope["original_max_position_embeddings"] = 64
     torch.manual_seed(0)
     config = hf.Phi3Config(**BASE, max_position_embeddings=512, rope_parameters=rope)
-    scorer = Scorer(Forward(hf.Phi3ForCausalLM(config).eval()), 4096)
+    scorer = Scorer(proven(hf.Phi3ForCausalLM(config).eval()), 4096)
     numbers = np.random.default_rng(0)
     short, long = (Pass(numbers.integers(5, 400, n).astype(np.int32), 1) for n in (40, 200))
     assert scorer.score([short, long]) == pytest.approx([*scorer.score([short]), *scorer.score([long])], rel=1e-5)
@@ -189,12 +199,12 @@ def test_other_errors_are_not_taken_for_memory(passes):
             raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Scorer(Broken(Forward(MODELS["llama"]().eval()), 1), 100).score(passes)
+        Scorer(Broken(proven(MODELS["llama"]().eval()), 1), 100).score(passes)
 
 
 def test_infinite_losses_have_a_status(passes):
     model = MODELS["llama"]().eval()
-    forward = Forward(model)
+    forward = proven(model)
     with torch.no_grad():
         model.lm_head.weight[7] = float("nan")
     assert set(Scorer(forward, 128).score(passes)) == {"not_finite"}

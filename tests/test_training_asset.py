@@ -30,7 +30,7 @@ def materialize(bench: Bench, instance: dg.DagsterInstance) -> dg.ExecuteInProce
     )
 
 
-def test_materialized_once_through_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_materialized_once_through_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile_folder: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     bench = make_bench(tmp_path / "home")
     with dg.instance_for_test() as instance:

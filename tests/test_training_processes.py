@@ -42,7 +42,7 @@ def assert_equal(one: finished.Finished, two: finished.Finished) -> None:
     assert max(float((ours[k] - theirs[k]).abs().max()) for k in ours) < 1e-3
 
 
-def test_two_processes_have_the_curve_of_one(bench: Bench, alone: finished.Finished) -> None:
+def test_two_processes_have_the_curve_of_one(bench: Bench, alone: finished.Finished, hostile_folder: Path) -> None:
     stage.STAGE.run(bench.with_training(processes=2).settings, bench.lake, "tiny")
     (together,) = finished.all_of(bench.lake, "tiny")
     assert together.record["processes"] == 2 and not together.record["sharded"]

@@ -372,7 +372,7 @@ def test_a_gpu_that_is_hidden() -> None:
 
 def test_commands(tmp_path: Path) -> None:
     alone = launch.command(tmp_path / "job.json", 1)
-    assert alone[1:3] == ["-m", "srt_assets.core.training.main"]
+    assert alone[1:4] == ["-P", "-m", "srt_assets.core.training.main"]
     two = launch.command(tmp_path / "job.json", 2)
     assert "accelerate.commands.launch" in two and two[two.index("--num_processes") + 1] == "2"
 
@@ -380,7 +380,7 @@ def test_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(28, "No space left on device"), "the disk is full"),
+        (OSError(28, "No space left on device"), "no space left on the disk"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "ran out of memory"),
     ],
 )

@@ -83,7 +83,7 @@ def in_process(command, env) -> int:
     return run_job(Job.read(command[-2]), quiet=True)
 
 
-def make_bench(home: Path, n: int = 16, **training) -> Bench:
+def make_bench(home: Path, n: int = 16, source: Path | None = None, **training) -> Bench:
     settings = Settings.model_validate(
         {
             "project": {"home": home},
@@ -99,5 +99,5 @@ def make_bench(home: Path, n: int = 16, **training) -> Bench:
         }
     )
     lake = Lake(home)
-    checkpoints.add(settings, lake, str(make_tiny_student(home.parent / "source")), name="tiny")
+    checkpoints.add(settings, lake, str(make_tiny_student(source or home.parent / "source")), name="tiny")
     return Bench(lake, settings, n).select()

@@ -7,15 +7,18 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from srt_assets.commands import terminal
 from srt_assets.core.errors import UserError
 from srt_assets.core.sql.faults import faults
 from srt_assets.settings import Settings, Teacher, find_settings_file, load_settings
+
+if TYPE_CHECKING:
+    from srt_assets.core.student.checkpoints import StudentInfo
 
 STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 LOW_DISK_BYTES = 5 * 2**30
@@ -35,7 +38,7 @@ def run(verify: bool = False) -> int:
     table = Table(show_header=False)
     for level, what, remedy in findings:
         table.add_row(Text(level, style=STYLES[level]), Text(what), Text(remedy))
-    Console().print(table)
+    terminal.console().print(table)
     return 2 if any(f.level == "error" for f in findings) else 0
 
 
@@ -139,7 +142,7 @@ def _remote_teacher(teacher: Teacher) -> Iterator[Finding]:
 
 def _student(settings: Settings) -> Iterator[Finding]:
     from srt_assets.core.lake import Lake
-    from srt_assets.core.student import checkpoints
+    from srt_assets.core.student import checkpoints, proofs
 
     lake = Lake(settings.home)
     slugs = checkpoints.list_students(lake)
@@ -152,6 +155,27 @@ def _student(settings: Settings) -> Iterator[Finding]:
             yield Finding("error", f"student {slug}: {error.message}", error.remedy)
         else:
             yield Finding("ok", f"student {slug}: {student.architecture}, {student.n_parameters:,} parameters")
+            yield from _turns(settings, student)
+            for line in proofs.told(settings.home, student.fingerprint):
+                refused = ": refused: " in line
+                remedy = "take another student" if refused else ""
+                yield Finding("error" if refused else "ok", f"student {slug}, forward pass: {line}", remedy)
+
+
+def _turns(settings: Settings, student: "StudentInfo") -> Iterator[Finding]:
+    """What the student's own chat template makes of an answer, where the settings ask for it."""
+    from srt_assets.core.student import chat
+
+    if settings.student.template != "chat":
+        return
+    try:
+        turns = chat.of_student(student.slug, student.path, student.fingerprint)
+    except UserError as error:
+        yield Finding("error", error.message, error.remedy)
+        return
+    yield Finding("ok", f"student {student.slug}, chat template: an answer ends with {turns.end!r}")
+    if turns.note:
+        yield Finding("warning", f"student {student.slug}: {turns.note}", "prompt it as `srt students show` prints it")
 
 
 def _watched(settings: Settings) -> Iterator[Finding]:

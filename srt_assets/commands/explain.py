@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -10,9 +11,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from srt_assets.commands.terminal import printable
+from srt_assets.commands import terminal
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection.explain import explain
+from srt_assets.text import printable, printable_json
 
 # Enough to recognize a text; --format json has all of it.
 SHOWN = 360
@@ -32,9 +34,10 @@ def run(lake: Lake, sample_id: str, student: str | None, format: str, console: C
     """Print what `core.selection.explain` found."""
     found = explain(lake, sample_id, student)
     if format == "json":
-        print(json.dumps(found, ensure_ascii=False, allow_nan=False, default=str, indent=1))
+        text = json.dumps(found, ensure_ascii=False, allow_nan=False, default=str, indent=1)
+        print(printable_json(text) if terminal.is_terminal(sys.stdout) else text)
         return
-    out = console or Console(highlight=False)
+    out = console or terminal.console(highlight=False)
     record = found["record"]
     place = f"{record['source_file']} row {record['source_index']}"
     out.print(_text(f"record {record['sample_id']} of {record['dataset']}, {place}", "bold"))

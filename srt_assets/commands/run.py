@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from srt_assets.commands import show
+from srt_assets.commands import show, terminal
 from srt_assets.core import stages
 from srt_assets.core.errors import UserError, damage, nearest
 from srt_assets.core.lake import Lake
@@ -49,7 +49,7 @@ def run(
     """Bring the assets (none: the whole graph) up to date for the students (none: all). Gives the exit code."""
     from srt_assets.definitions import build_defs
 
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     registered = checkpoints.list_students(lake)
     for slug in students:
         if slug not in registered:
@@ -138,7 +138,7 @@ def _run_all(
     def step(assets: list[str], student: str | None) -> int:
         if not assets:
             return 0
-        with terminal_progress(console, student, shown=not verbose):
+        with terminal_progress(console, student, shown=not verbose), terminal.shared_with(console):
             result = materialize(defs, instance, assets, student, verbose, renew)
         for error in result.errors:
             console.print(Text.assemble(("error ", "red"), error), soft_wrap=True)
@@ -172,8 +172,11 @@ def terminal_progress(console: Console, student: str | None, shown: bool) -> Ite
         BarColumn(bar_width=30),
         TextColumn("{task.fields[count]:>16}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[facts]}"),
+        TextColumn("{task.fields[facts]}", markup=False),
         console=console,
+        # What is written beside the bars comes through terminal.shared_with.
+        redirect_stdout=False,
+        redirect_stderr=False,
     )
     with bars:
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from srt_assets.commands import terminal
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql.catalog import publish
@@ -32,16 +32,17 @@ def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
             "SELECT (SELECT count(*) FROM raw_records), (SELECT count(*) FROM raw_rejects)"
         ).fetchall()[0]
         everything, now = (_calls(con, f"created_at >= TIMESTAMP '{at:%Y-%m-%d %H:%M:%S}'") for at in (_EVER, since))
-        Console().print(f"{records} records, {rejected} rows rejected")
-        Console().print(f"teacher calls of this run: {now}; in all: {everything}", soft_wrap=True)
+        terminal.console().print(f"{records} records, {rejected} rows rejected")
+        terminal.console().print(f"teacher calls of this run: {now}; in all: {everything}", soft_wrap=True)
         if over := con.execute("SELECT count(*) FROM candidates WHERE status = 'over_budget'").fetchall()[0][0]:
-            Console().print(f"[yellow]{over} rewrites were not asked for[/]: raise teacher.budget_usd and run again")
+            what = f"[yellow]{over} rewrites were not asked for[/]: raise teacher.budget_usd and run again"
+            terminal.console().print(what)
         if students:
             table, checkpoints = _per_student(lake, con, students)
-            Console().print(table)
+            terminal.console().print(table)
             for path in checkpoints:
                 # Whole on its line, so that it can be copied.
-                Console().print(Text(f"finetuned: {path}"), soft_wrap=True)
+                terminal.console().print(Text(f"finetuned: {path}"), soft_wrap=True)
 
 
 def _calls(con, where: str) -> str:
@@ -82,7 +83,7 @@ def students(lake: Lake) -> None:
     # Not the table of that name: a student has its row there only after its first run.
     slugs = checkpoints.list_students(lake)
     if not slugs:
-        Console().print("no student is registered; srt students add smollm2 registers the packaged one")
+        terminal.console().print("no student is registered; srt students add smollm2 registers the packaged one")
         return
     table = Table()
     for name in ("student", "what", "generation", "fingerprint", "source"):
@@ -96,7 +97,7 @@ def students(lake: Lake) -> None:
             what = f"{s.architecture.removesuffix('ForCausalLM')}, {s.n_parameters / 1e6:,.1f} M"
             generation = f"{s.generation}, of {s.parent}" if s.parent else str(s.generation)
             table.add_row(slug, Text(what), Text(generation), s.fingerprint[:8], Text(s.source))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 def status(settings: Settings, lake: Lake, students: Sequence[str]) -> None:
@@ -106,25 +107,25 @@ def status(settings: Settings, lake: Lake, students: Sequence[str]) -> None:
         table.add_column(name, overflow="fold")
     for s in standings(settings, lake, list(students)):
         table.add_row(s.asset, s.student or "-", Text(s.state, style=STYLES[s.state]), Text(s.why))
-    Console().print(table)
+    terminal.console().print(table)
     if not students:
-        Console().print("no student is registered; srt students add PATH|MODEL_ID registers one")
+        terminal.console().print("no student is registered; srt students add PATH|MODEL_ID registers one")
     for error in faults():
-        Console().print(Text.assemble(("SQL model left out: ", "yellow"), str(error)), soft_wrap=True)
+        terminal.console().print(Text.assemble(("SQL model left out: ", "yellow"), str(error)), soft_wrap=True)
 
 
 def notes(settings: Settings, lake: Lake) -> None:
     """What is up to date and yet worth a word: an older program made it."""
     for s in standings(settings, lake, []):
         if s.state == "fresh" and s.why:
-            Console(stderr=True).print(Text.assemble((f"{s.asset}: ", "yellow"), s.why), soft_wrap=True)
+            terminal.console(stderr=True).print(Text.assemble((f"{s.asset}: ", "yellow"), s.why), soft_wrap=True)
 
 
 def calls(settings: Settings, lake: Lake, sample_id: str) -> None:
     """The teacher calls a record needs now: hit, or why not."""
     from srt_assets.core.teacher.explain import explain
 
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     for finding in explain(settings, lake, sample_id):
         console.print(Text(f"{finding.purpose}: {finding.verdict}, {finding.why}"), soft_wrap=True)
         console.print(Text(f"  call_key {finding.call_key}", style="dim"), soft_wrap=True)
@@ -135,7 +136,7 @@ def estimate(settings: Settings, lake: Lake) -> None:
     from srt_assets.core.teacher.estimate import estimate as still_to_pay
 
     found = still_to_pay(settings, lake)
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     price = "price unknown" if found.usd is None else f"{found.usd:.4f} USD"
     console.print(f"{found.calls} calls, {found.prompt_tokens} + {found.completion_tokens} tokens, {price}")
     for purpose, calls in found.by_purpose.items():
@@ -146,7 +147,7 @@ def estimate(settings: Settings, lake: Lake) -> None:
 
 def repaired(lake: Lake, done: "Iterable[Repaired]") -> None:
     """What was damaged, as it is mended: what is lost, what happens next, where the file is now."""
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     any_damage = False
     for item in done:
         any_damage = True
@@ -163,7 +164,7 @@ def repaired(lake: Lake, done: "Iterable[Repaired]") -> None:
 
 def waste(found: "Sequence[Waste]", deleted: bool) -> None:
     """What was, or would be, deleted: a line each, and the sum."""
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     for item in found:
         console.print(Text(f"{item.path}  {item.size / 1e6:,.1f} MB, {item.why}"), soft_wrap=True)
     total = f"{len(found)} directories, {sum(item.size for item in found) / 1e6:,.1f} MB"

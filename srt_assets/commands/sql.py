@@ -9,9 +9,10 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, TextIO
 
-from srt_assets.commands.terminal import printable
+from srt_assets.commands import terminal
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql.query import rows_of
+from srt_assets.text import printable, printable_json
 
 FORMATS = ("table", "csv", "json")
 # A person reads no more on a terminal; csv and json are never cut.
@@ -21,7 +22,10 @@ UPRIGHT_ROWS = 6
 
 
 def run(lake: Lake, query: str, format: str = "table", out: TextIO | None = None) -> None:
-    """Print the rows of one SELECT as table, csv or json (one array of objects). UserError: what is wrong with it."""
+    """Print the rows of one SELECT as table, csv or json (one array of objects). UserError: what is wrong with it.
+
+    A file or a pipe is given csv and json exactly as the values are; a terminal, none that moves its cursor.
+    """
     target = out or sys.stdout
     with rows_of(lake, query) as (columns, rows):
         if format == "table":
@@ -34,7 +38,6 @@ def run(lake: Lake, query: str, format: str = "table", out: TextIO | None = None
 
 def _print_table(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextIO) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
@@ -46,18 +49,18 @@ def _print_table(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextI
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(columns):
         numeric = any(isinstance(row[place], int | float | Decimal) for row in shown)
-        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(printable(name)), justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
     # Written to a file or a pipe, a table is as wide as it needs to be.
-    console = Console(file=out, width=None if out.isatty() else 10_000, highlight=False)
+    console = terminal.console(file=out, width=None if terminal.is_terminal(out) else 10_000, highlight=False)
     unlimited = console.options.update(max_width=10_000)
     if 0 < len(shown) <= UPRIGHT_ROWS and Measurement.get(console, unlimited, table).maximum > console.width:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=False)
         for _ in range(len(shown) + 1):
             table.add_column(overflow="fold")
         for place, name in enumerate(columns):
-            table.add_row(Text(name, "dim"), *(row[place] for row in cells))
+            table.add_row(Text(printable(name), "dim"), *(row[place] for row in cells))
     console.print(table)
     count = len(shown) + more
     cut = f", the first {len(shown)} shown; --format csv or json gives all" if more else ""
@@ -83,10 +86,12 @@ def _as_text(value: Any) -> str:
 
 
 def _print_csv(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextIO) -> None:
+    shown = printable if terminal.is_terminal(out) else str
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(map(shown, columns))
     for row in rows:
-        writer.writerow([_csv_cell(value) for value in row])
+        cells = (_csv_cell(value) for value in row)
+        writer.writerow([shown(cell) if isinstance(cell, str) else cell for cell in cells])
 
 
 def _csv_cell(value: Any) -> Any:
@@ -98,11 +103,12 @@ def _csv_cell(value: Any) -> Any:
 
 
 def _print_json(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextIO) -> None:
+    shown = printable_json if terminal.is_terminal(out) else str
     out.write("[")
     separator = "\n"
     for row in rows:
         record = {name: _plain(value) for name, value in zip(columns, row, strict=True)}
-        out.write(separator + json.dumps(record, ensure_ascii=False, allow_nan=False))
+        out.write(separator + shown(json.dumps(record, ensure_ascii=False, allow_nan=False)))
         separator = ",\n"
     out.write("\n]\n")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from srt_assets.core import integrity, stages, upgrade
 from srt_assets.core import manifest as manifests
 from srt_assets.core.errors import Damaged, UserError
+from srt_assets.core.files import read_own
 from srt_assets.core.lake import FAILURE, Lake
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.sql import catalog
@@ -82,11 +83,11 @@ def notes(lake: Lake) -> list[Damaged]:
     marks = [lake.root / upgrade.MARK, *lake.root.glob(f"*/{FAILURE}"), *lake.root.glob(f"*/*/{FAILURE}")]
     for path in marks:
         try:
-            json.loads(path.read_text())
+            json.loads(read_own(path))
         except FileNotFoundError:
             continue
-        except IsADirectoryError:
-            found.append(Damaged(path, "it is a folder"))
+        except Damaged as error:
+            found.append(error)
         except ValueError as error:
             found.append(Damaged(path, str(error)))
     return found

@@ -1,26 +1,43 @@
 """The ways a stage may end badly, each with the remedy a person needs. Nothing else belongs here."""
 
 import errno
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from srt_assets.core.masking import without_secrets
+
 _NOT_ACCESSIBLE = (
     errno.EACCES,
     errno.EPERM,
-    errno.EROFS,
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EEXIST,
     errno.ENAMETOOLONG,
 )
 
+_NO_SPACE, _QUOTA, _READ_ONLY = "no space left on the disk", "the disk quota is used up", "the disk is read-only"
+# Number, what it means, and the words of those that hide the number: the system's own, SQLite's.
+_FULL = (
+    (errno.ENOSPC, _NO_SPACE, ("No space left on device", "database or disk is full")),
+    (errno.EDQUOT, _QUOTA, ("Disk quota exceeded",)),
+    (errno.EROFS, _READ_ONLY, ("Read-only file system",)),
+)
+_ROOM = {
+    _NO_SPACE: "free some space (srt prune lists checkpoints that nothing needs)",
+    _QUOTA: "delete something of yours (srt prune lists checkpoints that nothing needs)",
+    _READ_ONLY: "have it mounted for writing, or set SRT_HOME to a folder of another disk,",
+}
+
 
 class _Explained(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str) -> None:
+        # It may quote a path, a setting, or what a server has said.
+        message, remedy = without_secrets(message), without_secrets(remedy)
         super().__init__(message, remedy)
         self.message = message
         self.remedy = remedy
@@ -63,12 +80,34 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
 
 
-def disk_full(error: BaseException) -> StageError | None:
-    """The explanation if a full disk is behind an error of Python's or of DuckDB's, which has only words for it."""
-    if getattr(error, "errno", None) != errno.ENOSPC and "No space left on device" not in str(error):
+def disk_full(error: BaseException, place: Path | None = None) -> StageError | None:
+    """The explanation if a disk that takes no more is behind an error, of Python's or of a library that has only words.
+
+    It names the file and the disk, as far as the error knows them; `place`: what was written to if it does not.
+    """
+    number, text = getattr(error, "errno", None), str(error)
+    what = next((what for code, what, words in _FULL if number == code or any(w in text for w in words)), None)
+    if what is None:
         return None
-    file = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
-    return StageError(f"no space left on the disk{file}", "free some and run again; everything written so far is kept")
+    named = error.filename if isinstance(error, OSError) and isinstance(error.filename, str | bytes) else None
+    if named is None and (quoted := re.search(r'"(/[^"]+)"', text)):
+        named = quoted[1]
+    written = Path(os.fsdecode(named)) if named else place
+    remedy = f"{_ROOM[what]}{f' on {_disk_of(written)}' if written else ''} and run again"
+    return StageError(
+        f"{what}{f' while writing {written}' if written else ''}", f"{remedy}; what was written so far is kept"
+    )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether more room on the disk is all that is missing."""
+    return disk_full(error) is not None and getattr(error, "errno", None) != errno.EROFS
+
+
+def _disk_of(path: Path) -> Path:
+    """Where the disk begins that holds this file."""
+    real = Path(os.path.realpath(path))
+    return next((place for place in (real, *real.parents) if os.path.ismount(place)), real)
 
 
 def not_accessible(error: BaseException) -> UserError | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from srt_assets.core.files import opened
+
 
 def digest(**facts: Any) -> str:
     """SHA-256 (64 hex digits) of the canonical JSON of the facts; the order they are named in does not matter.
@@ -40,8 +42,8 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def file_sha256(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, read in pieces so that size does not matter."""
-    with Path(path).open("rb") as file:
+    """SHA-256 of an ordinary file's bytes, read in pieces so that size does not matter. NoFile if it is none."""
+    with opened(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srt_assets.core.errors import Damaged
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.parquet import row_content_hash
@@ -123,8 +124,8 @@ def _compare_rows(directory: Path, manifest: Manifest) -> None:
 
 def _remembered(memory: Path) -> dict[str, Any]:
     try:
-        found = json.loads(memory.read_text())
-    except (OSError, ValueError):  # lost or unreadable: the parts are read again
+        found = json.loads(read_own(memory))
+    except (OSError, ValueError, Damaged):  # lost or unreadable: the parts are read again
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -8,8 +8,8 @@ Why not one DuckDB file: a process that writes one shuts every other out, reader
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from srt_assets.core import integrity, parquet
 from srt_assets.core import manifest as manifests
-from srt_assets.core.errors import Damaged
+from srt_assets.core.errors import Damaged, UserError
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import Fingerprint, file_sha256
 from srt_assets.core.locks import file_lock, keep_while, replace_text
 from srt_assets.core.manifest import Manifest
@@ -40,6 +41,8 @@ class Lake:
         self.root = self.home / "lake"
         self._flushed = flushed
         self._readers = self.home / "locks" / "reading"
+        # Parts this object has written that no commit has named: (table, partition, name).
+        self._loose: set[tuple[str, str | None, str]] = set()
 
     # -- where things lie
 
@@ -151,14 +154,30 @@ class Lake:
     def write_part(self, table: str, rows: pa.Table | list[dict], partition: str | None = None) -> str:
         """Write rows as a new part and give its name. It is content only once a commit names it."""
         data = pa.Table.from_pylist(rows, schema=TABLES[table].arrow_schema) if isinstance(rows, list) else rows
-        return parquet.write(self.directory(table, partition), TABLES[table], [data])
+        return self._new(table, partition, [data])
 
     def sink_part(self, con: duckdb.DuckDBPyConnection, sql: str, table: str, partition: str | None = None) -> str:
         """Write a query's result as a new part, in batches: rows never become Python objects."""
         columns = ", ".join(f'"{c.name}"::{c.type} AS "{c.name}"' for c in TABLES[table].columns)
         batches = con.sql(f"SELECT {columns} FROM ({sql})").to_arrow_reader(TABLES[table].row_group)
         pieces = (pa.Table.from_batches([batch]) for batch in batches)
-        return parquet.write(self.directory(table, partition), TABLES[table], pieces)
+        return self._new(table, partition, pieces)
+
+    def _new(self, table: str, partition: str | None, pieces: Iterable[pa.Table]) -> str:
+        name = parquet.write(self.directory(table, partition), TABLES[table], pieces)
+        self._loose.add((table, partition, name))
+        return name
+
+    def drop_loose(self) -> None:
+        """Delete parts that were written and never committed, for their stage has failed. What was paid for stays."""
+        for table, partition, name in self._loose:
+            if TABLES[table].is_paid:
+                continue
+            with suppress(OSError, UserError):  # then the clean-up of a later commit takes it away
+                manifest = self.manifest(table, partition)
+                if manifest is None or name not in manifest.parts:
+                    (self.directory(table, partition) / name).unlink(missing_ok=True)
+        self._loose.clear()
 
     def commit(
         self,
@@ -206,6 +225,7 @@ class Lake:
             sums={name: known.get(name) or file_sha256(directory / name) for name in parts},
         )
         manifest.write(directory)
+        self._loose -= {(table, partition, name) for name in parts}
         self.forget_failure(table, partition)
         sweep(directory, manifest, self._readers)
         if not complete and self._flushed:
@@ -225,12 +245,10 @@ class Lake:
         """The last failure since somebody last tried: fingerprint, message, at. Damaged if it cannot be read."""
         path = self.directory(table, partition) / FAILURE
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(read_own(path))
             return {key: str(found[key]) for key in ("fingerprint", "message", "at")}
         except FileNotFoundError:
             return None
-        except IsADirectoryError:
-            raise Damaged(path, "it is a folder") from None
         except (ValueError, TypeError, KeyError) as error:
             raise Damaged(path, f"{type(error).__name__}: {error}") from None
 

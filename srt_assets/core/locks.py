@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from srt_assets.core.files import NoFile, opened
+
 # A wait shorter than this is not worth a word.
 SILENT_S = 2.0
 
@@ -24,7 +26,7 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
     Raises BlockingIOError if another has it and we are not to wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with lock_file(path) as file:
         patience = time.monotonic() + SILENT_S
         while not try_lock(file):
             if not wait:
@@ -36,6 +38,11 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
                 break
             time.sleep(0.02)
         yield
+
+
+def lock_file(path: Path) -> IO[bytes]:
+    """A file to lock, made if it is not there. Open for both ways: whatever lies there, nobody is waited for."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "rb+", buffering=0)
 
 
 def try_lock(file: IO[Any]) -> bool:
@@ -76,11 +83,11 @@ def kept(folder: Path) -> set[str]:
     """The parts that living readers have named; what dead ones left is removed."""
     names: set[str] = set()
     for path in folder.glob("*.parts"):
-        with suppress(FileNotFoundError), path.open() as file:  # its reader may end this moment
+        with suppress(FileNotFoundError, NoFile), opened(path) as file:  # its reader may end this moment
             if try_lock(file):
                 path.unlink()
             else:
-                names.update(file.read().splitlines())
+                names.update(file.read().decode().splitlines())
     return names
 
 
@@ -96,7 +103,11 @@ def sync(path: Path) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, finds the old text or the new."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(text)
-    sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        sync(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # on a full disk it is in the way
+        raise
     sync(path.parent)

@@ -17,6 +17,7 @@ from typing import Any
 
 from srt_assets import __version__
 from srt_assets.core.errors import Damaged, UserError
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import digest
 from srt_assets.core.locks import replace_text
 
@@ -77,11 +78,9 @@ def read(directory: Path, name: str = NAME) -> Manifest | None:
     """
     path = directory / name
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(read_own(path))
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
-        raise Damaged(path, "it is a folder") from None
     except ValueError as error:  # no JSON, or no text
         raise Damaged(path, f"{type(error).__name__}: {error}") from None
     try:
@@ -117,13 +116,13 @@ def read(directory: Path, name: str = NAME) -> Manifest | None:
 def version_of(directory: Path) -> int:
     """The version a manifest has on disk; 0 if it is damaged, which `read` says in full."""
     try:
-        return int(json.loads((directory / NAME).read_text())["schema_version"])
-    except (ValueError, TypeError, KeyError, OSError):
+        return int(json.loads(read_own(directory / NAME))["schema_version"])
+    except (ValueError, TypeError, KeyError, OSError, Damaged):
         return 0
 
 
 def upgrade(directory: Path, manifest: Manifest) -> None:
     """Write a manifest anew in this program's form and leave the old one beside it, as `_manifest.v1.json`."""
     path = directory / NAME
-    replace_text(path.with_name(f"_manifest.v{version_of(directory)}.json"), path.read_text())
+    replace_text(path.with_name(f"_manifest.v{version_of(directory)}.json"), read_own(path))
     manifest.write(directory)

@@ -35,6 +35,9 @@ def write(directory: Path, table: Table, pieces: Iterable[pa.Table]) -> str:
                 writer.write_table(conform(piece, schema), row_group_size=table.row_group)
         sync(temporary)
         temporary.replace(directory / name)
+    except OSError as error:
+        error.filename = error.filename or str(directory / name)  # Arrow does not say which
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync(directory)

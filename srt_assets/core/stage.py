@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from srt_assets.core.errors import Damaged, StageError, UserError, explained
+from srt_assets.core import reserve
+from srt_assets.core.errors import Damaged, StageError, UserError, disk_full, explained
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.manifest import Manifest
+from srt_assets.core.masking import redact
 from srt_assets.core.outcome import Check, Checked, Description, Facts, Made, Outcome
 from srt_assets.core.progress import Progress, silent
 from srt_assets.core.tables import Table
@@ -136,6 +138,9 @@ class Stage(ABC):
             with lake.lock(self.main, self.partition(student)):
                 return self._run(settings, lake, student, progress, renew, launch)
         except Exception as error:
+            if disk_full(error):
+                reserve.give_back(lake.home)
+                lake.drop_loose()
             self._remember(settings, lake, student, error)
             raise
 
@@ -157,6 +162,7 @@ class Stage(ABC):
             if note:
                 log.warning("%s: %s", self.asset, note)
             return Outcome(found, cached=True, note=note)
+        reserve.hold(lake.home)
         # Whatever failed before is tried again now: it is not what a stopped run ended with.
         lake.forget_failure(self.main, partition)
         work = Work(settings, lake, student, partition, want, progress, renew, launch)
@@ -228,7 +234,7 @@ class Stage(ABC):
 
     def _remember(self, settings: Settings, lake: Lake, student: str, error: Exception) -> None:
         known = error if isinstance(error, UserError | StageError) else explained(error)
-        message = known.message if known else f"{type(error).__name__}: {error}"
+        message = known.message if known else redact(f"{type(error).__name__}: {error}")
         try:
             digest = self.wanted(settings, lake, student).digest
         except (UserError, StageError, OSError):  # what failed is what it would be made of

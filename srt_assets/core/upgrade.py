@@ -7,7 +7,8 @@ from pathlib import Path
 
 from srt_assets.core import integrity
 from srt_assets.core import manifest as manifests
-from srt_assets.core.errors import Damaged, UserError
+from srt_assets.core.errors import UserError
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.locks import file_lock, replace_text
 
@@ -40,11 +41,9 @@ def upgrade(home: Path) -> None:
 
 def _says(mark: Path, version: int) -> bool:
     try:
-        return mark.read_text() == json.dumps(version)
+        return read_own(mark) == json.dumps(version)
     except FileNotFoundError:
         return False
-    except IsADirectoryError:
-        raise Damaged(mark, "it is a folder") from None
 
 
 def _upgraded(home: Path, directory: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from srt_assets.core.masking import redact
 from srt_assets.defs import names
 from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
 from srt_assets.defs.instance import fail_dead_runs
@@ -71,8 +72,9 @@ def failed_runs(settings: Settings, status: dg.DefaultSensorStatus, tick_s: int)
         command = f"srt run --student {student}" if student else "srt run"
         lines = [f"# Run {run.run_id} of {run.job_name} failed", "", f"noted {datetime.now(UTC).isoformat()}", ""]
         for event in context.get_step_failure_events():
-            lines += [f"## {event.step_key}", "", event.step_failure_data.error_display_string.strip(), ""]
-        lines += [context.failure_event.message or "", "", f"Resume: `{command}`, or re-execute the run in the UI."]
+            lines += [f"## {event.step_key}", "", redact(event.step_failure_data.error_display_string.strip()), ""]
+        lines += [redact(context.failure_event.message or ""), ""]
+        lines += [f"Resume: `{command}`, or re-execute the run in the UI."]
         folder = Path(settings.home) / "failures"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{run.run_id}.md").write_text("\n".join(lines) + "\n")

@@ -11,6 +11,7 @@ import dagster as dg
 import psutil
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.files import is_there
 from srt_assets.core.locks import file_lock
 from srt_assets.defs import names
 from srt_assets.settings import Settings
@@ -59,12 +60,12 @@ def prepare_instance(settings: Settings) -> Path:
     if not os.access(home, os.W_OK):  # said here, for its databases would say it in their own words
         raise UserError(f"{home} cannot be written to", "set DAGSTER_HOME or SRT_HOME to a folder of yours")
     os.environ["DAGSTER_HOME"] = str(home)
-    ready = home / ".srt_ready"
+    config, ready = home / "dagster.yaml", home / ".srt_ready"
+    is_there(config)  # said here, for Dagster would wait for a pipe
     if not ready.exists():
         # Dagster makes its databases on first use, and fails if two processes do so at once.
         with file_lock(home / "srt_first_use.lock"):
-            config = home / "dagster.yaml"
-            if not config.exists():
+            if not is_there(config):
                 config.write_text(DAGSTER_YAML)
             with dg.DagsterInstance.get() as instance:
                 instance.get_runs_count()
@@ -90,6 +91,7 @@ def dagster_home(settings: Settings) -> Path:
 def write_workspace() -> Path:
     """The workspace file that `srt ui` opens, in DAGSTER_HOME (`prepare_instance` has set it)."""
     path = Path(os.environ["DAGSTER_HOME"]) / "workspace.yaml"
+    is_there(path)
     path.write_text(WORKSPACE_YAML)
     return path
 
@@ -132,10 +134,11 @@ def fail_dead_runs(instance: dg.DagsterInstance, in_daemon: bool = False) -> lis
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         failed.append(run.run_id)
         log.warning("run %s was left unfinished by a process that is gone; marked as ended", run.run_id[:8])
-    # A slot may outlive its run: killed between the run's end and the release.
+    # A slot, or a place in the queue for one, may outlive its run: killed between the run's end and the release.
     storage = instance.event_log_storage
     for key in storage.get_concurrency_keys() if storage.supports_global_concurrency_limits else ():
-        for run_id in {slot.run_id for slot in storage.get_concurrency_info(key).claimed_slots}:
+        found = storage.get_concurrency_info(key)
+        for run_id in {slot.run_id for slot in found.claimed_slots} | {step.run_id for step in found.pending_steps}:
             record = instance.get_run_by_id(run_id)
             if record is None or record.is_finished:
                 storage.free_concurrency_slots_for_run(run_id)

@@ -1,10 +1,14 @@
 """Running the graph from a command, in this process, through Dagster: what `srt run` does."""
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
+from srt_assets.core.signals import not_lost
 from srt_assets.defs import names
 from srt_assets.defs.instance import process_tags
 from srt_assets.defs.run_stage import EXIT_CODE
@@ -33,22 +37,24 @@ def materialize(
 
     Raises KeyboardInterrupt when the user stopped it; what was done by then is kept.
     """
+    tags = {
+        **process_tags(),
+        names.TAG_COMMAND: "srt run",
+        # Whoever killed a command does not want the daemon to take it up again.
+        "dagster/max_retries": "0",
+        **({names.TAG_STUDENT: student} if student else {}),
+        **({names.TAG_RENEW: ",".join(renew)} if renew else {}),
+    }
     try:
-        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=instance,
-            asset_selection=[dg.AssetKey(name) for name in assets],
-            partition_key=student,
-            run_config={} if verbose else QUIET,
-            tags={
-                **process_tags(),
-                names.TAG_COMMAND: "srt run",
-                # Whoever killed a command does not want the daemon to take it up again.
-                "dagster/max_retries": "0",
-                **({names.TAG_STUDENT: student} if student else {}),
-                **({names.TAG_RENEW: ",".join(renew)} if renew else {}),
-            },
-            raise_on_error=False,
-        )
+        with not_lost(KeyboardInterrupt, dg.DagsterExecutionInterruptedError), _copying_goes_on(instance):
+            result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+                instance=instance,
+                asset_selection=[dg.AssetKey(name) for name in assets],
+                partition_key=student,
+                run_config={} if verbose else QUIET,
+                tags=tags,
+                raise_on_error=False,
+            )
     except dg.DagsterExecutionInterruptedError:
         raise KeyboardInterrupt from None
     if result.success:
@@ -73,6 +79,33 @@ def materialize(
             else:
                 errors.append(f"{event.step_key}: {error.message.strip()}")
     return RunResult(result.run_id, 2 if codes and all(c == 2 for c in codes) else 1, tuple(errors))
+
+
+@contextmanager
+def _copying_goes_on(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Within the block, what copies a step's output to the terminal starts with SIGINT blocked; it ends with the step.
+
+    It is four processes, which Ctrl-C of a terminal reaches too: two of them would write a stack trace.
+    """
+    manager = instance.compute_log_manager
+    capture = manager.capture_logs
+
+    @contextmanager
+    def capture_logs(log_key: Sequence[str]) -> Iterator[Any]:
+        with ExitStack() as until_the_end:
+            # Children inherit what is blocked; one that comes in this moment is heard right after it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                captured = until_the_end.enter_context(capture(log_key))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            yield captured
+
+    manager.capture_logs = capture_logs  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del manager.capture_logs
 
 
 def _failed_checks(result: dg.ExecuteInProcessResult, step: str) -> list[str]:

@@ -3,7 +3,8 @@
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -71,6 +72,17 @@ def png_uri(figure: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+@contextmanager
+def _own_style() -> Iterator[None]:
+    """Draw by matplotlib's defaults: a file `matplotlibrc` beside the data has no say (it may ask for LaTeX)."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+@_own_style()
 def histogram_png(title: str, values: list[float]) -> str:
     """A histogram of finite values as a data URI."""
     from matplotlib.figure import Figure
@@ -83,6 +95,7 @@ def histogram_png(title: str, values: list[float]) -> str:
     return png_uri(figure)
 
 
+@_own_style()
 def lines_png(x: str, y: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     """Lines over common axes, each with its name, as a data URI."""
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from srt_assets.core.locks import try_lock
+from srt_assets.core.locks import lock_file, try_lock
 
 LOOK_EVERY_S = 0.2
 
@@ -48,7 +48,7 @@ def hold(instance: dg.DagsterInstance, pool: str, on_wait: Callable[[], object] 
 
 
 def _take(path: Path, held: ExitStack) -> bool:
-    file = path.open("w")
+    file = lock_file(path)
     if not try_lock(file):
         file.close()
         return False

@@ -7,8 +7,10 @@ import dagster as dg
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.errors import explained as explanation
 from srt_assets.core.lake import Lake
+from srt_assets.core.masking import masked_stack, redact
 from srt_assets.core.outcome import Checked
 from srt_assets.core.progress import Fact, Progress, terminal, throttled
+from srt_assets.core.signals import not_lost
 from srt_assets.core.sql.catalog import Publisher
 from srt_assets.core.stage import Launcher, Stage
 from srt_assets.core.tables import TABLES
@@ -37,7 +39,7 @@ def run_stage(
     with explained():
         report = reporter(context)
         try:
-            with place(context):
+            with not_lost(KeyboardInterrupt, dg.DagsterExecutionInterruptedError), place(context):
                 outcome = stage.run(settings, lake, student, report, renew, launch)
         finally:
             publisher.ended(lake)
@@ -60,17 +62,28 @@ def run_stage(
 
 
 class explained:
-    """Turn errors that carry a remedy, and a full disk, into failures with that text instead of a stack trace."""
+    """Turn errors that carry a remedy, and a full disk, into failures with that text instead of a stack trace.
+
+    Dagster keeps the stack traces of an error and its causes. Where a secret may stand in them it gets a masked copy.
+    """
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            error = explanation(error) or error
-        if isinstance(error, UserError | StageError):
-            raise dg.Failure(
-                description=str(error), metadata={EXIT_CODE: error.exit_code}, allow_retries=False
-            ) from error
+        if not isinstance(error, Exception):
+            return
+        known = error if isinstance(error, UserError | StageError) else explanation(error)
+        masked = masked_stack(error)
+        if known is None and masked is None:
+            return
+        facts: dict[str, int | str] = {EXIT_CODE: known.exit_code if known else StageError.exit_code}
+        if masked is not None:
+            facts["stack trace"] = masked
+        raise dg.Failure(
+            description=str(known) if known else redact(f"{type(error).__name__}: {error}"),
+            metadata=facts,
+            allow_retries=False,
+        ) from (error if masked is None else None)
 
 
 def reporter(context: dg.AssetExecutionContext) -> Progress:

@@ -1,51 +1,97 @@
 """Files to rows as they stand: any JSON value and its place in the file. What a row means is decided in formats.py."""
 
 import json
+import os
 from collections.abc import Iterator
 from glob import glob
+from itertools import dropwhile
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from srt_assets.core import files
 from srt_assets.core.errors import UserError
-from srt_assets.paths import shown
+from srt_assets.core.masking import redact
+from srt_assets.paths import brief, shown
 from srt_assets.settings import Dataset
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
+LONGEST_LINE = 1 << 28
 
 
 def dataset_files(dataset: Dataset) -> list[Path]:
     """The files a dataset's `path` (a file or a glob) names, sorted. UserError if there is none, or no data file."""
-    folder, pattern = _pattern(Path(dataset.path).absolute())
-    path = folder / pattern
-    # Not Path.glob, which finds hidden files too.
-    found = [pattern] if path.is_file() else glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207
-    files = sorted(file for name in found if (file := folder / name).is_file())
-    if not files and path.is_dir():
+    path = Path(dataset.path).absolute()
+    if files.is_folder(path):
         raise UserError(f"dataset {dataset.name!r}: {path} is a folder", f"name its files: {dataset.path}/*.jsonl")
-    if not files:
+    found = [path] if lexists(path) else sorted(set(_matching(*_pattern(path))))
+    # A folder's name may match a pattern that is about files; anything else that is no file is said.
+    found = [file for file in found if not files.is_folder(file)]
+    if not found:
         raise UserError(
-            f"dataset {dataset.name!r}: no file at {path}",
+            f"dataset {dataset.name!r}: no file at {brief(path)}",
             "correct datasets.path in srt.toml; relative paths count from the folder of srt.toml",
         )
-    for file in files:
+    for file in found:
+        if why := files.what_else(file):
+            raise UserError(
+                f"dataset {dataset.name!r}: {brief(file)} {why}",
+                "name an ordinary file: it is read several times, and must be the same each time",
+            )
         if file.suffix not in SUFFIXES:
             raise UserError(
                 f"dataset {dataset.name!r}: {file} is none of {', '.join(SUFFIXES)}", "convert it or narrow the glob"
             )
+        if file.suffix == ".json" and file.stat().st_size > psutil.virtual_memory().total:
+            raise UserError(
+                f"dataset {dataset.name!r}: {file} is read whole, and is larger than this machine's memory",
+                "write it as .jsonl, one object a line, or as .parquet",
+            )
         if shown(file) != str(file):  # no table takes it
             raise UserError(f"dataset {dataset.name!r}: the name {shown(file)} is not UTF-8", "rename the file")
-    return files
+    return found
 
 
-def _pattern(path: Path) -> tuple[Path, str]:
+def _pattern(path: Path) -> tuple[Path, list[str]]:
     """A path cut where its pattern begins: folders that are there under their very names, `[exp]` too, are none."""
     folder, *names = path.parts
     there = Path(folder)
     for place, name in enumerate(names[:-1]):
-        if not (there / name).is_dir():
-            return there, str(Path(*names[place:]))
+        if not files.is_folder(there / name):
+            return there, names[place:]
         there /= name
-    return there, names[-1] if names else ""
+    return there, names[-1:]
+
+
+def _matching(folder: Path, names: list[str]) -> Iterator[Path]:
+    """What a pattern, given by its parts, matches below a folder; nothing hidden, as in a shell."""
+    if "**" in names:
+        place = names.index("**")
+        rest = list(dropwhile(lambda name: name == "**", names[place:]))
+        tops = _matching(folder, names[:place]) if place else [folder]
+        seen: set[tuple[int, int]] = set()
+        for below in (b for top in tops for b in _folders(top, seen)):
+            yield from _matching(below, rest or ["*"])
+    else:
+        # Not Path.glob, which finds hidden files too.
+        yield from (folder / name for name in glob(str(Path(*names)), root_dir=folder))  # noqa: PTH207
+
+
+def _folders(top: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """A folder and all below it, each once: links between folders may go round in circles."""
+    try:
+        found = top.stat()
+        if (found.st_dev, found.st_ino) in seen:
+            return
+        seen.add((found.st_dev, found.st_ino))
+        below = [entry for entry in os.scandir(top) if files.is_folder(Path(entry.path)) and entry.name[0] != "."]
+    except OSError:  # none, or not ours to look into
+        return
+    yield top
+    for entry in sorted(below, key=lambda entry: (entry.is_symlink(), entry.name)):
+        yield from _folders(top / entry.name, seen)
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -64,7 +110,8 @@ def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _json(file: Path) -> Iterator[tuple[int, Any]]:
-    text = file.read_text(encoding="utf-8-sig")
+    with files.opened(file) as source:
+        text = source.read().decode("utf-8-sig")
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
@@ -77,8 +124,11 @@ def _json(file: Path) -> Iterator[tuple[int, Any]]:
 
 def _jsonl(file: Path) -> Iterator[tuple[int, Any]]:
     index = 0
-    with file.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
+    with files.opened(file) as lines:
+        for number, raw in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), b""), start=1):
+            if len(raw) > LONGEST_LINE:
+                what = f"{file}, line {number} is longer than {LONGEST_LINE >> 20} MB, which no record is"
+                raise UserError(what, "write one JSON object a line")
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -99,15 +149,16 @@ def _parquet(file: Path) -> Iterator[tuple[int, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        source = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{file} is no Parquet file: {error}", "write it again or correct its ending") from None
     index = 0
-    for batch in source.iter_batches(batch_size=8192):
-        for row in batch.to_pylist():
-            yield index, row
-            index += 1
+    with files.opened(file) as opened:
+        try:
+            source = pq.ParquetFile(opened)
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{file} is no Parquet file: {error}", "write it again or correct its ending") from None
+        for batch in source.iter_batches(batch_size=8192):
+            for row in batch.to_pylist():
+                yield index, row
+                index += 1
 
 
 def read_hub(dataset: Dataset) -> Iterator[tuple[int, Any]]:
@@ -117,7 +168,7 @@ def read_hub(dataset: Dataset) -> Iterator[tuple[int, Any]]:
     try:
         rows = datasets.load_dataset(dataset.hf, split=dataset.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        what = f"dataset {dataset.name!r}: cannot load {dataset.hf!r}, split {dataset.split!r}: {error}"
+        what = f"dataset {dataset.name!r}: cannot load {dataset.hf!r}, split {dataset.split!r}: {redact(str(error))}"
         raise UserError(
             what, "check the name, the split and the network; or download it and set datasets.path"
         ) from None

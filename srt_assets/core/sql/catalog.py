@@ -15,7 +15,8 @@ import duckdb
 
 from srt_assets.core import stages  # noqa: F401 - all tables are known when all stages are
 from srt_assets.core.duck_paths import database_for
-from srt_assets.core.errors import Damaged, UserError
+from srt_assets.core.errors import Damaged, UserError, explained
+from srt_assets.core.files import what_else
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import file_lock
@@ -49,7 +50,8 @@ class Publisher:
         try:
             publish(lake)
         except (OSError, duckdb.Error, UserError) as error:
-            log.warning("srt.duckdb could not be renewed and shows what it showed before: %s", error)
+            why = known.message if (known := explained(error)) else error
+            log.warning("srt.duckdb could not be renewed and shows what it showed before: %s", why)
         self._last = time.monotonic()
 
 
@@ -123,7 +125,7 @@ def _state(lake: Lake, selects: dict[str, str]) -> str:
 
 
 def _published_state(path: Path) -> str | None:
-    if not path.exists():
+    if what_else(path) or not path.exists():
         return None
     con = duckdb.connect()
     try:

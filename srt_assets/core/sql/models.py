@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 import srt_assets
+from srt_assets.core import files
 from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.hashing import digest
 from srt_assets.core.tables import TABLES
@@ -252,7 +253,7 @@ def _references(path: Path, text: str) -> tuple[tuple[str, ...], tuple[str, ...]
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return files.read_text(path, files.WRITTEN, "utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: not UTF-8", "save the file as UTF-8") from None

@@ -27,19 +27,20 @@ class Batch:
 
 
 def plan(
-    passes: Sequence[Pass], budget: int, prefixes: Sequence[tuple[int, ...]] = (), long_from: int = 0
+    passes: Sequence[Pass], budget: int, prefixes: Sequence[tuple[int, ...]] = (), alone_from: int = 0
 ) -> list[Batch]:
     """Batches of at most `budget` padded tokens (a longer sequence goes alone), longest first.
 
     Longest first: what does not fit in memory is met early, and the last batches are short. A pass uses the longest
     of `prefixes` that it begins with and that ends before its first scored token is predicted. Passes of more than
-    `long_from` tokens (0: any number) share no batch with shorter ones.
+    `alone_from` tokens (0: none) share their batch with nobody.
     """
-    groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], int | None], list[int]] = {}
     by_length = sorted(prefixes, key=len, reverse=True)
     for i, one in enumerate(passes):
         fitting = (p for p in by_length if len(p) < one.start and tuple(one.ids[: len(p)].tolist()) == p)
-        groups.setdefault((next(fitting, ()), 0 < long_from < len(one.ids) - 1), []).append(i)
+        alone = i if 0 < alone_from < len(one.ids) else None
+        groups.setdefault((next(fitting, ()), alone), []).append(i)
     batches = []
     for (prefix, _), members in groups.items():
         members.sort(key=lambda i: len(passes[i].ids), reverse=True)

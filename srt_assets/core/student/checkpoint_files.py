@@ -5,16 +5,17 @@ by the files' size and time.
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
+from srt_assets.core import files
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest, file_sha256
+from srt_assets.core.student import headers, plausible, unfit
+from srt_assets.core.student.headers import Held
 from srt_assets.paths import shown
 
 INDEX = "model.safetensors.index.json"
@@ -36,8 +37,6 @@ TOKENIZER_FILES = (
 _A_TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tekken.json")
 # What the same checkpoint says differently on another machine or after another save.
 _NOT_IDENTITY = ("_name_or_path", "transformers_version")
-# The limit of the safetensors library itself.
-_LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,11 @@ class Files:
     tokenizer: tuple[Path, ...]
     others: tuple[Path, ...]
     config: dict
-    n_parameters: int
+    held: Held
+
+    @property
+    def n_parameters(self) -> int:
+        return self.held.numbers
 
     @property
     def all(self) -> tuple[Path, ...]:
@@ -86,21 +89,42 @@ def inspect(directory: Path) -> Files:
             raise UserError(f"{directory} is not a directory", "give the folder of a saved Hugging Face checkpoint")
         if shown(directory) != str(directory):  # no table and no log takes it
             raise UserError(f"the name {shown(directory)} is not UTF-8", "rename it")
-        config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
-        weights = _weights(directory)
-        tokenizer = tuple(directory / n for n in TOKENIZER_FILES if (directory / n).is_file())
+        config, weights, contents = model_of(directory)
+        tokenizer = _there(directory, TOKENIZER_FILES, files.TOKENIZER)
         if not any(p.name in _A_TOKENIZER for p in tokenizer):
             raise UserError(
                 f"{directory} has no tokenizer (no {', '.join(_A_TOKENIZER)})",
                 "save it there: AutoTokenizer.from_pretrained(base).save_pretrained(directory)",
             )
-        others = tuple(directory / n for n in (INDEX, "generation_config.json") if (directory / n).is_file())
-        return Files(directory, weights, tokenizer, others, config, sum(map(_parameters_of, weights)))
+        others = _there(directory, (INDEX, "generation_config.json"), files.RECORD)
+        return Files(directory, weights, tokenizer, others, config, contents)
+
+
+def model_of(directory: Path) -> tuple[dict, tuple[Path, ...], Held]:
+    """Configuration, weights and what they hold. UserError as `inspect`, also if they cannot belong together."""
+    unfit.check_folder(directory)
+    config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
+    unfit.check_config(directory, config)
+    weights = _weights(directory)
+    contents = headers.held(weights)
+    if contents.strange:
+        raise UserError(f"{directory} {contents.strange}", contents.remedy)
+    plausible.check(config, directory / "config.json", contents)
+    return config, weights, contents
+
+
+def _there(directory: Path, names: tuple[str, ...], limit: int) -> tuple[Path, ...]:
+    """Those of the files that there are. NoFile for one that a reader would wait for, or read for ever."""
+    there = tuple(path for name in names if files.is_there(path := directory / name))
+    for path in there:
+        if path.stat().st_size > limit:
+            raise files.NoFile(path, f"is larger than {limit >> 20} MB, which no file of this kind is")
+    return there
 
 
 def _weights(directory: Path) -> tuple[Path, ...]:
     index, single = directory / INDEX, directory / SINGLE
-    if index.is_file():
+    if files.is_there(index):
         shards = _read_json(index, "it says which shard holds which tensor").get("weight_map", {})
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise UserError(f"{index} does not say which shard holds which tensor", "save the checkpoint again")
@@ -109,11 +133,11 @@ def _weights(directory: Path) -> tuple[Path, ...]:
             # A shard's name is data from outside: it must not lead out of the directory.
             if Path(name).name != name:
                 raise UserError(f"{index} names a shard outside its directory: {name!r}", "save the checkpoint again")
-            if not (directory / name).is_file():
+            if not files.is_there(directory / name):
                 raise UserError(f"{directory} lacks the shard {name} that {INDEX} names", "copy the missing file")
         if names:
             return tuple(directory / name for name in names)
-    if single.is_file():
+    if files.is_there(single):
         return (single,)
     pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in directory.glob(pattern))
     if pickles:
@@ -121,39 +145,13 @@ def _weights(directory: Path) -> tuple[Path, ...]:
             f"{directory} has its weights as pickle only ({pickles[0]}), which can run code when it is read",
             "save it as safetensors: model.save_pretrained(directory)",
         )
-    if (directory / "adapter_config.json").is_file():
-        raise UserError(f"{directory} is a LoRA adapter without its base model", "merge it into the base and save that")
+    unfit.check_weights(directory)
     raise UserError(f"{directory} has no weights ({SINGLE} or {INDEX})", "wait until it is complete, or save it again")
-
-
-def _parameters_of(path: Path) -> int:
-    facts = path.stat()
-    return _count_parameters(path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
-
-
-# Many students are looked at every few seconds, and few have changed.
-@lru_cache(maxsize=100_000)
-def _count_parameters(path: Path, size: int, *_changes_with_the_file: int) -> int:
-    """Numbers in a safetensors file, from its header; the header also tells whether the file was cut short."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if 8 + length > size or length > _LONGEST_HEADER:
-                raise ValueError(length)
-            header = json.loads(file.read(length))
-        tensors = [t for name, t in header.items() if name != "__metadata__"]
-        count = sum(math.prod(t["shape"]) for t in tensors)
-        whole = size == 8 + length + max((t["data_offsets"][1] for t in tensors), default=0)
-    except (ValueError, RecursionError, AttributeError, TypeError, LookupError):  # no header, or one of nonsense
-        whole = False
-    if not whole:
-        raise UserError(f"{path} is cut short or damaged", "copy the file again")
-    return count
 
 
 def _read_json(path: Path, why: str) -> dict:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(files.read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path.parent} has no {path.name}", why) from None
     except (ValueError, UnicodeDecodeError, RecursionError) as error:

@@ -23,12 +23,14 @@ from srt_assets.core.student.folders import slugs as list_students
 from srt_assets.settings import Settings
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 
 @dataclass(frozen=True)
 class StudentInfo:
     """A registered student. `path`: directory for `from_pretrained`; `weights_bytes`: size of its weights on disk;
-    `max_positions`: longest sequence in tokens it has positions for, 0 if its configuration does not say.
+    `max_positions`: longest sequence in tokens it has positions for, 0 if its configuration does not say;
+    `caps_logits`: its configuration bends the logits after the output layer.
     """
 
     slug: str
@@ -41,6 +43,7 @@ class StudentInfo:
     vocab_size: int
     weights_bytes: int
     max_positions: int
+    caps_logits: bool = False
     parent: str = ""
     generation: int = 0
 
@@ -133,7 +136,8 @@ def verify(lake: Lake, slug: str) -> None:
 
 def _is_ours(lake: Lake, files: Files) -> bool:
     """Whether the program itself wrote these files. Those of others may become another checkpoint at any time."""
-    return all(path.resolve().is_relative_to(lake.home.resolve()) for path in files.weights)
+    made = [(lake.home / folder).resolve() for folder in ("students", "checkpoints")]
+    return all(any(path.resolve().is_relative_to(place) for place in made) for path in files.weights)
 
 
 def _described(files: Files) -> dict[str, Any]:
@@ -144,6 +148,7 @@ def _described(files: Files) -> dict[str, Any]:
             "architecture": str((files.config.get("architectures") or ["unknown"])[0]),
             "vocab_size": int(text.get("vocab_size") or 0),
             "max_positions": int(next((text[k] for k in _POSITIONS if text.get(k)), 0)),
+            "caps_logits": any(text.get(k) for k in _CAPS),
         }
     except (AttributeError, TypeError, ValueError, LookupError) as error:
         config = files.directory / "config.json"

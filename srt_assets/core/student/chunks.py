@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.student import devices
+from srt_assets.core.student import chat, devices
 from srt_assets.core.student.encoding import OUT_OF_VOCABULARY, Encoded, Encoder, Pass, Texts
 from srt_assets.core.student.loading import load_tokenizer
-from srt_assets.core.student.model import load_model
-from srt_assets.core.student.scorer import OUT_OF_MEMORY, Scorer, Tick, is_memory_shortage
+from srt_assets.core.student.proof import Proof
+from srt_assets.core.student.proofs import Place
+from srt_assets.core.student.ready import load_model
+from srt_assets.core.student.scorer import OUT_OF_MEMORY, Scorer, Tick
 from srt_assets.core.tables import PASSES
 
 # A shorter beginning saves less than handing its keys and values around costs.
@@ -24,7 +26,8 @@ _WORTH_SHARING = 8
 @dataclass(frozen=True)
 class Spec:
     """What a worker needs to know to score, the same for all of a run. `dtype` by its torch
-    name; `token_budget` 0: chosen for the device; `cores`: of the CPU, for each worker on it.
+    name; `token_budget` 0: chosen for the device; `cores`: of the CPU, for each worker on it; `home` and `fingerprint`:
+    where the student's proof is kept, none if there is no home.
     """
 
     path: Path
@@ -34,6 +37,8 @@ class Spec:
     dtype: str
     token_budget: int
     cores: int
+    home: Path | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,14 @@ class Scored:
     """Rows of a finished chunk (columns of `student_scores`, by content key), its samples, and what it took.
 
     `counts`: candidates; passes computed, passes_shared (spared because equal), tokens in those computed; candidates
-    truncated, failed, out_of_memory.
+    truncated, failed, out_of_memory. `proof`: how the student was asked.
     """
 
     rows: list[dict]
     samples: list[str]
     characters: int
     seconds: float
+    proof: Proof = field(default_factory=Proof)
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -66,14 +72,18 @@ class ChunkScorer:
     def __init__(self, spec: Spec, device: str) -> None:
         # Tokenizing runs beside the model; forked workers would otherwise warn and fall silent.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        self.encoder = Encoder(load_tokenizer(spec.path), spec.template, spec.protocol, spec.max_length)
+        tokenizer = load_tokenizer(spec.path)
+        self.encoder = Encoder(tokenizer, spec.template, spec.protocol, spec.max_length)
+        if self.encoder.chat and spec.home:
+            chat.check(self.encoder.chat, spec.path, spec.fingerprint)
+        place = Place(spec.home, spec.fingerprint, device, spec.dtype) if spec.home else None
         try:
-            forward = load_model(spec.path, getattr(torch, spec.dtype), device)
+            forward, self.proof = load_model(spec.path, getattr(torch, spec.dtype), device, tokenizer, place)
             self.vocab_size = forward.vocab_size
             budget = spec.token_budget or devices.default_token_budget(forward.device.type)
             self.scorer = Scorer(forward, budget, shared_beginnings(self.encoder), spec.cores)
         except RuntimeError as error:
-            if not is_memory_shortage(error):
+            if not devices.is_memory_shortage(error):
                 raise
             raise StageError(
                 f"the student does not fit into the memory that {device} has left: {str(error).splitlines()[0]}",
@@ -124,6 +134,7 @@ class ChunkScorer:
             samples=list(dict.fromkeys(item.sample_id for item in chunk)),
             characters=sum(len(text) for item in chunk for text in item.texts),
             seconds=time.perf_counter() - started,
+            proof=self.proof,
             counts=counts,
         )
 

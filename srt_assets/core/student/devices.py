@@ -55,3 +55,16 @@ def cores_per_worker(devices: list[str]) -> int:
     """Cores of each worker on the CPU, so that CPU workers share the cores instead of fighting for them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(1, devices.count("cpu")))
+
+
+def describe(device: str) -> str:
+    """What computes behind a device's name, as far as it decides how: a GPU by its model, a CPU by its instructions."""
+    if device.startswith(("cuda", "auto")):
+        first = torch.cuda.get_device_name(0 if device == "auto" else device)
+        return f"{torch.cuda.device_count()} x {first}" if device == "auto" else first
+    return f"{device} ({torch.backends.cpu.get_cpu_capability()})" if device == "cpu" else device
+
+
+def is_memory_shortage(error: BaseException) -> bool:
+    """Out of memory on a GPU has a type of its own; on the CPU only a text."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -12,13 +12,17 @@ without context. `official`: one text is tokenized whole and the target found in
 """
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.student import templates
+from srt_assets.core.student.chat import PROBE, Chat, words_of
 from srt_assets.core.tables import PASSES
 
 EMPTY_TARGET = "empty_target"
@@ -26,6 +30,7 @@ NO_SCORED_TOKENS = "no_scored_tokens"
 PROMPT_TOO_LONG = "prompt_too_long"
 NOT_ENCODABLE = "not_encodable"
 OUT_OF_VOCABULARY = "out_of_vocabulary"
+TEMPLATE_FAILED = "template_failed"
 
 
 class Texts(NamedTuple):
@@ -73,19 +78,30 @@ class Encoder:
         self.bos = leading_special_ids(tokenizer)
         # Target tokens that are not scored because, without context, there is nothing before them.
         self.dropped = 0 if self.bos else 1
-        self._render = self._renderer()
-
-    def _renderer(self) -> templates.Render:
-        if self.template != "chat":
-            return templates.TEMPLATES[self.template]
-        if self.protocol == "official":
+        if template == "chat" and protocol == "official":
             raise UserError("protocol 'official' has no template 'chat'", 'set student.protocol = "aligned"')
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise UserError(
-                "the student's tokenizer has no chat template",
-                "set student.template to vicuna, alpaca, wizardlm or none",
-            )
-        return templates.chat(self.tokenizer)
+        student = Path(getattr(tokenizer, "name_or_path", "")).name
+        self.chat = Chat(student, words_of(student, tokenizer)) if template == "chat" else None
+
+    @cached_property
+    def end(self) -> tuple[int, ...]:
+        """What ends an answer that is learned: what the chat template ends a turn with, else EOS. UserError if none."""
+        if self.chat and not self.chat.turns.ends_usual:
+            # Beside an answer: some tokenizers put a space before the first word of a text.
+            texts = (PROBE, PROBE + self.chat.turns.end)
+            alone, whole = (self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts)
+            if whole[: len(alone)] == alone:
+                return tuple(whole[len(alone) :])
+            return tuple(self.tokenizer(self.chat.turns.end, add_special_tokens=False)["input_ids"])
+        if self.tokenizer.eos_token_id is None:
+            raise UserError("the student's tokenizer has no EOS token", "set eos_token in its tokenizer_config.json")
+        return (self.tokenizer.eos_token_id,)
+
+    def _render(self, pairs: Sequence[tuple[str, str]]) -> Sequence[str | None]:
+        """Prompts for instruction and input; None where the chat template takes offence at these texts."""
+        if self.chat:
+            return self.chat.prompts([templates.join(*pair) for pair in pairs])
+        return [templates.TEMPLATES[self.template](*pair) for pair in pairs]
 
     @property
     def first_token(self) -> str:
@@ -100,37 +116,40 @@ class Encoder:
         return [next(done) if row is not None else dict.fromkeys(PASSES, NOT_ENCODABLE) for row in rows]
 
     def for_training(self, candidates: Sequence[Texts], max_length: int) -> list[Pass | str]:
-        """The ids of `response_given_prompt`, plus EOS unless cut to `max_length`: loss from `start` on, the response's
-        first token on, also where scoring drops it for want of a context to compare with.
+        """The ids of `response_given_prompt` and what ends the answer, `truncated` if they are more than `max_length`:
+        loss from `start` on, the response's first token on, also where scoring drops it for want of a context to
+        compare with.
 
         A text in place of a pass says why the candidate cannot be trained on.
         """
-        longest = Encoder(self.tokenizer, self.template, self.protocol, max_length)
-        eos = self.tokenizer.eos_token_id
-        if eos is None:
-            raise UserError("the student's tokenizer has no EOS token", "set eos_token in its tokenizer_config.json")
-        longest.dropped = 0
+        longest = copy(self)
+        longest.max_length, longest.dropped = max_length, 0
         found: list[Pass | str] = []
         for encoded in longest.encode(candidates):
             one = encoded["response_given_prompt"]
-            if isinstance(one, Pass) and not one.truncated and len(one.ids) < max_length:
-                one = Pass(np.append(one.ids, np.int32(eos)), one.start)
+            if isinstance(one, Pass) and not one.truncated:
+                ids = _array(one.ids.tolist(), self.end)
+                one = Pass(ids[:max_length], one.start, len(ids) > max_length)
             found.append(one)
         return found
 
     # -- aligned
 
     def _aligned(self, rows: list[Texts]) -> list[Encoded]:
-        prompts = [self._render(r.instruction, r.input) for r in rows]
-        guesses = [self._render(templates.guess(r.response), "") for r in rows]
+        prompts = self._render([(r.instruction, r.input) for r in rows])
+        guesses = self._render([(templates.guess(r.response), "") for r in rows])
         targets = [templates.join(r.instruction, r.input) for r in rows]
         # `<s>old</s>` in an answer about HTML is text: only a chat template's own marks are control tokens.
-        before = self._tokenize([*prompts, *guesses], special=False, markup=self.template == "chat")
+        written = [text for text in (*prompts, *guesses) if text is not None]
+        before = self._tokenize(written, special=False, markup=self.template == "chat")
         ids = self._tokenize([*targets, *(r.response for r in rows)], special=False, markup=False)
         # A chat template writes its own BOS; the others get what the tokenizer would add.
         context = () if self.template == "chat" else self.bos
         found: list[Encoded] = []
         for row, prompt, guess, target in zip(rows, prompts, guesses, targets, strict=True):
+            if prompt is None or guess is None:
+                found.append(dict.fromkeys(PASSES, TEMPLATE_FAILED))
+                continue
             direct, given = self._pair((*context, *before[prompt]), row.response, ids)
             reverse_direct, reverse_given = self._pair((*context, *before[guess]), target, ids)
             found.append(dict(zip(PASSES, (direct, given, reverse_direct, reverse_given), strict=True)))
@@ -157,8 +176,9 @@ class Encoder:
     # -- official
 
     def _official(self, rows: list[Texts]) -> list[Encoded]:
-        prompts = [self._render(r.instruction, r.input) for r in rows]
-        guesses = [self._render(templates.guess(r.response), "") for r in rows]
+        render = templates.TEMPLATES[self.template]
+        prompts = [render(r.instruction, r.input) for r in rows]
+        guesses = [render(templates.guess(r.response), "") for r in rows]
         # The script looks the target up from the right, so an input that repeats the instruction moves the start.
         reverse = [g + r.instruction + r.input for g, r in zip(guesses, rows, strict=True)]
         before = [text[: text.rfind(r.instruction)] for text, r in zip(reverse, rows, strict=True)]

@@ -13,6 +13,7 @@ import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from srt_assets.core import files
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import file_lock
 
@@ -32,10 +33,10 @@ def slugs(lake: Lake) -> list[str]:
 def record(path: Path) -> dict | None:
     """What is written of a student: None if nothing is, {} if it is unreadable or says too little."""
     try:
-        found = json.loads((path / RECORD).read_text())
+        found = json.loads(files.read_text(path / RECORD))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, IsADirectoryError):
+    except (ValueError, files.NoFile):
         return {}
     whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in _WRITTEN.items())
     return found if whole else {}

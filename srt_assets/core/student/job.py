@@ -1,23 +1,33 @@
 """One run of scoring: hands chunks to the devices, puts rows down every few seconds, counts, reports progress."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from srt_assets.core import reserve
+from srt_assets.core.errors import is_disk_full
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.sql import models
 from srt_assets.core.stage import Work
-from srt_assets.core.student import checkpoints, precision
+from srt_assets.core.student import chat, checkpoints, precision
 from srt_assets.core.student.encoding import Texts
 from srt_assets.core.student.store import TABLE, Store
 from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
     from srt_assets.core.student.chunks import Scored, Spec
+    from srt_assets.core.student.proof import Proof
+
+log = logging.getLogger(__name__)
 
 # Part of every row: change it when the same texts would get other numbers, and all are scored again.
 VERSION = "2"
+# The same for students that cap their logits: until this one, the cap was overlooked where it bent little.
+VERSION_CAPPED = "3"
+# And for those whose chat template writes another prompt before an answer than its generation prompt, which was taken.
+VERSION_PROMPTED = "4"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _FLUSH_S = 12.0
 # Then all rows are written, not the new ones only.
@@ -31,6 +41,13 @@ def max_length(settings: Settings, info: checkpoints.StudentInfo) -> int:
     return min(settings.student.max_length, info.max_positions or settings.student.max_length)
 
 
+def version(settings: Settings, info: checkpoints.StudentInfo) -> str:
+    """The version of the scoring code that this student's scores must be of. UserError if it has no usable template."""
+    if settings.student.template == "chat" and not chat.of_student(info.slug, info.path, info.fingerprint).usual:
+        return VERSION_PROMPTED
+    return VERSION_CAPPED if info.caps_logits else VERSION
+
+
 class Job:
     """One run of the stage: counts, pace, and when to put rows down."""
 
@@ -39,6 +56,7 @@ class Job:
         self.known = store.counts()
         self.counts: Counter[str] = Counter()
         self.facts: dict[str, int | float | str] = {}
+        self.proofs: list[Proof] = []
         self.parts = [store.write_reused()]
         self.samples: list[str] = []
         self.rows: list[dict] = []
@@ -54,6 +72,7 @@ class Job:
             self.facts = {"devices": ",".join(names), "dtype": spec.dtype}
             try:
                 for scored in _scored(spec, names, self.store.missing(), self._tick):
+                    self._hear(scored.proof)
                     self.counts.update(scored.counts)
                     self.done += len(scored.samples)
                     self.rows += scored.rows
@@ -78,6 +97,7 @@ class Job:
 
         try:
             for scored in _scored(*self._spec("fp32"), self.store.texts_of(samples), report):
+                self._hear(scored.proof)
                 self.store.remember(scored.rows)
                 done += len(scored.samples)
                 report()
@@ -100,27 +120,47 @@ class Job:
             dtype=str(resolved).removeprefix("torch."),
             **chosen.model_dump(include={"template", "protocol", "token_budget"}),
             cores=devices.cores_per_worker(names),
+            home=self.store.lake.home,
+            fingerprint=self.info.fingerprint,
         )
         return spec, names
 
+    def _hear(self, proof: "Proof") -> None:
+        """Say once if the student is not asked in the fast way, and remember what was measured."""
+        if proof in self.proofs:
+            return
+        self.proofs.append(proof)
+        if proof.why:
+            log.warning("student %s is scored by its %s, for %s", self.info.slug, proof.path, proof.why)
+        if len(self.proofs) == 1:
+            measured = {f"proof_{name}": value for name, value in proof.measured.items() if value is not None}
+            shared = "shared" if proof.ways.prefixes else "read each time"
+            self.facts |= {"forward_pass": proof.path, "beginnings": shared, **measured}
+
     def _flush(self) -> None:
+        """Put down what was scored; on a full disk into the room that is kept for it, before the run ends."""
+        try:
+            self._put()
+        except Exception as error:
+            if is_disk_full(error):
+                reserve.give_back(self.store.lake.home)
+                self._put()
+            raise
+
+    def _put(self) -> None:
         if self.rows:
-            self.parts.append(self.store.write_scored(self.samples, self.rows))
-            if len(self.parts) > _MOST_PARTS:
-                self.parts = [self.store.merge(self.parts)]
-            self._commit()
+            parts = [*self.parts, self.store.write_scored(self.samples, self.rows)]
+            self._commit([self.store.merge(parts)] if len(parts) > _MOST_PARTS else parts)
             self.rows, self.samples = [], []
 
     def _flush_all(self) -> None:
         """Every row anew: those that take the place of others cannot be added as a part."""
-        self.parts = [self.store.write_all()]
-        self._commit()
+        self._commit([self.store.write_all()])
 
-    def _commit(self) -> None:
+    def _commit(self, parts: list[str]) -> None:
         lake, partition = self.store.lake, self.store.partition
-        lake.commit(
-            TABLE, self.parts, fingerprint=self.work.want, code_version=VERSION, partition=partition, complete=False
-        )
+        lake.commit(TABLE, parts, fingerprint=self.work.want, code_version=VERSION, partition=partition, complete=False)
+        self.parts = parts
         self.flushed = time.monotonic()
 
     def _tick(self, tokens: int) -> None:

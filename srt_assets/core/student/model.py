@@ -3,24 +3,38 @@
 Right padding without a mask: a causal model never looks to the right, so padding cannot change a score, and attention
 keeps its fast path. Only positions that predict a scored token go through the output layer, a chunk at a time, so
 memory does not grow with vocabulary x length. Log-softmax is in fp32 whatever the model's precision.
+
+None of that is believed: `proof.py` measures which of these ways give a student's own losses, and hands over `Ways`.
 """
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
-from transformers.utils import logging as hf_logging
-
-from srt_assets.core.student.loading import load_whole
 
 _CHUNK_BYTES = 1 << 30
 # On a CPU a block of the output layer and its logits should stay in the cache while they are used.
 _VOCABULARY_BLOCK = 4096
-_PROBE_TOLERANCE = 2e-2  # relative, in low precision; a wrong head or prefix is off by orders of magnitude
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a student may be asked. The defaults are right for any model that predicts the next token.
+
+    `output`: where logits come from: `head` is the output layer on the decoder's last hidden state, and nothing else of
+    the model; `gathered` the whole model, whose output layer is shown the wanted positions only; `whole` the whole
+    model. `batches`: several sequences at a time, padded on the right. `prefixes`: a common beginning is computed once.
+    `threads`: several calls at once.
+    """
+
+    output: Literal["head", "gathered", "whole"] = "whole"
+    batches: bool = False
+    prefixes: bool = False
+    threads: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,24 +53,26 @@ class Prefix:
 class Forward:
     """A causal language model as a function of token ids. `concurrent`: `nll` may run in several threads at once."""
 
-    def __init__(self, model) -> None:
+    def __init__(self, model, ways: Ways) -> None:
         self.model = model
+        self.ways = ways
+        embeddings = model.get_input_embeddings()
         self.head = model.get_output_embeddings()
-        self.decoder = model.get_decoder()
-        self.device = model.get_input_embeddings().weight.device
-        self.vocab_size = self.head.weight.shape[0]
-        self._rows = max(16, _CHUNK_BYTES // (4 * self.vocab_size))
+        self.device = embeddings.weight.device
+        rows = [layer.weight.shape[0] for layer in (embeddings, self.head) if layer is not None]
+        self.vocab_size = min(rows)
+        self._rows = max(16, _CHUNK_BYTES // (4 * max(rows)))
         self._by_vocabulary = self.device.type == "cpu" and type(self.head) is torch.nn.Linear
-        with torch.inference_mode():
-            self._plain_head = self._probe_head()
-            self.shares_prefixes = self._probe_prefix()
+        self.long_from = changes_from(model.config)
+        self._remembers = any("dynamic" in rope.get("rope_type", "") for rope in _ropes(model.config))
         # A hook on the output layer, or frequencies that the model changes as it goes, belong to one batch at a time.
-        rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-        self.concurrent = self._plain_head and rope.get("rope_type") not in ("dynamic", "longrope")
-        # Such a model reads every sequence of a batch as a long one if one is longer than this; 0: no such model.
-        longrope = rope.get("rope_type") == "longrope"
-        self.long_from = rope.get("original_max_position_embeddings", 0) if longrope else 0
-        self.shares_prefixes &= not longrope
+        self.concurrent = ways.threads and ways.output == "head" and not self.long_from
+        self.shares_prefixes = ways.prefixes
+
+    @property
+    def decoder(self) -> Any:
+        """The part of the model that makes hidden states of tokens."""
+        return self.model.get_decoder()
 
     @torch.inference_mode()
     def nll(self, ids: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor, prefix: Prefix | None = None):
@@ -65,54 +81,74 @@ class Forward:
         ids: int64 [batch, length], right-padded with any valid id, without the prefix's tokens.
         positions: int64 [n], places in the flattened [batch * length] whose output predicts `targets` [n].
         """
+        if self._remembers and ids.shape[1] > self.long_from:
+            # It would read this one as it read the longest so far; a short one makes it forget.
+            self.model(input_ids=ids[:1, :1], use_cache=False)
         options = {"past_key_values": prefix.cache(len(ids)), "use_cache": True} if prefix else {"use_cache": False}
-        if self._plain_head:
+        if self.ways.output == "head":
             hidden = self.decoder(input_ids=ids, **options).last_hidden_state
             # Of a model spread over several devices the last one speaks.
-            wanted = hidden.reshape(-1, hidden.shape[-1])[positions.to(hidden.device)]
+            wanted = hidden.reshape(-1, hidden.shape[-1])[positions.to(hidden.device)].to(self.head.weight.dtype)
             del hidden, options
             if self._by_vocabulary:
                 return _nll_by_vocabulary(wanted, targets, self.head)
             logits = (self.head(part) for part in wanted.split(self._rows))
-        else:
+        elif self.ways.output == "gathered":
             with _gathered_before(self.head, positions):
                 whole = self.model(input_ids=ids, **options).logits
             logits = iter(whole.reshape(-1, whole.shape[-1]).split(self._rows))
+        else:
+            whole = self.model(input_ids=ids, **options).logits
+            whole = whole.reshape(-1, whole.shape[-1])
+            logits = (whole[part.to(whole.device)] for part in positions.split(self._rows))
         return torch.cat([_nll(part, goal) for part, goal in zip(logits, targets.split(self._rows), strict=True)])
 
     @torch.inference_mode()
     def prefix(self, ids: list[int]) -> Prefix:
-        """Compute the keys and values of a common beginning."""
+        """Compute the keys and values of a common beginning. Only for students that `can_share`."""
         tokens = torch.tensor([ids], device=self.device)
-        cache = self.decoder(input_ids=tokens, use_cache=True).past_key_values
+        cache = self._part()(input_ids=tokens, use_cache=True).past_key_values
         return Prefix(len(ids), [(layer.keys, layer.values) for layer in cache.layers])
 
-    def _probe_head(self) -> bool:
-        """True if logits are the output layer of the last hidden state and nothing more (no soft cap, no scale)."""
-        ids = torch.arange(8, device=self.device).remainder(self.vocab_size)[None]
-        whole = self.model(input_ids=ids, use_cache=False).logits.float()
-        ours = self.head(self.decoder(input_ids=ids, use_cache=False).last_hidden_state).float()
-        return _close(ours, whole)
+    @torch.inference_mode()
+    def can_share(self) -> bool:
+        """True if all that the model keeps of a beginning is keys and values.
 
-    def _probe_prefix(self) -> bool:
-        """True if the model continues from cached keys and values as if it had seen all tokens at once."""
-        ids = torch.arange(12, device=self.device).remainder(self.vocab_size)[None]
-        cache = self.decoder(input_ids=ids[:, :6], use_cache=True).past_key_values
-        # Sliding windows, recurrent states and the like keep something else: they go without shared prefixes.
-        if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        Sliding windows, recurrent states and the like keep something else: they go without shared prefixes.
+        """
+        cache = getattr(self._part()(input_ids=self._two(), use_cache=True), "past_key_values", None)
+        plain = isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
+        return plain and not self.long_from
+
+    @torch.inference_mode()
+    def is_decoder_and_head(self) -> bool:
+        """True if the model is, as far as shapes tell, a decoder with an output layer on top."""
+        if self.head is None or self.decoder is self.model:
             return False
-        whole = self.decoder(input_ids=ids, use_cache=False).last_hidden_state[:, 6:]
-        cache = self.prefix(ids[0, :6].tolist()).cache(1)
-        ours = self.decoder(input_ids=ids[:, 6:], past_key_values=cache, use_cache=True).last_hidden_state
-        return _close(ours.float(), whole.float())
+        hidden = getattr(self.decoder(input_ids=self._two(), use_cache=False), "last_hidden_state", None)
+        return hidden is not None and hidden.shape[-1] == self.head.weight.shape[-1]
+
+    def _part(self) -> Any:
+        return self.decoder if self.ways.output == "head" else self.model
+
+    def _two(self) -> torch.Tensor:
+        return torch.zeros((1, 2), dtype=torch.long, device=self.device)
 
 
-def load_model(path: Path, dtype: torch.dtype, device: str) -> Forward:
-    """Load a checkpoint for scoring. `device` "auto" spreads it over all GPUs (`device_map`)."""
-    hf_logging.disable_progress_bar()  # a bar of its own would tear the run's
-    model = load_whole(path, dtype=dtype, device_map=device if device != "cpu" else None)
-    model.eval().requires_grad_(False)
-    return Forward(model)
+def changes_from(config) -> int:
+    """Tokens from which on the length of a sequence changes how all of it is read; 0: it never does.
+
+    Such a model (rope types `longrope` and `dynamic`) reads every sequence of a batch as a long one if one is longer.
+    """
+    most = getattr(config.get_text_config(), "max_position_embeddings", None) or 1
+    changing = [rope for rope in _ropes(config) if rope.get("rope_type") in ("dynamic", "longrope")]
+    return min((rope.get("original_max_position_embeddings") or most for rope in changing), default=0)
+
+
+def _ropes(config) -> list[dict]:
+    """Settings of the rotary embeddings: one for all layers, or one for each kind of them."""
+    found = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return [found, *(value for value in found.values() if isinstance(value, dict))]
 
 
 def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -126,6 +162,8 @@ def _nll_by_vocabulary(hidden: torch.Tensor, targets: torch.Tensor, head: torch.
     chosen = (hidden.float() * rows.float()).sum(-1)
     if head.bias is not None:
         chosen += head.bias[targets].float()
+    # As exact as the model's own logits, no more: in low precision they are rounded.
+    chosen = chosen.to(head.weight.dtype).float()
     blocks = head.weight.split(_VOCABULARY_BLOCK)
     biases = head.bias.split(_VOCABULARY_BLOCK) if head.bias is not None else [None] * len(blocks)
     sums = [_logsumexp_(F.linear(hidden, w, b).float()) for w, b in zip(blocks, biases, strict=True)]
@@ -137,10 +175,6 @@ def _logsumexp_(logits: torch.Tensor) -> torch.Tensor:
     # A block that is -inf throughout would give nan otherwise.
     highest = logits.amax(-1, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
     return logits.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0])
-
-
-def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool((a - b).abs().max() <= _PROBE_TOLERANCE * b.abs().max())
 
 
 def _gathered_before(layer: torch.nn.Module, positions: torch.Tensor) -> AbstractContextManager:

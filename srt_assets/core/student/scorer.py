@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from srt_assets.core.student.batching import Batch, plan
+from srt_assets.core.student.devices import is_memory_shortage
 from srt_assets.core.student.encoding import Pass
 from srt_assets.core.student.model import Forward, Prefix
 
@@ -45,7 +46,7 @@ class Scorer:
         `tick(tokens)` is called after every forward pass with the tokens it computed, padding and prefix left out.
         """
         sums: list[float | str] = [NOT_FINITE] * len(passes)
-        waiting = plan(passes, self.budget, tuple(self.prefixes), self.forward.long_from)[::-1]
+        waiting = self._plan(passes)
         crowded: list[Batch] = []
         running: deque[tuple[Batch, Future[np.ndarray | None]]] = deque()
 
@@ -82,6 +83,11 @@ class Scorer:
                 else:
                     sums[batch.members[0]] = OUT_OF_MEMORY
         return sums
+
+    def _plan(self, passes: Sequence[Pass]) -> list[Batch]:
+        """What to run, the last one first."""
+        alone_from = 1 if not self.forward.ways.batches else self.forward.long_from
+        return plan(passes, self.budget, tuple(self.prefixes), alone_from)[::-1]
 
     def _run(self, batch: Batch, passes: Sequence[Pass]) -> np.ndarray | None:
         """Losses of the batch's scored tokens, one after the other; None: memory ran out."""
@@ -126,8 +132,3 @@ def lanes(count: int, threads: int) -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         torch.set_num_threads(before)  # part of the setting is the process's, and what runs next wants its own back
-
-
-def is_memory_shortage(error: RuntimeError) -> bool:
-    """Out of memory on a GPU has a type of its own; on the CPU only a text."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

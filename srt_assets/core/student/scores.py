@@ -16,7 +16,7 @@ from srt_assets.core.outcome import Check, Checked, Description, Made
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.student import checkpoints, describe
-from srt_assets.core.student.job import DTYPES, VERSION, Job, max_length
+from srt_assets.core.student.job import DTYPES, VERSION, Job, max_length, version
 from srt_assets.core.student.store import TABLE, Store, Way
 from srt_assets.settings import Settings
 
@@ -46,7 +46,7 @@ class StudentScores(Stage):
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
         """Raises UserError if the candidates or the student are missing."""
         before = lake.manifest(TABLE, f"student={student}")
-        return _fingerprint(settings, student, _inputs(lake, student), before.stats if before else {})
+        return _fingerprint(settings, student, _inputs(settings, lake, student), before.stats if before else {})
 
     def make(self, work: Work) -> Made:
         """Score what is missing, keep what is known, forget what is gone.
@@ -54,7 +54,7 @@ class StudentScores(Stage):
         Rows are put down every few seconds; after a kill the next run goes on from them. Raises UserError if the
         student or a setting cannot work, StageError if a worker dies.
         """
-        inputs = _inputs(work.lake, work.student)
+        inputs = _inputs(work.settings, work.lake, work.student)
         info = checkpoints.get(work.lake, work.student)
         with closing(Store(work.lake, work.student, _way(work.settings, info))) as store:
             job = Job(work, info, store)
@@ -80,7 +80,7 @@ def can_be_made(lake: Lake) -> bool:
     return all(manifest and manifest.complete for manifest in found)
 
 
-def _inputs(lake: Lake, student: str) -> dict[str, Any]:
+def _inputs(settings: Settings, lake: Lake, student: str) -> dict[str, Any]:
     """What is scored, and by whom. Scoring takes hours: asked before it, for they may change meanwhile."""
     hashes = []
     for partition in CANDIDATE_SLICES:
@@ -89,7 +89,8 @@ def _inputs(lake: Lake, student: str) -> dict[str, Any]:
             asset = partition.partition("=")[2]
             raise UserError(f"{asset} is missing or unfinished: there is nothing to score", f"srt run {asset}")
         hashes.append(manifest.content_hash)
-    return {"candidates": hashes, "student": checkpoints.get(lake, student).fingerprint}
+    info = checkpoints.get(lake, student)
+    return {"candidates": hashes, "student": info.fingerprint, "code": version(settings, info)}
 
 
 def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], stats: Mapping) -> Fingerprint:
@@ -98,7 +99,7 @@ def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], st
     low = bool(stats.get("low_precision_records"))
     settled = {"settled_for": next(row["policy_fingerprint"] for row in rows if row["active"])} if low else {}
     student_settings = settings.student.model_dump(include={"template", "protocol", "max_length", "dtype"})
-    return Fingerprint.of(**inputs, **student_settings, code=VERSION, **settled)
+    return Fingerprint.of(**inputs, **student_settings, **settled)
 
 
 def _way(settings: Settings, info: checkpoints.StudentInfo) -> Way:
@@ -109,6 +110,6 @@ def _way(settings: Settings, info: checkpoints.StudentInfo) -> Way:
         student_fingerprint=info.fingerprint,
         **settings.student.model_dump(include={"template", "protocol"}),
         max_length=max_length(settings, info),
-        scoring_version=VERSION,
+        scoring_version=version(settings, info),
         dtypes=dtypes,
     )

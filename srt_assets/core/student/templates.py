@@ -4,9 +4,7 @@ Nothing is stripped and no prompt ends with a space, because a space there would
 target in most tokenizers. Texts of `vicuna`, `alpaca` and `wizardlm` are those of the authors' scoring script.
 """
 
-import re
 from collections.abc import Callable
-from datetime import datetime
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -21,10 +19,6 @@ ALPACA_WITHOUT_INPUT = (
 )
 GUESS = "Below is the response to an instruction, please guess the corresponding instruction for the given response.\n"
 GUESS_END = "\nGenerate the instruction for the above response."
-
-# What every chat template takes for today.
-_DAY = datetime(2024, 7, 26)
-_ASKS_THE_TIME = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 Render = Callable[[str, str], str]
 
@@ -57,18 +51,3 @@ def join(instruction: str, input: str) -> str:
 def guess(response: str) -> str:
     """The user's turn of the r-IFD prompt (the paper's y'): guess the instruction this response answers."""
     return f"{GUESS}{response}{GUESS_END}"
-
-
-def chat(tokenizer) -> Render:
-    """The tokenizer's own chat template as a prompt: one user turn, ready for the assistant's."""
-    # Some templates print today's date: the same text must give the same score tomorrow. Those that ask for the time
-    # get a day of ours in its place, those that would be told the date are told it.
-    undated = _ASKS_THE_TIME.sub(lambda call: repr(_DAY.strftime(call[2])), tokenizer.get_chat_template())
-
-    def render(instruction: str, input: str) -> str:
-        turns = [{"role": "user", "content": join(instruction, input)}]
-        return tokenizer.apply_chat_template(
-            turns, chat_template=undated, tokenize=False, add_generation_prompt=True, date_string=f"{_DAY:%d %b %Y}"
-        )
-
-    return render

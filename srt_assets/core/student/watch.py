@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from srt_assets.core import files
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
@@ -31,7 +32,11 @@ def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
     """(students by slug, reasons by name of directories and lines that are none, or not whole yet)."""
     whole: dict[str, Found] = {}
     refused: dict[str, str] = {}
-    directories = sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
+    entries = sorted(p for p in folder.glob("*") if not p.name.startswith("."))
+    directories = [p for p in entries if files.is_folder(p)]
+    refused |= {
+        p.name: why for p in entries if not files.is_folder(p) and p.name != LIST and (why := files.what_else(p))
+    }
     offered: list[tuple[str, str, object]] = [(p.name, p.name, p) for p in directories]
     offered += [(f"{LIST}: {name}", name, value) for name, value in _lines(folder / LIST, refused).items()]
     for label, name, value in offered:
@@ -51,13 +56,15 @@ def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
 
 def _lines(file: Path, refused: dict[str, str]) -> dict[str, object]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(files.read_text(file, files.WRITTEN))
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        refused[LIST] = f"is no valid TOML: {error}"
+    except files.NoFile as error:
+        refused[LIST] = error.why
     except OSError as error:
         refused[LIST] = f"cannot be read now: {error.strerror}"
+    except (ValueError, RecursionError) as error:
+        refused[LIST] = f"is no valid TOML: {error}"
     return {}
 
 

@@ -11,7 +11,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from typing import cast
 
+from srt_assets.core.children import protected
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.masking import redact
 from srt_assets.core.signals import listen
 from srt_assets.core.student.chunks import ChunkScorer, Item, Scored, Spec
 
@@ -48,7 +50,8 @@ def pipeline(scorer: ChunkScorer, chunks: Iterable[Chunk], tick: Tick) -> Iterat
 def _spread(spec: Spec, devices: list[str], chunks: Iterator[Chunk], tick: Tick) -> Iterator[Scored]:
     # Spawned, not forked: a CUDA context or a thread pool does not survive a fork.
     context = mp.get_context("spawn")
-    workers = [_Worker(context, spec, device) for device in devices]
+    with protected():
+        workers = [_Worker(context, spec, device) for device in devices]
     try:
         for worker in workers * _AHEAD:
             worker.feed(chunks)
@@ -122,7 +125,7 @@ def _work(spec: Spec, device: str, inbox: mp.Queue, answers: Connection) -> None
         except (UserError, StageError) as error:
             answers.send(("error", error))
         except Exception as error:  # noqa: BLE001 - handed on whole to the process that waits for an answer
-            text = "".join(traceback.format_exception(error))
+            text = redact("".join(traceback.format_exception(error)))
             answers.send(("error", StageError(f"a scoring worker failed:\n{text}", "run again: scored rows are kept")))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from srt_assets.core.masking import redact
 from srt_assets.core.teacher import ends
 from srt_assets.core.teacher.failures import Failure, Unreadable, of_body
 from srt_assets.core.teacher.thoughts import without_thoughts
@@ -135,7 +136,7 @@ def _answer(text: str | None, native: Any, refusal: Any, usage: Any, latency_s: 
 def _unreadable(why: str, body: Any) -> Unreadable:
     usage = _get(body, "usage")
     billed = (_count(_get(usage, "prompt_tokens")), _count(_get(usage, "completion_tokens")))
-    message = f"the teacher's reply cannot be read: {why}"
+    message = redact(f"the teacher's reply cannot be read: {why}")
     reply = _clean(json.dumps(body, ensure_ascii=False, default=str))
     return Unreadable(Failure("record", "unreadable_reply", "Unreadable", message, billed=billed, reply=reply))
 

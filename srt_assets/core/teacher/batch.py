@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.core.errors import StageError
+from srt_assets.core.files import read_own
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import replace_text
+from srt_assets.core.masking import redact
 from srt_assets.core.progress import Progress
 from srt_assets.core.teacher import ends, ledger, sealing
 from srt_assets.core.teacher.answers import Answer, read_body
@@ -132,7 +134,7 @@ class _Desk:
     def open(self) -> list[Path]:
         """The files of batches that were submitted and not yet collected."""
         files = self.folder.glob("*.json")
-        return sorted(path for path in files if self._mine.items() <= json.loads(path.read_text()).items())
+        return sorted(path for path in files if self._mine.items() <= json.loads(read_own(path)).items())
 
     def submit(self, chunk: list[tuple[_Item, bytes]]) -> None:
         """Write down what is about to be asked, upload it, start the batch."""
@@ -156,7 +158,7 @@ class _Desk:
 
     def collect(self, path: Path) -> None:
         """Wait for the batch to end and put its lines into the ledger."""
-        state = json.loads(path.read_text())
+        state = json.loads(read_own(path))
         batch_id = state["batch_id"] or self._find(state["mark"], state["submitted_at"])
         if batch_id is None:  # died before the batch was made: nothing was asked
             path.unlink()
@@ -183,7 +185,8 @@ class _Desk:
             if row["status"] == "ok":
                 self._ends.add(row["finish_reason"], row["native_finish_reason"])
         if batch.status == "failed" and not lines:
-            raise StageError(f"the provider refused the batch {batch_id}: {batch.errors}", "see its message, run again")
+            why = redact(str(batch.errors))
+            raise StageError(f"the provider refused the batch {batch_id}: {why}", "see its message, run again")
         if batch.status == "cancelled":
             raise StageError(
                 f"the batch {batch_id} was cancelled; {len(lines)} of its {len(state['calls'])} calls had ended",

@@ -3,14 +3,15 @@
 import asyncio
 import os
 import time
-import warnings
 from typing import Any
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.masking import redact
+from srt_assets.core.teacher import address
 from srt_assets.core.teacher.answers import Answer, as_json, read_body, read_response
 from srt_assets.core.teacher.ask import Counter, Room
 from srt_assets.core.teacher.call import LOCAL, LOCAL_SAMPLING, Call
-from srt_assets.core.teacher.failures import answered_with_an_error, redact
+from srt_assets.core.teacher.failures import answered_with_an_error
 from srt_assets.core.teacher.local import CONTEXT_TOKENS
 from srt_assets.settings import Teacher
 
@@ -24,10 +25,14 @@ _LOCAL_TIMEOUT_S = 600.0  # the embedded server's slowness is this machine's; gi
 def litellm() -> Any:
     """LiteLLM, imported on first use: offline price table, no advertising in the output, its own retries off."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    # Else it reads a file `.env` near its package or near the data, and what stands there (PYTHONPATH, an address for
+    # the keys) counts from then on.
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     # Its pool of 500 connections a host would queue calls whose clock runs already; teacher.concurrency is the bound.
     for pool in ("AIOHTTP_CONNECTOR_LIMIT", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST"):
         os.environ.setdefault(pool, "100000")
     import logging
+    import warnings
 
     import litellm as module
     from litellm.litellm_core_utils import logging_worker
@@ -36,7 +41,7 @@ def litellm() -> Any:
     module.num_retries = 0
     module.drop_params = False
     logging.getLogger("LiteLLM").setLevel(logging.ERROR)
-    # What the clients say of replies in another form than the API's: `answers` reads them, or says so itself.
+    # What the clients say of replies in another form than the API's, quoting them: `answers` reads them, or says so.
     warnings.filterwarnings("ignore", message="Pydantic serializer warnings")
     # Nobody listens to its callbacks, and the queue of reports for them falls behind: 7 kB a call stayed in memory.
     worker: Any = logging_worker.GLOBAL_LOGGING_WORKER
@@ -135,7 +140,10 @@ def connect(teacher: Teacher, api_base: str = "") -> Client:
     base = api_base or teacher.api_base
     if teacher.model == LOCAL:
         return Client(teacher, base, _NO_KEY)
-    check_model(teacher)
+    provider = check_model(teacher)
+    if not base and (wrong := address.fault_in_environment(provider)):
+        name, why = wrong
+        raise UserError(f"the environment variable {name}: {why}", f"correct {name}, or set teacher.api_base")
     missing = litellm().validate_environment(teacher.model).get("missing_keys") or []
     keys = [name for name in missing if name.endswith(("_KEY", "_TOKEN"))]
     if keys and not base:
@@ -159,18 +167,19 @@ def room_of(teacher: Teacher, count_local: Counter) -> Room:
     return Room(context, min(teacher.max_tokens, limits.get("max_output_tokens") or teacher.max_tokens), count)
 
 
-def check_model(teacher: Teacher) -> None:
-    """UserError if LiteLLM cannot tell whose model this is. Needs no key and calls nobody."""
+def check_model(teacher: Teacher) -> str:
+    """Whose model it is. UserError if LiteLLM cannot tell. Needs no key and calls nobody."""
     if teacher.model == LOCAL:
-        return
+        return LOCAL
     module = litellm()
     try:
-        module.get_llm_provider(teacher.model, api_base=teacher.api_base or None)
+        _, provider, *_ = module.get_llm_provider(teacher.model, api_base=teacher.api_base or None)
     except module.exceptions.BadRequestError:
         raise UserError(
             f"teacher.model = {teacher.model!r} names no provider LiteLLM knows",
             "write provider/model as in docs.litellm.ai/docs/providers (your own server: openai/NAME with api_base)",
         ) from None
+    return str(provider)
 
 
 def _model_info(model: str) -> dict[str, Any]:

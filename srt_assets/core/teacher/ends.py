@@ -99,7 +99,8 @@ def word(value: Any) -> str:
     if value is None or value is False or value == "":
         return ""
     text = value if isinstance(value, str) else json.dumps(value, default=str, sort_keys=True)
-    return " ".join(text.encode("utf-8", "replace").decode().split())[:_WORD_CHARS]
+    plain = "".join(char if char.isprintable() else " " for char in text.encode("utf-8", "replace").decode())
+    return " ".join(plain.split())[:_WORD_CHARS]
 
 
 def unknown(native: str) -> str:

@@ -126,6 +126,8 @@ class Engine:
     async def _ask(self, call: Call, allowed: int, attempt: int) -> Reply | Verdict:
         tries, patience = 0, _Patience(self.teacher.patience_s)
         while True:
+            if self.ledger.full:  # the reply would perhaps not be kept
+                raise self.ledger.full
             if self.stopping:  # a call that failed while the run ends is not sent again: nobody would keep its reply
                 return "call_failed"
             reserved = self.prices.most(prompt_bound(call), allowed)

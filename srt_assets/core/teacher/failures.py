@@ -6,13 +6,14 @@ so the HTTP answer at the root of the exception chain counts before LiteLLM's cl
 """
 
 import errno
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
+
+from srt_assets.core.masking import redact
 
 # throttled: wait, no attempt spent. transient: try again. record: this request is hopeless. stop: every request is.
 Action = Literal["throttled", "transient", "record", "stop"]
@@ -225,15 +226,3 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
         except (ValueError, TypeError):
             return None
     return max(0.0, seconds) if seconds == seconds else None
-
-
-_KEY_LIKE = re.compile(r"\b(?:sk|gsk|key|xai|pk)-[\w\-*]{6,}", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """The text without anything that looks like, or is, a key from the environment, or half a character."""
-    text = text.encode("utf-8", "replace").decode()
-    for name, value in os.environ.items():
-        if len(value) >= 8 and re.search(r"KEY|TOKEN|SECRET|PASSWORD", name):
-            text = text.replace(value, "***")
-    return _KEY_LIKE.sub("***", text)

@@ -109,12 +109,16 @@ class _Run:
             await job(engine)
 
     async def _bring_home(self, engine: Engine, tasks: list["asyncio.Task[None]"]) -> None:
-        """Cancel who only waits; let who has sent a call receive its reply, for a while."""
+        """Cancel who only waits; let who has sent a call receive its reply, for a while.
+
+        On a full disk nobody waits for us to end, and there is room for those replies: as long as a call may take.
+        """
+        grace_s = engine.teacher.timeout_s if engine.ledger.full else GRACE_S
         for task in tasks:
             if task not in engine.sending:
                 task.cancel()
         if alive := [task for task in tasks if not task.done()]:
-            deadline = time.monotonic() + GRACE_S
+            deadline = time.monotonic() + grace_s
             while engine.sending and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
             await asyncio.sleep(0)

@@ -15,10 +15,14 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from srt_assets.core import reserve
+from srt_assets.core.errors import is_disk_full
+from srt_assets.core.files import opened
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import sync
 
@@ -42,6 +46,9 @@ class Ledger:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
+        self._home, self._size = lake.home, 0
+        # Set when the disk was full, though all rows so far are on it: nothing more should be asked.
+        self.full: OSError | None = None
 
     def __enter__(self) -> "Ledger":
         return self
@@ -93,7 +100,7 @@ class Ledger:
     def _write_segment(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         hidden = self.directory / f".{self.name}"
-        with hidden.open("wb") as file:
+        with hidden.open("wb", buffering=0) as file:
             # Locked before it gets its name: `seal` must never see a segment that looks abandoned and is not.
             fcntl.flock(file, fcntl.LOCK_EX)
             hidden.replace(self.directory / self.name)
@@ -108,17 +115,37 @@ class Ledger:
                     time.sleep(GATHER_S)
                 with self._wake:
                     batch, self._pending = self._pending, []
-                self._put(file, batch)
+                self._put(file.fileno(), batch)
 
-    def _put(self, file: BinaryIO, batch: list[_Line]) -> None:
+    def _put(self, segment: int, batch: list[_Line]) -> None:
+        lines = b"".join(line for line, _, _ in batch)
         try:
             if self._error is None:
-                file.write(b"".join(line for line, _, _ in batch))
-                file.flush()
-                os.fsync(file.fileno())
+                self._append(segment, lines)
         except OSError as error:
-            self._error = error
+            self._error = OSError(error.errno, error.strerror, str(self.directory / self.name))
+            with suppress(OSError):  # half a line would be taken for one that a crash cut off
+                os.ftruncate(segment, self._size)
         _release(batch, self._error)
+
+    def _append(self, segment: int, lines: bytes) -> None:
+        """Put lines on disk; on a full one into the room that is kept for them, and say so in `full`."""
+        try:
+            self._write_at_end(segment, lines)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self.full = OSError(error.errno, error.strerror, str(self.directory / self.name))
+            reserve.give_back(self._home)
+            # From the beginning: of what could not be synced nobody knows what is on disk.
+            self._write_at_end(segment, lines)
+        self._size += len(lines)
+
+    def _write_at_end(self, segment: int, lines: bytes) -> None:
+        done = 0
+        while done < len(lines):
+            done += os.pwrite(segment, lines[done:], self._size + done)
+        os.fsync(segment)
 
 
 def _release(batch: list[_Line], error: OSError | None) -> None:
@@ -163,7 +190,7 @@ def read_segment(path: Path, damaged: list[bytes] | None = None) -> Iterator[dic
     `damaged` gets the lines that are not whole.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             for line in file:
                 if (row := decode(line)) is not None:
                     row["created_at"] = datetime.fromisoformat(row["created_at"]) if row.get("created_at") else None

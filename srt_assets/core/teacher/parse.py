@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from srt_assets.core.teacher import ends, prompts, thoughts
 from srt_assets.core.teacher.prompts import Form, Kind
+from srt_assets.core.teacher.refusals import refuses
 from srt_assets.core.teacher.shield import FRAME_MARKER, unshield
 
 # One further turn is worth its price for these only: nothing else gets better by asking again.
@@ -39,16 +40,6 @@ _COLONS = {
     name: re.compile(rf"{_NUMBERED}({_EMPHASIS}){words}(?:{_CLOSED})", re.IGNORECASE | re.MULTILINE)
     for name, words in _WORDS.items()
 }
-_REFUSAL = re.compile(
-    r"(?:(?:i['’]?m|i am)(?: very| truly| so)? sorry|sorry|i apologi[sz]e|apologies)\b[^.\n]{0,80}"
-    r"\b(?:can['’]?t|cannot|can not|unable|not able|won['’]?t|will not)\b"
-    r"|(?:i['’]?m|i am) (?:unable|not able) to\b"
-    r"|i (?:can['’]?t|cannot|can not|won['’]?t|will not) "
-    r"(?:assist|help|provide|comply|fulfill?|do (?:that|this)|create|write)\b"
-    r"|as an ai\b[^.\n]{0,80}\b(?:can['’]?t|cannot|can not|unable|not able|do not|don['’]?t)\b",
-    re.IGNORECASE,
-)
-_REFUSAL_CHARS = 400  # a longer text that begins like one explains something
 
 
 @dataclass(frozen=True)
@@ -90,14 +81,14 @@ def parse(
     text = thoughts.as_before(text) if of_older else thoughts.without_thoughts(text, _answers(kind, form))
     pairs = _from_json(kind, text) if form == "json_schema" else _from_markers(kind, text)
     if not pairs:
-        return Parsed("refused" if _refuses(text) else "no_markers")
+        return Parsed("refused" if _declines(form, text) else "no_markers")
     if not of_older:
         pairs = [pair for found in pairs if (pair := _without_thoughts(found, form))]
         if not pairs:
             return Parsed("no_markers")
     real = [pair for pair in pairs if not any(_is_placeholder(part) for part in pair.texts)]
     if not real:
-        return Parsed("placeholder")
+        return Parsed("refused" if _declines(form, text) else "placeholder")
     instruction, response, ended = real[-1]
     if reason := _worthless(instruction, response, source):
         return Parsed(reason)
@@ -204,12 +195,18 @@ def _placed_objects(text: str) -> list[tuple[tuple[int, int], dict]]:
     return found
 
 
+def _declines(form: Form, text: str) -> bool:
+    """Whether a reply without a usable pair refuses: the whole of it, behind a marker or in a field of its JSON."""
+    spans = sorted(m.span() for name in _WORDS for m in _marks(name, text))
+    ends = [*(start for start, _ in spans[1:]), len(text)]
+    parts = [text, *(_body(text[start:end]) for (_, start), end in zip(spans, ends, strict=False))]
+    if form == "json_schema":
+        parts += [value for found in _objects(text) for value in found.values() if isinstance(value, str)]
+    return any(map(refuses, parts))
+
+
 def _is_placeholder(text: str) -> bool:
     return normal(text).strip(" .…'\"<>()[]{}*_`") in _PLACEHOLDERS
-
-
-def _refuses(text: str) -> bool:
-    return len(text) <= _REFUSAL_CHARS and _REFUSAL.match(text.strip().lstrip("*_#\"' ")) is not None
 
 
 _TEXTS = (*prompts.CRITERIA.values(), *prompts.BRIEF.values())
@@ -221,7 +218,7 @@ _EXAMPLE_SENTENCES = [sentence for sentences in _EXAMPLES for sentence in senten
 
 
 def _worthless(instruction: str | None, response: str, source: tuple[str, str, str]) -> str | None:
-    if _refuses(response):
+    if refuses(response):
         return "refused"
     asked, given, answered = (normal(text) for text in source)
     parts = [part for part in (instruction, response) if part is not None]

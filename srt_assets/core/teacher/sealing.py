@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from srt_assets.core import integrity, parquet
 from srt_assets.core.aside import keep_copy, set_aside
 from srt_assets.core.errors import Damaged
+from srt_assets.core.files import opened, what_else
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import try_lock
@@ -117,6 +118,8 @@ def damaged_unnamed(lake: Lake) -> list[Damaged]:
 
 
 def _check_pages(path: Path) -> None:
+    if why := what_else(path):
+        raise Damaged(path, f"it {why}")
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for group in range(file.metadata.num_row_groups):
@@ -147,7 +150,7 @@ def _adopted(lake: Lake, found: list[Path]) -> list[str]:
 
 def _claim(path: Path) -> BinaryIO | None:
     try:
-        file = path.open("rb")
+        file = opened(path)
     except FileNotFoundError:
         return None
     if not try_lock(file):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from srt_assets.core import reserve
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import local
 from srt_assets.core.teacher.call import LOCAL
@@ -17,6 +18,9 @@ from srt_assets.core.teacher.limits import WINDOW_S, Gate, RateLimit
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import Budget, prices_of
 from srt_assets.settings import Teacher
+
+# Of a reply in the ledger; tokens of most languages have fewer.
+_BYTES_A_TOKEN, _BYTES_A_ROW = 4, 1000
 
 
 @contextmanager
@@ -46,6 +50,8 @@ def ask_all(
     prices = prices_of(teacher)
     tally.priced = prices.known
     concurrency = min(teacher.concurrency, local.SLOTS) if teacher.model == LOCAL else teacher.concurrency
+    # Said before anything is paid: replies on their way need room when the disk is full.
+    reserve.hold(lake.home, least=concurrency * (_BYTES_A_TOKEN * teacher.max_tokens + _BYTES_A_ROW))
     with ExitStack() as stack:
         book = stack.enter_context(Ledger(lake))
         base = stack.enter_context(local.serve()) if teacher.model == LOCAL else ""

@@ -20,7 +20,7 @@ which versions to keep (policy `{arm}`), and the student was trained on those.
 | datasets | {datasets} |
 | versions of the records | {candidates} |
 | policy | `{arm}`{switches} |
-| prompt template | `{template}` |
+| prompt template | `{template}`; an answer ends with `{answers_end_with}`{prompted} |
 | method | {method} |
 | optimizer steps | {steps} of up to {batch_size} samples, {tokens} tokens |
 | learning rate | {learning_rate}, cosine, warm-up share {warmup_ratio}, weight decay {weight_decay} |
@@ -63,6 +63,7 @@ def write(record: dict[str, Any]) -> str:
         left_out_n=sum(left_out.values()),
         left_out_why=f" ({', '.join(f'{n} {why}' for why, n in sorted(left_out.items()))})" if left_out else "",
         software=", ".join(f"{name} {number}" for name, number in record["versions"].items()),
+        prompted=f"; {record['prompt_note']}" if record.get("prompt_note") else "",
         evaluation="\n".join(lines) or "| no record was held out | | |",
     )
 

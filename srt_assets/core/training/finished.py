@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.core.errors import Damaged
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.lake import Lake
 from srt_assets.core.training.job import CURVE, RECORD
 
 # What everyone reads of a record, whichever program wrote it.
-_NEEDED = {"training_fingerprint", "finished_at", "left_out"}
+_NEEDED = {"finished_at"}
 ABANDONED_S = 7 * 24 * 3600.0
 
 
@@ -28,7 +29,7 @@ class Finished:
     @property
     def steps(self) -> list[dict[str, Any]]:
         """The loss curve, one dict a step."""
-        return [json.loads(line) for line in (self.path / CURVE).read_text().splitlines()]
+        return [json.loads(line) for line in read_own(self.path / CURVE).splitlines()]
 
 
 def directory(lake: Lake, student: str) -> Path:
@@ -43,9 +44,7 @@ def all_of(lake: Lake, student: str) -> list[Finished]:
 
 def _record(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-    except IsADirectoryError:
-        raise Damaged(path, "it is a folder") from None
+        found = json.loads(read_own(path))
     except ValueError as error:
         raise Damaged(path, str(error)) from None
     lacking = sorted(_NEEDED - found.keys()) if isinstance(found, dict) else ["everything"]
@@ -66,7 +65,8 @@ def verify(path: Path) -> None:
 
 def find(lake: Lake, student: str, fingerprint: str) -> Finished | None:
     """The newest finished training that was made from exactly these inputs."""
-    return next((f for f in reversed(all_of(lake, student)) if f.record["training_fingerprint"] == fingerprint), None)
+    made = reversed(all_of(lake, student))
+    return next((f for f in made if f.record.get("training_fingerprint") == fingerprint), None)
 
 
 def delete(path: Path) -> None:

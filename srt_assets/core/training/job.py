@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import Fingerprint
+from srt_assets.core.student import chat
 from srt_assets.core.student.checkpoints import StudentInfo
 from srt_assets.settings import Settings
 
@@ -98,7 +100,7 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> "Job":
-        facts = json.loads(Path(path).read_text())
+        facts = json.loads(read_own(Path(path)))
         lora = facts.pop("lora")
         return cls(**facts, lora=Lora(**{**lora, "targets": tuple(lora["targets"])}))
 
@@ -120,12 +122,28 @@ def _lora(settings: Settings) -> Lora:
     return Lora(t.lora_rank, t.lora_alpha, t.lora_dropout, t.lora_targets, t.lora_merge)
 
 
-def training_fingerprint(settings: Settings, student_fingerprint: str, **data: Any) -> Fingerprint:
-    """What a finished training must have been made from to be the one that is wanted now."""
-    facts = {**_recipe(settings), **settings.training.model_dump(include={"max_steps", "held_out"}), **data}
+def training_fingerprint(settings: Settings, student: StudentInfo, **data: Any) -> Fingerprint:
+    """What a finished training must have been made from to be the one that is wanted now.
+
+    UserError if the student has no chat template to train with, where one is asked for.
+    """
+    facts = {
+        **_turns(settings, student),
+        **_recipe(settings),
+        **settings.training.model_dump(include={"max_steps", "held_out"}),
+        **data,
+    }
     if settings.training.method == "lora":
         facts["lora"] = asdict(_lora(settings))
-    return Fingerprint.of(code=VERSION, student=student_fingerprint, **facts)
+    return Fingerprint.of(code=VERSION, student=student.fingerprint, **facts)
+
+
+def _turns(settings: Settings, student: StudentInfo) -> dict[str, Any]:
+    """How turns begin and end, where that is not what was taken for granted before: generation prompt and EOS."""
+    if settings.student.template != "chat":
+        return {}
+    template = chat.of_student(student.slug, student.path, student.fingerprint)
+    return {} if template.usual and template.ends_usual else {"turns": [template.usual, template.end]}
 
 
 def make(

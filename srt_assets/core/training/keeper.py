@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from srt_assets.core.files import read_own
 from srt_assets.core.locks import replace_text
 from srt_assets.core.training.states import WHOLE, sync
 from srt_assets.core.training.trainer import Steps
@@ -48,7 +49,7 @@ class Keeper(TrainerCallback):
 
     def _cut_curve(self, step: int) -> None:
         """Lines of steps that were made after the state we continue from, and are made again."""
-        old = self.curve.read_text().splitlines() if self.curve.exists() else []
+        old = read_own(self.curve).splitlines() if self.curve.exists() else []
         kept = [line for line in old if (facts := _parse(line)) and facts["step"] <= step]
         replace_text(self.curve, "".join(line + "\n" for line in kept))
         self.seconds = sum(json.loads(line)["seconds"] for line in kept)

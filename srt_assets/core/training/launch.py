@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from srt_assets.core import children
 from srt_assets.core.errors import UserError
 
 MODULE = "srt_assets.core.training.main"
@@ -17,12 +18,12 @@ def command(job_file: Path, processes: int) -> list[str]:
     """The training process for a job; `accelerate launch` starts it if it is more than one."""
     tail = ["-m", MODULE, str(job_file), "--quiet"]
     if processes == 1:
-        return [sys.executable, *tail]
+        return [sys.executable, "-P", *tail]
     threads = max(1, (os.cpu_count() or 1) // processes)
     # --multi_gpu chooses the launcher (torch.distributed.run), not the device: without a GPU the workers use gloo.
     # Whether the model is replicated (DDP) or sharded (FSDP) the workers decide, who know its size and the device.
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
+        *(sys.executable, "-P", "-m", "accelerate.commands.launch", "--multi_gpu"),
         *("--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"),
         # Port 0: torch picks a free one, so that two trainings on one machine do not meet.
         *("--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", str(threads)),
@@ -51,7 +52,8 @@ def hang_up() -> dict[str, str]:
 
 def plain(command: Sequence[str], env: Mapping[str, str]) -> int:
     """Run the command as a child. When this process is interrupted, the child is asked to save its state and stop."""
-    process = subprocess.Popen(command, env={**os.environ, **env}, start_new_session=True)
+    whole = {**os.environ, **env}
+    process = subprocess.Popen(command, env=whole | children.safe(whole), start_new_session=True)
     try:
         return process.wait()
     finally:

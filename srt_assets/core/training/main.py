@@ -1,4 +1,4 @@
-"""The training process: `python -m srt_assets.core.training.main JOB.json`, or `--student SLUG` with your settings.
+"""The training process: `python -P -m srt_assets.core.training.main JOB.json`, or `--student SLUG` with your settings.
 
 With a job file it trains and reports to Dagster if Dagster Pipes started it. With `--student` it is the whole stage:
 it makes the job, starts that process and commits its result, without Dagster.
@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from srt_assets.core import reserve
+from srt_assets.core.children import protect
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.locks import file_lock
+from srt_assets.core.locks import file_lock, replace_text
+from srt_assets.core.masking import mask_uncaught
 from srt_assets.core.progress import throttled
 from srt_assets.core.signals import listen
 from srt_assets.core.training.job import Job
+from srt_assets.core.training.states import make_room
 
 LOG_EVERY_S = 5.0
 PATIENCE_S = 5.0
@@ -29,7 +33,9 @@ INTERRUPTED = 130
 
 def main(argv: list[str] | None = None) -> int:
     listen()
-    parser = argparse.ArgumentParser(prog="python -m srt_assets.core.training.main", description=__doc__)
+    protect()
+    mask_uncaught()
+    parser = argparse.ArgumentParser(prog="python -P -m srt_assets.core.training.main", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("job", nargs="?", type=Path, help="job file")
     what.add_argument("--student", help="registered student: run its whole stage")
@@ -93,8 +99,9 @@ def run_job(job: Job, quiet: bool = False) -> int:
         except (UserError, StageError) as error:
             return _fail(job, error, quiet)
         except Exception as error:
-            if (explained := train.exhausted(error)) is None:
+            if (explained := train.exhausted(error, job.directory)) is None:
                 raise
+            make_room(job.directory)
             return _fail(job, explained, quiet)
     return 0
 
@@ -165,7 +172,12 @@ def _fail(job: Job, error: UserError | StageError, quiet: bool) -> int:
     if not quiet:
         print(error, file=sys.stderr)
     kind = "UserError" if isinstance(error, UserError) else "StageError"
-    job.failure.write_text(json.dumps({"kind": kind, "message": error.message, "remedy": error.remedy}))
+    note = json.dumps({"kind": kind, "message": error.message, "remedy": error.remedy})
+    try:
+        replace_text(job.failure, note)
+    except OSError:  # no room: the home keeps some for this (`training/<student>/<training>` is within it)
+        reserve.give_back(job.directory.parents[2])
+        replace_text(job.failure, note)
     return error.exit_code
 
 

@@ -80,6 +80,17 @@ def stored_dtype(path: str) -> torch.dtype:
     return named if isinstance(named, torch.dtype) else torch.float32
 
 
+def stop_on(model: PreTrainedModel, last: int, eos: int | None) -> None:
+    """Have generation stop on the last token of an answer as learned, on EOS, and on what it stopped on before."""
+    config = model.generation_config
+    if config is None:
+        return
+    before = config.eos_token_id
+    stops = [last, eos, *(before if isinstance(before, list) else [before])]
+    known = list(dict.fromkeys(stop for stop in stops if stop is not None))
+    config.eos_token_id = known if len(known) > 1 else known[0]
+
+
 def save(model: nn.Module, tokenizer, job: Job, directory: Path, weights: dict[str, torch.Tensor] | None) -> None:
     """A standard checkpoint: safetensors, config, generation config, tokenizer. LoRA is merged if the job says so.
 

@@ -67,7 +67,10 @@ def make_row(examples: Sequence[Example]) -> Row:
 def summed_loss(model: nn.Module, row: Row) -> torch.Tensor:
     """Sum of the negative log-likelihoods of the row's targets (nats, float32), differentiable."""
     output = model(input_ids=row.ids, position_ids=row.positions, logits_to_keep=row.keep, use_cache=False)
-    logits = output.logits[0].float()
+    logits = output.logits[0]
+    if len(logits) != len(row.keep):  # some architectures do not know what `logits_to_keep` asks for
+        logits = logits[row.keep]
+    logits = logits.float()
     if not row.n_targets:
         return logits.sum() * 0.0
     return F.cross_entropy(logits, row.targets, reduction="sum")

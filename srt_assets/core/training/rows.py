@@ -54,7 +54,12 @@ class Rows:
         columns = (*_COLUMNS, "split")
         schema = pa.schema([(name, pa.string()) for name in columns])
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist([{c: r[c] for c in columns} for r in self.rows], schema=schema), path)
+        table = pa.Table.from_pylist([{c: r[c] for c in columns} for r in self.rows], schema=schema)
+        try:
+            pq.write_table(table, path)
+        except BaseException:
+            path.unlink(missing_ok=True)  # half of it, on a disk that is full
+            raise
 
 
 def held_out_ids(ids: Iterable[str], share: float, seed: int) -> set[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.manifest import Manifest
@@ -65,7 +66,7 @@ class FinetunedCheckpoint(Stage):
         data: dict[str, Any] = {"selected_set": selected.content_hash, "policy": settings.selection.policy}
         if arms:
             data |= {"arms": list(arms), "policy_decisions": _content(lake, "policy_decisions", student).content_hash}
-        return job.training_fingerprint(settings, info.fingerprint, **data)
+        return job.training_fingerprint(settings, info, **data)
 
     def is_there(self, lake: Lake, student: str) -> bool:
         """Whether every checkpoint that `training_runs` names still exists."""
@@ -140,7 +141,7 @@ def active_arm(settings: Settings, lake: Lake, student: str) -> Arm:
 
 
 def _arm(settings: Settings, lake: Lake, student: str, name: str, data: rows.Rows, steps: int) -> Arm:
-    made_from = checkpoints.get(lake, student).fingerprint
+    made_from = checkpoints.get(lake, student)
     mark = job.training_fingerprint(settings, made_from, data=data.data_hash, arm=name, steps=steps).digest
     return Arm(name, data, mark, steps)
 
@@ -185,7 +186,7 @@ def _train(work: Work, arm: Arm) -> Finished:
     place.parent.mkdir(parents=True, exist_ok=True)
     task.final.replace(place)
     shutil.rmtree(folder)
-    return Finished(place, json.loads((place / job.RECORD).read_text()))
+    return Finished(place, json.loads(read_own(place / job.RECORD)))
 
 
 def _verify(lake: Lake, student: str) -> None:
@@ -207,7 +208,7 @@ def _followed(live: Path, arm: str, progress: Progress) -> Iterator[None]:
         last, ended = 0, False
         while not ended:
             ended = over.wait(LOOK_EVERY_S)
-            facts = json.loads(live.read_text()) if live.exists() else {}
+            facts = json.loads(read_own(live)) if live.exists() else {}
             if facts and facts["done"] != last:
                 last = facts["done"]
                 shown = {k: facts[k] for k in ("loss", "tokens_per_s", "eta_s")}
@@ -224,7 +225,7 @@ def _followed(live: Path, arm: str, progress: Progress) -> Iterator[None]:
 
 def _explain(task: job.Job, code: int) -> UserError | StageError:
     if task.failure.exists():
-        facts = json.loads(task.failure.read_text())
+        facts = json.loads(read_own(task.failure))
         kind = UserError if facts["kind"] == "UserError" else StageError
         return kind(facts["message"], facts["remedy"])
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

@@ -7,6 +7,8 @@ from srt_assets.core import locks
 
 # Written last into a saved state: a process killed while saving leaves a state without it.
 WHOLE = "whole"
+# The finished checkpoint while it is written.
+ASIDE = "final.writing"
 
 
 def sync(directory: Path) -> None:
@@ -26,3 +28,12 @@ def drop_torn_states(directory: Path) -> None:
     for state in directory.glob("checkpoint-*"):
         if not (state / WHOLE).exists():
             shutil.rmtree(state)
+
+
+def make_room(training: Path) -> None:
+    """Delete what a training could write only by half before the disk was full. What was saved whole stays."""
+    for left in [*training.glob("states/checkpoint-*"), *training.glob("*.writing")]:
+        if left.is_file():
+            left.unlink()
+        elif not (left / WHOLE).exists():
+            shutil.rmtree(left, ignore_errors=True)

@@ -2,19 +2,22 @@
 
 import errno
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 
-from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.errors import StageError, UserError, disk_full
+from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.locks import replace_text
 from srt_assets.core.student.loading import load_tokenizer
@@ -24,12 +27,15 @@ from srt_assets.core.training.job import RECORD, Job
 from srt_assets.core.training.keeper import Keeper
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
 from srt_assets.core.training.plan import count_steps, pack, step_samples
-from srt_assets.core.training.states import drop_torn_states, last_state, sync
+from srt_assets.core.training.states import ASIDE, drop_torn_states, last_state, sync
 from srt_assets.core.training.trainer import PackedTrainer, Steps
 
 # Tokens a forward pass. The block mask makes attention quadratic in it; on a CPU gains end near 1,000 tokens.
 CPU_BUDGET = 1024
 GPU_BUDGET = 4096
+# What torch says when it cannot write a state: never why.
+_WRITES = ("PytorchStreamWriter failed", "iostream error", "unexpected pos")
+_NEARLY_NONE = 64 << 20
 VERSIONS = ("srt-assets", "torch", "transformers", "accelerate", "peft")
 
 Listener = Callable[[int, int, dict[str, float]], None]
@@ -57,6 +63,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     student: Any = model.load_model(job)
     window = min(job.max_length, getattr(student.config, "max_position_embeddings", None) or job.max_length)
     samples = data.load(job, tokenizer, window, len(student.get_input_embeddings().weight))
+    model.stop_on(student, samples.end[-1], tokenizer.eos_token_id)
     steps = count_steps(len(samples.train), job.batch_size, job.epochs, job.steps)
     if job.method == "lora":
         student = model.add_adapters(student, job)
@@ -97,17 +104,19 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     result = trainer.train(resume_from_checkpoint=str(state) if state else None)
     if keeper.stopped and result.global_step < steps:
         raise Stopped
-    after, before = evaluate(), json.loads(before_file.read_text())
+    after, before = evaluate(), json.loads(read_own(before_file))
     # Sharded weights are gathered by all processes together.
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if rank != 0:
         trainer.accelerator.wait_for_everyone()
         return
-    curve = [json.loads(line) for line in job.curve.read_text().splitlines()]
+    curve = [json.loads(line) for line in read_own(job.curve).splitlines()]
     facts = {
         "n_train": len(samples.train),
         "n_held_out": len(samples.held_out),
         "left_out": samples.left_out,
+        "answers_end_with": tokenizer.decode(list(samples.end)),
+        "prompt_note": samples.prompt_note,
         "window": window,
         "steps": result.global_step,
         "tokens": keeper.tokens,
@@ -131,7 +140,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
 
 
 def _finish(job: Job, trained: Any, weights: dict | None, tokenizer, facts: dict[str, Any]) -> None:
-    aside = job.directory / "final.writing"
+    aside = job.directory / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     model.save(trained, tokenizer, job, aside, weights)
@@ -175,14 +184,17 @@ def _check_memory(student, samples, budget: int, job: Job, args, dtype: str, dev
         args.activation_checkpointing_kwargs = {"use_reentrant": False}
 
 
-def exhausted(error: BaseException) -> StageError | None:
-    """Memory or disk that ran out, in the many shapes the libraries give it; None if `error` is something else."""
+def exhausted(error: BaseException, place: Path | None = None) -> StageError | None:
+    """Memory or disk that ran out, in the many shapes the libraries give it; None if `error` is something else.
+
+    `place`: the folder that is written to.
+    """
     text = str(error)
     first = text.splitlines()[0] if text else type(error).__name__
-    if "No space left on device" in text or getattr(error, "errno", None) == errno.ENOSPC:
-        return StageError(
-            f"the disk is full: {first}", "free some space; running again continues from the last state that was saved"
-        )
+    if place and any(words in text for words in _WRITES) and shutil.disk_usage(place).free < _NEARLY_NONE:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if full := disk_full(error, place):
+        return StageError(full.message, f"{full.remedy}; it continues from the last state that was saved")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return StageError(
             f"the training ran out of memory: {first}",

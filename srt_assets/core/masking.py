@@ -1,0 +1,122 @@
+"""Secrets in texts, masked before a text is stored or shown. They are known from the environment, or by their looks.
+
+Every text from outside (a server's, a library's, a stack trace) passes `redact`; messages of ours, which may quote one,
+pass `without_secrets` when they are made. A text is masked before it is cut: half a key is no longer recognized.
+"""
+
+import base64
+import html
+import json
+import os
+import re
+import sys
+import threading
+import traceback
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+MASK = "***"
+# A shorter value is too often a word of the text.
+_SHORTEST = 8
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS", re.IGNORECASE)
+# Nobody takes them for anything else.
+_CERTAIN = [
+    re.compile(r"(?<=://)[^\s/?#@'\"]+@"),
+    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+    re.compile(
+        r"\bsk-(?=[\w-]*\d)[\w*-]{16,}|\bAIza[\w-]{30,}|\bgh[pousr]_\w{20,}|\b(?:hf|gsk)_\w{20,}|\bAKIA[A-Z\d]{16}\b"
+    ),
+]
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[^\s'\",;)}\]]{4,}")
+# In the words of others; in ours they name files and settings as well.
+_LIKELY = re.compile(r"\b(?:sk|gsk|key|xai|pk)-[\w*-]{6,}", re.IGNORECASE)
+_NAMED = re.compile(
+    r"(?i)((?:authorization|api[-_ ]?key|access[-_]?token|client[-_]?secret|password|passwd|secret)"
+    r"\\?['\"]?\s*[:=]\s*\\?['\"]?(?:(?:bearer|basic)\s+)?)[^\s'\"\\,;&)}\]]{4,}"
+)
+
+
+def without_secrets(text: str) -> str:
+    """The text without the values of secret variables, nor what can be nothing but a key or a password in a URL."""
+    text = text.encode("utf-8", "replace").decode()  # half a character cannot be stored
+    if pattern := _of_values(_secret_values()):
+        text = pattern.sub(MASK, text)
+    for certain in _CERTAIN:
+        text = certain.sub(lambda found: MASK + "@" * found[0].endswith("@"), text)
+    return _BEARER.sub(rf"\1{MASK}", text)
+
+
+def redact(text: str) -> str:
+    """A text from outside, without anything that is, or may be, a key."""
+    return _LIKELY.sub(MASK, _NAMED.sub(rf"\1{MASK}", without_secrets(text)))
+
+
+def masked_stack(error: BaseException) -> str | None:
+    """The stack traces of an error and its causes, if they had to be redacted; None if they show no secret."""
+    stack = "".join(traceback.format_exception(error))
+    masked = redact(stack)
+    return None if masked == stack else masked
+
+
+def mask_uncaught() -> None:
+    """Let an exception that nobody catches, in any thread, print a redacted stack trace."""
+
+    def show(kind: type[BaseException], error: BaseException | None, trace: object, thread: object = None) -> None:
+        if error is not None:
+            print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+
+    sys.excepthook = show
+    threading.excepthook = lambda args: show(*args)
+
+
+def _secret_values() -> tuple[str, ...]:
+    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and not _is_place(value)}
+    # Of a proxy or a database: what stands before the @ of its address.
+    found |= {password for value in os.environ.values() if "://" in value and (password := _password(value))}
+    return tuple(sorted(value for value in found if len(value.strip()) >= _SHORTEST))
+
+
+def _is_place(value: str) -> bool:
+    """A file with a key in it, or the server that hands them out, is no secret."""
+    return "://" in value or (value.startswith(("/", "~")) and os.path.exists(value))  # noqa: PTH110 - never raises
+
+
+def _password(url: str) -> str:
+    try:
+        return urlsplit(url).password or ""
+    except ValueError:
+        return ""
+
+
+@lru_cache(maxsize=8)
+def _of_values(values: tuple[str, ...]) -> re.Pattern[str] | None:
+    """A pattern of these values in all forms in which a server or a library may echo them."""
+    forms = {form for value in values for text in (value, value.strip()) for form in _forms(text)}
+    # The longest first: a value with its line end, before it without.
+    return re.compile("|".join(sorted(forms, key=len, reverse=True))) if forms else None
+
+
+def _forms(value: str) -> set[str]:
+    """Patterns of a value as it stands, quoted by Python, JSON, HTML or in a URL, as bytes, in hex, in base 64."""
+    raw = value.encode("utf-8", "surrogateescape")
+    quoted = {value, repr(value)[1:-1], str(raw)[2:-1], json.dumps(value)[1:-1], html.escape(value), raw.hex()}
+    quoted |= {raw.decode("latin-1"), raw.decode("utf-8", "replace"), value.encode("utf-8", "replace").decode()}
+    quoted |= _base64(raw)
+    # In a URL every character may stand as its bytes, and need not.
+    in_url = "".join(f"(?:{re.escape(c)}|{_percent(c)})" for c in value)
+    return {re.escape(form) for form in quoted if form} | {in_url}
+
+
+def _percent(character: str) -> str:
+    encoded = "".join(f"%{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+    return rf"(?i:{encoded}){'|[+]' if character == ' ' else ''}"
+
+
+def _base64(raw: bytes) -> set[str]:
+    """The middle of its base 64, which depends on how many bytes (mod 3) stand before it: `user:` of a login, say."""
+    found = set()
+    for before in range(3):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            text = encode(b"\0" * before + raw).decode()
+            found.add(text[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6])
+    return {text for text in found if len(text) >= _SHORTEST}

@@ -1,0 +1,68 @@
+"""How large a model may become while a stranger's configuration builds it: bounded by what its weights hold.
+
+transformers builds a model without memory first (torch's device `meta`), then gives every weight its place, also those
+that the files lack. In between nobody asks whether there are numbers for them, or an end to the layers. What cannot be
+seen from the configuration alone (`plausible.py`) is refused here, in the moment in which it is built.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from torch.nn.modules import module as hooks
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.student.headers import Held
+
+# One matrix may have three names until they are tied, and a head may be missing, which is said by name later. A number
+# may be stored in two bits.
+_TIMES, _TIMES_QUANTIZED = 4, 4
+_SMALL = 1 << 26
+# Masks and the like that no file holds: a causal mask of 8,192 positions in each of 16 layers.
+_MOST_BUFFERED = 1 << 30
+_PARTS_A_TENSOR, _FEW_PARTS = 20, 20_000
+
+
+@contextmanager
+def bounded(directory: Path, held: Held, quantized: bool) -> Iterator[None]:
+    """Within the block, in this thread, a model may be built that these weights can fill.
+
+    UserError names the first part that is too much, before it has any memory.
+    """
+    most = _SMALL + (8 * _TIMES_QUANTIZED * held.n_bytes if quantized else _TIMES * held.numbers)
+    parts_left = _FEW_PARTS + _PARTS_A_TENSOR * held.tensors
+    left = {"weight": most, "buffer": _MOST_BUFFERED + most}
+    thread = threading.get_ident()
+
+    def count(kind: str, owner: torch.nn.Module, tensor: torch.Tensor | None) -> None:
+        if tensor is None or not tensor.is_meta or threading.get_ident() != thread:
+            return
+        left[kind] -= tensor.numel()
+        if left[kind] < 0:
+            shape = " x ".join(f"{side:,}" for side in tensor.shape)
+            raise _too_large(directory, f"a {kind} of {shape} in {type(owner).__name__}", held)
+
+    def count_parts(owner: torch.nn.Module, name: str, part: torch.nn.Module | None) -> None:
+        nonlocal parts_left
+        parts_left -= threading.get_ident() == thread
+        if parts_left < 0:
+            raise _too_large(directory, f"more and more parts of {type(owner).__name__} (the last is {name})", held)
+
+    with ExitStack() as stack:
+        for handle in (
+            hooks.register_module_parameter_registration_hook(lambda owner, _, one: count("weight", owner, one)),
+            hooks.register_module_buffer_registration_hook(lambda owner, _, one: count("buffer", owner, one)),
+            hooks.register_module_module_registration_hook(count_parts),
+        ):
+            stack.callback(handle.remove)
+        yield
+
+
+def _too_large(directory: Path, what: str, held: Held) -> UserError:
+    return UserError(
+        f"the configuration of {directory} asks for {what}, but all its weights are {held.numbers:,} numbers in "
+        f"{held.tensors:,} tensors",
+        "put the config.json there that the weights were saved with",
+    )

@@ -1,0 +1,118 @@
+"""Chat templates at work: a stranger's program, run in a process that cannot take the machine's time and memory.
+
+In the sandbox of Jinja a template reaches nothing, but nothing ends a loop in a loop, or keeps `'x' * 3000000000` from
+being made. So it runs in a child (`render_child.py`), which lives as long as its renderer.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from srt_assets.core.errors import UserError
+from srt_assets.core.student.render_child import ENCODING
+
+# For one conversation; usual are 0.1 ms, and some MB.
+SECONDS = 10.0
+MEMORY = 1 << 30
+# Sent together: a batch lies in the child's memory.
+_BATCH, _BATCH_BYTES = 256, 1 << 22
+# What the child needs of our variables; the keys of providers are not among them.
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")
+
+Message = Mapping[str, Any]
+
+
+class Renderer:
+    """A chat template with the special tokens of its tokenizer. `student`: for messages; `day`: ISO, what it is told.
+
+    May be used by several threads.
+    """
+
+    def __init__(self, template: str, tokens: Mapping[str, Any], student: str, day: str) -> None:
+        self.template, self.tokens, self.student, self.day = template, dict(tokens), student, day
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def render(self, conversations: Sequence[Sequence[Message]], **variables: Any) -> list[str]:
+        """The text of each conversation, as `apply_chat_template(…, tokenize=False, **variables)` writes it.
+
+        UserError names the student if its template fails, or takes too much time or memory.
+        """
+        shared = {"add_generation_prompt": False, **self.tokens, **variables}
+        lines = (_line([{k: v for k, v in m.items() if v is not None} for m in chat]) for chat in conversations)
+        with self._lock:
+            return [text for batch in _batches(lines) for text in self._ask(batch, shared)]
+
+    def _ask(self, batch: list[bytes], shared: dict[str, Any]) -> Iterator[str]:
+        child = self._child or self._start()
+        assert child.stdin and child.stdout
+        request = {"template": self.template, "day": self.day, "shared": shared, "count": len(batch)}
+        try:
+            child.stdin.write(_line(request) + b"".join(batch))
+            child.stdin.flush()
+        except BrokenPipeError:  # it has ended: there is no answer either
+            pass
+        for _ in batch:
+            answer = json.loads(child.stdout.readline().decode(*ENCODING) or "null") or {"error": self._end()}
+            if "error" in answer:
+                self._child = None
+                _stop(child)  # it has more to say, which nobody would read
+                raise self._failed(answer["error"])
+            yield answer["text"]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        script = Path(__file__).with_name("render_child.py")
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", str(script), str(MEMORY), str(SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            # Ctrl-C is for us: it ends when we do, or when nobody needs it.
+            start_new_session=True,
+        )
+        weakref.finalize(self, _stop, self._child)
+        return self._child
+
+    def _end(self) -> str:
+        """Why the child has ended."""
+        assert self._child
+        code = self._child.wait()
+        if code == -signal.SIGPROF:
+            return f"it takes more than {SECONDS:g} s for one conversation"
+        return f"its process ended with exit code {code}"
+
+    def _failed(self, why: str) -> UserError:
+        return UserError(
+            f"the chat template of the student {self.student} cannot be used: {' '.join(why.split())}",
+            "set student.template to vicuna, alpaca, wizardlm or none, or give its tokenizer another chat template",
+        )
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe:
+            pipe.close()
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode(*ENCODING) + b"\n"
+
+
+def _batches(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    for line in lines:
+        batch.append(line)
+        if len(batch) == _BATCH or sum(map(len, batch)) > _BATCH_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
