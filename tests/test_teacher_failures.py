@@ -107,11 +107,14 @@ def test_a_hard_budget_counts_calls_that_may_have_been_billed(tmp_path, fault, s
 
 
 def test_a_refused_call_costs_nothing(tmp_path):
-    with FakeOpenAI(lambda body, nth: Plan("500" if nth == 0 else "")) as fake:
+    def answer(body, nth):
+        return Plan("500") if nth == 0 and "item 0." in str(body) else Plan(latency_s=0.3)
+
+    with FakeOpenAI(answer) as fake:
         settings, lake = home(tmp_path, 2, api_base=fake.base, **PRICES)
         instructions.STAGE.run(settings, lake)
     rows = table(lake, "SELECT status, min(cost_usd) > 0, count(*) FROM teacher_calls GROUP BY ALL ORDER BY ALL")
-    assert rows == [("ok", True, 2), ("server_error", False, 2)]
+    assert rows == [("ok", True, 2), ("server_error", False, 1)]
 
 
 def test_doctor_says_what_a_teacher_lacks(monkeypatch):

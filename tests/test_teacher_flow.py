@@ -275,8 +275,9 @@ def test_keys_never_reach_the_ledger(tmp_path, monkeypatch):
     error = {"message": "bad: sk-very-secret-1234567890", "code": None}
     with FakeOpenAI(lambda body, nth: Plan("400", error=error)) as fake:
         settings, lake = home(tmp_path, 1, api_base=fake.base)
-        instructions.STAGE.run(settings, lake)
-    assert "very-secret" not in str(table(lake, "SELECT * FROM teacher_calls"))
+        with pytest.raises(UserError) as raised:
+            instructions.STAGE.run(settings, lake)
+    assert "very-secret" not in str(table(lake, "SELECT * FROM teacher_calls")) + str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -254,10 +254,12 @@ def test_key_order_in_a_schema_does_not_count():
     assert one == call_key(**base, shape={"b": {"d": 3, "c": 2}, "a": 1})
 
 
-CHANGES = {"model": "openai/other", "temperature": 0.5, "reply_format": "json_schema"}
+CHANGES = {"model": "openai/other", "temperature": 0.5, "reply_format": "json_schema", "reasoning_effort": "low",
+           "parameters": {"top_p": 0.5}}  # fmt: skip
 NO_CHANGES = {"max_tokens": 7, "api_base": "http://x/v1", "concurrency": 3, "rpm": 5, "tpm": 6, "budget_usd": 2.0,
               "timeout_s": 9.0, "max_attempts": 2, "context_tokens": 99, "usd_per_million_input": 1.0,
-              "usd_per_million_output": 1.0, "good_finish_reasons": ("abort",), "patience_s": 9.0}  # fmt: skip
+              "usd_per_million_output": 1.0, "good_finish_reasons": ("abort",), "patience_s": 9.0,
+              "max_tokens_name": "max_completion_tokens"}  # fmt: skip
 
 
 def test_every_setting_either_changes_the_key_or_does_not():

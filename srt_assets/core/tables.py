@@ -170,6 +170,7 @@ _ALL = (
             ("model_id", "VARCHAR", "what stands for the model in the key: its name, or the hash of the local file"),
             ("temperature", "DOUBLE", "as asked"),
             ("reply_format", "VARCHAR", "markers, json_schema or grammar"),
+            ("parameters", "VARCHAR", "further parameters of the request as JSON; null if there were none"),
             ("source_key", "VARCHAR", "hash of the three texts shown to the teacher, and of its reply to be corrected"),
             ("status", "VARCHAR", "ok, or the kind of failure"),
             ("error_type", "VARCHAR", "class of the error"),

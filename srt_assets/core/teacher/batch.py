@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from srt_assets.core.teacher.answers import Answer, read_body
 from srt_assets.core.teacher.ask import Ask, Verdict, must_ask, prompt_bound
 from srt_assets.core.teacher.call import Call
 from srt_assets.core.teacher.client import Client, connect, litellm
-from srt_assets.core.teacher.engine import Tally, cost_of, halt, ledger_row
-from srt_assets.core.teacher.failures import Failure, Unreadable, classify, of_http
+from srt_assets.core.teacher.engine import Tally, cost_of, ledger_row
+from srt_assets.core.teacher.failures import Failure, Unreadable, classify, code_of, of_http
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import Prices, prices_of
 from srt_assets.core.teacher.steps import Step
+from srt_assets.core.teacher.unfit import halt
 from srt_assets.settings import Teacher
 
 POLL_S = 30.0
@@ -199,6 +200,7 @@ class _Desk:
         """Put the lines into the ledger; gives its rows, and a failure that every further call would meet."""
         rows = []
         stop: Failure | None = None
+        refused: list[Failure] = []
         outage: list[tuple[Failure, dict[str, Any]]] = []
         for line in lines:
             if (key := line.get("custom_id")) not in calls:
@@ -220,6 +222,7 @@ class _Desk:
                 row |= failure.columns
                 if failure.kind == "unreadable_reply":
                     row["cost_usd"] = cost_of(failure, self.prices, most)
+                refused += [failure] if failure.kind == "bad_request" else []
                 if failure.action != "record":
                     outage.append((failure, row))
                     continue
@@ -228,6 +231,8 @@ class _Desk:
             rows += [row for failure, row in outage if failure.action == "transient"]
         elif outage:
             stop = outage[-1][0]
+        if refused and not self.tally.calls and len(refused) == len(rows):
+            stop = replace(refused[-1], action="stop")
         with Lookup(self.lake) as lookup, ledger.Ledger(self.lake) as book:
             # A run that died between this and forgetting the batch has written them already.
             replies = lookup.replies(calls)
@@ -290,10 +295,11 @@ def _read(line: dict[str, Any]) -> tuple[Answer | None, Failure | None]:
         except Unreadable as unreadable:
             return None, unreadable.failure
     error = body.get("error") or line.get("error") or {}
-    code = error.get("code") or error.get("type")
+    code = code_of(error)
     if code == "batch_expired":
         return None, None
-    return None, of_http(response.get("status_code") or 500, code, "batch", str(error.get("message", "")))
+    failure = of_http(response.get("status_code") or 500, code, "batch", str(error.get("message", "")))
+    return None, replace(failure, param=error["param"]) if isinstance(error.get("param"), str) else failure
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

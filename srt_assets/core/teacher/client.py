@@ -3,11 +3,12 @@
 import asyncio
 import os
 import time
+from functools import partial
 from typing import Any
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.masking import redact
-from srt_assets.core.teacher import address
+from srt_assets.core.teacher import address, unfit
 from srt_assets.core.teacher.answers import Answer, as_json, read_body, read_response
 from srt_assets.core.teacher.ask import Counter, Room
 from srt_assets.core.teacher.call import LOCAL, LOCAL_SAMPLING, Call
@@ -63,7 +64,7 @@ class Client:
 
     async def complete(self, call: Call, max_tokens: int) -> Answer:
         """Send the call and wait for its answer. Raises Unreadable, or what LiteLLM raises: see `failures.classify`."""
-        options: dict[str, Any] = dict(self._at)
+        options: dict[str, Any] = self._at | self.teacher.sampling | {self.teacher.max_tokens_name: max_tokens}
         if isinstance(call.shape, dict):
             options["response_format"] = call.shape
         elif call.shape:
@@ -86,7 +87,6 @@ class Client:
                     model=self._model,
                     messages=call.messages,
                     temperature=self.teacher.temperature,
-                    max_tokens=max_tokens,
                     timeout=limit,
                     max_retries=0,
                     logger_fn=look,
@@ -105,11 +105,17 @@ class Client:
 
     def body(self, call: Call, max_tokens: int) -> dict[str, Any]:
         """The call as a line of an OpenAI batch file."""
-        facts = {"messages": call.messages, "temperature": self.teacher.temperature, "max_tokens": max_tokens}
-        name, *_ = self._module.get_llm_provider(self._model, api_base=self.api_base or None)
+        name, provider, *_ = self._module.get_llm_provider(self._model, api_base=self.api_base or None)
+        wanted: dict[str, Any] = {"temperature": self.teacher.temperature, self.teacher.max_tokens_name: max_tokens}
         if isinstance(call.shape, dict):
-            facts["response_format"] = call.shape
-        return {"model": name, **facts}
+            wanted["response_format"] = call.shape
+        # As LiteLLM would send it: some models call a parameter otherwise.
+        facts = self._module.utils.get_optional_params(
+            model=name, custom_llm_provider=provider, **wanted, **self.teacher.sampling
+        )
+        more = facts.pop("extra_body", None) or {}
+        facts.pop("stream", None)
+        return {"model": name, "messages": call.messages, **facts, **more}
 
     def endpoint(self) -> dict[str, Any]:
         """Provider, api_base and key for LiteLLM's file and batch functions. UserError if it offers none."""
@@ -136,7 +142,10 @@ class Client:
 
 
 def connect(teacher: Teacher, api_base: str = "") -> Client:
-    """A client for the settings. UserError: a model LiteLLM does not know, a missing key (its variable is named)."""
+    """A client for the settings.
+
+    UserError: a model LiteLLM does not know, a missing key (its variable is named), a setting the model does not take.
+    """
     base = api_base or teacher.api_base
     if teacher.model == LOCAL:
         return Client(teacher, base, _NO_KEY)
@@ -151,7 +160,21 @@ def connect(teacher: Teacher, api_base: str = "") -> Client:
             f"no API key for teacher.model = {teacher.model!r}: the environment variable {' / '.join(keys)} is not set",
             f"export {keys[0]}=… before the run (keys never go into srt.toml)",
         )
+    unfit.check(teacher, partial(_objection, teacher))
     return Client(teacher, base, _NO_KEY if keys else None)
+
+
+def _objection(teacher: Teacher, parameters: dict[str, Any]) -> str | None:
+    """What LiteLLM has against sending these parameters to the model; None if nothing."""
+    module = litellm()
+    name, provider, *_ = module.get_llm_provider(teacher.model, api_base=teacher.api_base or None)
+    if own := sorted(parameters.keys() & {*module.types.utils.all_litellm_params}):
+        return f"{own[0]} is a switch of LiteLLM's, and no parameter of a request"
+    try:
+        module.utils.get_optional_params(model=name, custom_llm_provider=provider, **parameters)
+    except module.exceptions.UnsupportedParamsError as error:
+        return str(error)
+    return None
 
 
 def room_of(teacher: Teacher, count_local: Counter) -> Room:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.teacher import ends
 from srt_assets.core.teacher.answers import Answer
 from srt_assets.core.teacher.ask import Ask, Turn, Verdict, must_ask, prompt_bound, verdict_of
@@ -20,6 +19,7 @@ from srt_assets.core.teacher.ledger import Ledger
 from srt_assets.core.teacher.limits import Gate, RateLimit, backoff_s
 from srt_assets.core.teacher.lookup import INTERRUPTED, Reply
 from srt_assets.core.teacher.money import Budget, Prices
+from srt_assets.core.teacher.unfit import halt, named
 from srt_assets.settings import Teacher
 
 # So many 400s and no reply yet: the settings or the server are wrong, not that many records.
@@ -104,7 +104,8 @@ class Engine:
     stopping: bool = False
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
     _tokens_per_byte: float = 0.0
-    _refused: int = 0
+    refused: Failure | None = None
+    _refusals: int = 0
 
     def __post_init__(self) -> None:
         self._ends = ends.Streak(self.teacher.good_finish_reasons)
@@ -236,14 +237,23 @@ class Engine:
         if failure.action == "stop":
             raise halt(failure, self.teacher)
         if failure.action == "record":
-            self._refused += failure.kind == "bad_request"
-            if not self.health.answers and self._refused >= REFUSED_AT_START:
+            if failure.kind != "bad_request":
+                self.health.answered()
+                return
+            self.refused, self._refusals = failure, self._refusals + 1
+            names_a_setting = named(failure, self.teacher) is not None
+            if not self.health.answers and (names_a_setting or self._refusals >= REFUSED_AT_START):
                 raise halt(failure, self.teacher)
             return
         self.health.failed(sent.call.key, failure, sent.is_fresh)
         self.tally.throttled += failure.action == "throttled"
         if self.health.is_down(failure):
             self.gate.throttled(failure.retry_after_s, self.health.left_s)
+
+    def ended(self) -> None:
+        """All calls of the run are done. UserError if every one of them was refused: that is no verdict on a record."""
+        if self.refused and not self.health.answers:
+            raise halt(self.refused, self.teacher)
 
     # -- measures
 
@@ -289,24 +299,3 @@ def ledger_row(teacher: Teacher, call: Call, allowed: int, attempt: int) -> dict
         "attempt": attempt,
         "created_at": datetime.now(UTC).replace(tzinfo=None),
     }
-
-
-def halt(failure: Failure, teacher: Teacher) -> Exception:
-    where = f"teacher.model = {teacher.model!r}"
-    if failure.kind == "no_funds":
-        return StageError(
-            f"the provider of {where} says that the account has no funds left: {failure.message}",
-            "top it up and run again; replies so far are kept and no record is marked failed",
-        )
-    if failure.kind == "open_files":
-        return UserError(
-            f"teacher.concurrency = {teacher.concurrency} needs more open files than this process may have",
-            "lower teacher.concurrency, or raise the limit (ulimit -n), and run again; replies so far are kept",
-        )
-    remedies = {
-        "authentication": "check the provider's API key in the environment",
-        "permission": "check what the API key may do",
-        "not_found": "check teacher.model and teacher.api_base",
-        "bad_request": "check the teacher settings (reply_format, temperature, model) and the server",
-    }
-    return UserError(f"{where} refuses every call: {failure.message}", remedies[failure.kind])

@@ -17,6 +17,7 @@ from srt_assets.settings import Settings, Teacher
 _PARTS_OF_THE_KEY = {
     "temperature": "teacher.temperature",
     "reply_format": "teacher.reply_format",
+    "parameters": "teacher.reasoning_effort or teacher.parameters",
     "prompt_version": "the prompt texts of this program",
     "source_key": "the texts shown to the teacher",
 }
@@ -115,7 +116,7 @@ def _changes(call: Call, model: str, before: dict[str, object]) -> list[str]:
         changes.append("the model file of the local teacher changed")
     for column, name in _PARTS_OF_THE_KEY.items():
         old, new = before[column], call.facts[column]
-        if old is None or old == new:
+        if old == new or (old is None and column != "parameters"):
             continue
         hashed = column in ("prompt_version", "source_key")
         changes.append(f"{name} changed" if hashed else f"{name} changed from {old!r} to {new!r}")

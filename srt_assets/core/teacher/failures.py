@@ -48,9 +48,9 @@ _UNREACHABLE = {"ConnectError", "ClientConnectorError", "ClientConnectorDNSError
 class Failure:
     """`kind` is the ledger's status: throttled, overloaded, timeout, connection, server_error, bad_reply, bad_request,
     context_length, content_filter, unreadable_reply, authentication, permission, not_found, no_funds, unreachable,
-    open_files. `retry_after_s` is what the server asked for; `status` the HTTP status, if a server answered;
-    `by_words`: nothing but the words of its message says "not now"; `billed` is the usage of a reply that cannot be
-    read, in tokens sent and received, and `reply` all of that.
+    open_files. `retry_after_s` is what the server asked for; `status` the HTTP status, if a server answered; `param`
+    what it says is wrong with the request; `by_words`: nothing but the words of its message says "not now"; `billed` is
+    the usage of a reply that cannot be read, in tokens sent and received, and `reply` all of that.
     """
 
     action: Action
@@ -62,6 +62,7 @@ class Failure:
     reply: str | None = None
     status: int | None = None
     by_words: bool = False
+    param: str | None = None
 
     @property
     def perhaps_billed(self) -> bool:
@@ -105,6 +106,7 @@ def classify(error: Exception) -> Failure:
     status, headers, code = _http_answer(chain)
     if status is not None:
         found = of_http(status, code, type(error).__name__, str(error), retry_after(headers))
+        found = replace(found, param=_param(chain))
         if found.kind == "bad_request" and isinstance(error, of_litellm.ContextWindowExceededError):
             return replace(found, kind="context_length")
         if found.kind == "bad_request" and isinstance(error, of_litellm.ContentPolicyViolationError):
@@ -162,7 +164,7 @@ def of_body(error: Any) -> Failure:
     message = str(facts.get("message") or error)
     given = [value for value in (facts.get("code"), facts.get("status")) if isinstance(value, int)]
     status = next((value for value in given if 400 <= value < 600), 500)
-    return of_http(status, _code(facts), "ErrorInReply", message)
+    return of_http(status, code_of(facts), "ErrorInReply", message)
 
 
 def answered_with_an_error(error: Exception) -> bool:
@@ -185,21 +187,31 @@ def _http_answer(chain: list[BaseException]) -> tuple[int | None, Mapping[str, s
     headers: Mapping[str, str] = {}
     code: str | None = None
     for error in chain:
-        code = _code(getattr(error, "body", None)) or code
+        code = code_of(getattr(error, "body", None)) or code
         response = getattr(error, "response", None)
         if type(error).__module__.split(".")[0] in ("httpx", "openai") and response is not None:
             status, headers = response.status_code, response.headers
-            code = code or _code(_json(response))
+            code = code or code_of(_json(response))
     return status, headers, code
 
 
-def _code(body: Any) -> str | None:
+def code_of(body: Any) -> str | None:
     """The error code in the body of an answer: of its names the one that says "not now", else the first."""
     if not isinstance(body, dict):
         return None
     inner = body["error"] if isinstance(body.get("error"), dict) else body
     names = [str(inner[name]) for name in ("code", "type", "status", "__type") if inner.get(name)]
     return next((name for name in names if name.casefold() in _NOT_NOW_CODES), names[0] if names else None)
+
+
+def _param(chain: list[BaseException]) -> str | None:
+    """The parameter that an answer of OpenAI's form says is wrong."""
+    for error in chain:
+        body = getattr(error, "body", None)
+        inner = body.get("error", body) if isinstance(body, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get("param"), str):
+            return inner["param"]
+    return None
 
 
 def _json(response: Any) -> Any:

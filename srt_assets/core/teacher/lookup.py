@@ -106,6 +106,7 @@ class Lookup:
                 "SELECT asked.call_key, calls.call_key FROM calls JOIN asked ON calls.source_key = asked.source_key "
                 "AND calls.purpose = asked.purpose AND calls.temperature = asked.temperature "
                 "AND calls.reply_format = asked.reply_format "
+                "AND calls.parameters IS NOT DISTINCT FROM asked.parameters "
                 "AND coalesce(calls.model_id, calls.model) = asked.model_id "
                 "WHERE calls.call_key <> asked.call_key GROUP BY ALL "
                 "ORDER BY max(calls.created_at) FILTER (calls.status = 'ok') DESC NULLS LAST, calls.call_key"
