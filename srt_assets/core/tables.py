@@ -163,7 +163,7 @@ _ALL = (
             (
                 "purpose",
                 "VARCHAR",
-                "reflect_instruction, reflect_response, …_of_reflected; …_correction for a second turn",
+                "reflect_instruction, reflect_response, …_of_reflected; …_correction for a second turn; ping",
             ),
             ("model", "VARCHAR", "teacher model"),
             ("prompt_version", "VARCHAR", "hash of the prompt texts"),

@@ -58,6 +58,7 @@ class Client:
         self.teacher = teacher
         self.local = teacher.model == LOCAL
         self.api_base = api_base
+        self.lacks_key = ""  # the variable that is not set, where an endpoint of one's own may not ask for a key
         self._model = _LOCAL_MODEL if self.local else teacher.model
         self._at = {name: text for name, text in (("api_base", api_base), ("api_key", api_key)) if text}
         self.room = room_of(teacher, self._count_at_server)
@@ -161,7 +162,9 @@ def connect(teacher: Teacher, api_base: str = "") -> Client:
             f"export {keys[0]}=… before the run (keys never go into srt.toml)",
         )
     unfit.check(teacher, partial(_objection, teacher))
-    return Client(teacher, base, _NO_KEY if keys else None)
+    client = Client(teacher, base, _NO_KEY if keys else None)
+    client.lacks_key = " / ".join(keys)
+    return client
 
 
 def _objection(teacher: Teacher, parameters: dict[str, Any]) -> str | None:

@@ -71,7 +71,7 @@ class Failure:
     @property
     def told(self) -> str:
         """Status and message in a few words, for people."""
-        words = " ".join(_LITELLM_SAYS.sub("", self.message, count=1).split())[:120]
+        words = " ".join(without_class(self.message).split())[:120]
         return f"{self.status} {words}" if self.status else f"{self.kind}, {words}"
 
     @property
@@ -79,6 +79,11 @@ class Failure:
         """What the ledger keeps of it, but for its cost."""
         usage = dict(zip(("prompt_tokens", "completion_tokens"), self.billed, strict=True))
         return {"status": self.kind, "error_type": self.error_type, "error": self.message, "reply": self.reply} | usage
+
+
+def without_class(message: str) -> str:
+    """The message without the names of LiteLLM's classes before it."""
+    return _LITELLM_SAYS.sub("", message, count=1)
 
 
 class Unreadable(Exception):

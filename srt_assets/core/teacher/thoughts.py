@@ -44,6 +44,15 @@ def without_thoughts(text: str, answers: Answers = NOWHERE) -> str:
     return text
 
 
+def marks_in(text: str) -> list[str]:
+    """The first marks of thoughts in a reply, as they stand there: an opening, a closing, or both."""
+    if channel := marks.CHANNEL.search(text):
+        return [channel[0]]
+    events = _Marks(marks.plain(text)[0]).events
+    first = [next((match[0] for _, match, opens in events if opens is wanted), None) for wanted in (True, False)]
+    return [mark.strip() for mark in first if mark]
+
+
 def as_before(text: str) -> str:
     """What replies that an older program asked for are read by: `<think>` where the reply begins, and no other mark."""
     opened = text.lstrip().startswith("<think>")

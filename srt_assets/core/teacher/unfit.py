@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.teacher.failures import Failure
+from srt_assets.core.teacher.failures import Failure, without_class
 from srt_assets.core.teacher.grammar import json_schema
 from srt_assets.settings import Teacher
 
@@ -81,7 +81,7 @@ def named(failure: Failure, teacher: Teacher) -> tuple[str, str] | None:
 
 def told(message: str) -> str:
     """An objection without LiteLLM's advice: there is no such switch here, and dropping a setting is no answer."""
-    return " ".join(_OF_LITELLM.sub("", message).split()).removeprefix("litellm.UnsupportedParamsError: ").rstrip(" .")
+    return " ".join(_OF_LITELLM.sub("", without_class(message)).split()).rstrip(" .")
 
 
 def _setting(name: str, teacher: Teacher) -> str:
