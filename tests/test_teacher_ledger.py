@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint, digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, ledger, responses, sealing
@@ -223,7 +224,8 @@ def test_half_a_character_in_an_error_does_not_poison_the_ledger(tmp_path, monke
     cut = {"message": "cannot take 'caf\ud83d", "type": "t", "code": None}
     with FakeOpenAI(lambda body, nth: Plan("400", error=cut)) as fake:
         settings, lake = home(tmp_path, 1, api_base=fake.base)
-        instructions.STAGE.run(settings, lake)
+        with pytest.raises(UserError, match="refuses every call"):
+            instructions.STAGE.run(settings, lake)
     ((error,),) = table(lake, "SELECT error FROM teacher_calls")
     assert "caf?" in error
     path = write(lake, row("a", finish_reason="\ud83d"))

@@ -11,6 +11,7 @@ import pytest
 
 from srt_assets.core.errors import StageError
 from srt_assets.core.teacher import instructions
+from srt_assets.core.teacher.explain import explain
 from srt_assets.core.teacher.failures import Failure, of_http
 from srt_assets.core.teacher.health import Health
 from tests.fake_openai import FakeOpenAI, Plan
@@ -100,6 +101,8 @@ def test_a_call_that_is_throttled_for_ever_holds_no_run_up_and_is_asked_again_by
         assert (stats["ok"], stats["teacher_busy"]) == (39, 1)
         state = instructions.STAGE.state(settings, lake)
         assert (state.state, state.why) == ("changed", "teacher_busy")
+        ((sample,),) = table(lake, "SELECT sample_id FROM candidates WHERE status = 'teacher_busy'")
+        assert "too busy to answer" in explain(settings, lake, sample)[0].why
         busy.clear()
         asked = fake.calls
         assert instructions.STAGE.run(settings, lake).stats["ok"] == 40 and fake.calls == asked + 1
@@ -175,7 +178,7 @@ def test_progress_says_how_long_it_waits_and_for_what():
     message = "litellm.APIError: APIError: OpenAIException - Overloaded"
     state.failed("a", Failure("throttled", "overloaded", "E", message, status=529), True)
     clock.now = 300.0
-    assert state.waits_for() == "5 min of at most 60 min for the teacher: 529 Overloaded"
+    assert state.waits_for() == "5 min of 60 min, 529 Overloaded"
     state.answered()
     assert state.waits_for() == ""
     with pytest.raises(StageError, match="asks to wait 120 min"):
@@ -217,7 +220,7 @@ def test_ctrl_c_ends_the_wait_at_once(tmp_path):
         )  # fmt: skip
         assert process.stdout is not None
         told = process.stdout.readline()
-        assert "of at most 60 min for the teacher: 503" in told
+        assert "of 60 min, 503" in told
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60)[0].strip() == "stopped"

@@ -91,6 +91,8 @@ def _why_missing(
         return "failed", f"{tried.count} attempts failed, the last: {told}; {left} left"
     if statuses.get(_CANDIDATES[source.purpose]) == "over_budget":
         return "not_asked", "the last run did not ask: teacher.budget_usd was used up"
+    if statuses.get(_CANDIDATES[source.purpose]) == "teacher_busy":
+        return "not_asked", "the teacher was too busy to answer the last run for it; the next run asks again"
     before = lookup.last(sample_id=source.sample_id, purpose=call.purpose)
     if before is None:
         return "new", "nothing like it was ever asked"

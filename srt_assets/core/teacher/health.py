@@ -81,11 +81,9 @@ class Health:
         if not self.is_down(failure):
             return
         asked = failure.retry_after_s or 0.0
-        if asked > self.left_s:
-            waited = f" (after {span(self.waited_s)} without a reply)" if self.waited_s >= 1 else ""
-            told = f"the teacher at {self.where} asks to wait {span(asked)}{waited}: {failure.told}"
-            raise self._gave_up(told, failure)
-        if not self.left_s:
+        if asked > self.left_s and asked > self.waited_s:
+            raise self._gave_up(f"the teacher at {self.where} asks to wait {span(asked)}: {failure.told}", failure)
+        if asked > self.left_s or not self.left_s:
             raise self._gave_up(
                 f"the teacher at {self.where} has answered nothing for {span(self.waited_s)} "
                 f"(teacher.patience_s = {self.patience_s:g}); the last: {failure.told}",
@@ -129,7 +127,7 @@ class Health:
         """For progress: for how long the run has been waiting, for how long it will, and for what. '' if it is not."""
         if self.since is None or self.last is None or self.waited_s < 1 or not self.is_down(self.last):
             return ""
-        return f"{span(self.waited_s)} of at most {span(self.patience_s)} for the teacher: {self.last.told}"
+        return f"{span(self.waited_s)} of {span(self.patience_s)}, {self.last.told}"
 
     def _tell(self) -> None:
         self._outcome.set()

@@ -67,7 +67,7 @@ def _call(teacher: Teacher) -> Call:
     messages = [{"role": "user", "content": f"This is a test. Reply with this line and nothing else:\n{asked}"}]
     shapes: dict[str, Any] = {
         "json_schema": grammar.json_schema("response"),
-        "grammar": grammar.gbnf("response", bounded=False),
+        "grammar": grammar.gbnf("response", bounded=prompter.local),
     }
     shape = shapes.get(prompter.form)
     key = call_key(messages, prompter.identity, prompter.sampling, shape)
