@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.teacher import instructions
+from srt_assets.core.teacher import engine, instructions
 from srt_assets.core.teacher.explain import explain
 from srt_assets.core.teacher.failures import Failure, of_http
 from srt_assets.core.teacher.health import Health
@@ -29,9 +29,9 @@ def ids(outage):
     return f"{outage[0]}{(outage[1] or {}).get('type') or ''}"
 
 
-@pytest.mark.parametrize("outage", OUTAGES, ids=ids)
+@pytest.mark.parametrize("outage", OUTAGES[::2], ids=ids)
 def test_an_outage_is_waited_for_and_spends_no_attempt(tmp_path, outage):
-    refused = 30
+    refused = 12
 
     def answer(body, nth):
         return Plan(outage[0], error=outage[1]) if fake.calls < refused else Plan()
@@ -71,7 +71,7 @@ def test_an_outage_that_may_be_billed_ends_the_run_soon_and_makes_no_record_hope
 
 def test_an_outage_in_the_middle_of_a_run_costs_no_record(tmp_path):
     def answer(body, nth):
-        return Plan("500") if 10 <= fake.calls < 60 else Plan(latency_s=0.01)
+        return Plan("500") if 10 <= fake.calls < 30 else Plan(latency_s=0.01)
 
     with FakeOpenAI(answer) as fake:
         settings, lake = home(tmp_path, 30, api_base=fake.base, max_attempts=2)
@@ -85,7 +85,7 @@ def test_what_fails_while_others_are_answered_is_final(tmp_path):
     with FakeOpenAI(answer) as fake:
         settings, lake = home(tmp_path, 60, api_base=fake.base, max_attempts=3, concurrency=4)
         stats = instructions.STAGE.run(settings, lake).stats
-        assert (stats["ok"], stats["call_failed"], fake.calls) == (58, 2, 58 + 6)
+        assert (stats["ok"], stats["call_failed"]) == (58, 2) and 58 + 6 <= fake.calls < 58 + 12
         assert instructions.STAGE.run(settings, lake).cached
 
 
@@ -109,14 +109,16 @@ def test_a_call_that_is_throttled_for_ever_holds_no_run_up_and_is_asked_again_by
         assert instructions.STAGE.run(settings, lake).cached
 
 
-def test_words_alone_are_not_believed_for_ever_while_others_are_answered(tmp_path):
+def test_words_alone_are_not_believed_for_ever_while_others_are_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "WORDS_BELIEVED", 5)
+
     def answer(body, nth):
         return Plan("400", error=WAIT) if "item 0." in str(body) else Plan(latency_s=0.05)
 
     with FakeOpenAI(answer) as fake:
-        settings, lake = home(tmp_path, 60, api_base=fake.base, concurrency=2)
+        settings, lake = home(tmp_path, 30, api_base=fake.base, concurrency=2)
         stats = instructions.STAGE.run(settings, lake).stats
-        assert (stats["ok"], stats["call_failed"]) == (59, 1)
+        assert (stats["ok"], stats["call_failed"]) == (29, 1)
         assert instructions.STAGE.run(settings, lake).cached
 
 
@@ -201,7 +203,7 @@ CTRL_C = """
 import sys
 from pathlib import Path
 from tests.teacher_home import home
-from srt_assets.core.teacher import instructions
+from srt_assets.core.teacher import engine, instructions
 settings, lake = home(Path(sys.argv[1]), 4, api_base=sys.argv[2], timeout_s=60.0)
 seen = []
 def report(done, total, unit, **facts):

@@ -94,10 +94,10 @@ from tests.teacher_thoughts import PAIRS
 for pair in PAIRS.values():
     for unit in (*pair, f"a {pair[0]} b "):
         for form in ("markers", "json_schema"):
-            parse("response", form, "[Better Answer] b " + unit * (40_000 // len(unit)) + " [End]", "stop")
+            parse("response", form, "[Better Answer] b " + unit * (15_000 // len(unit)) + " [End]", "stop")
 """
 
 
 def test_a_long_run_of_marks_does_not_stop_every_call():
-    # In a process of its own: the square of 40,000 steps would take minutes, and nothing can interrupt a match.
+    # In a process of its own: the square of so many steps would take minutes, and nothing can interrupt a match.
     subprocess.run([sys.executable, "-c", LONG_RUNS], check=True, timeout=300)

@@ -55,8 +55,7 @@ def test_what_a_model_takes_is_not_refused(options):
     connect(Teacher(**options))
 
 
-@pytest.mark.parametrize("batch", [False, True])
-@pytest.mark.parametrize("n", [1, 4, 40])
+@pytest.mark.parametrize(("n", "batch"), [(1, False), (40, False), (4, True)])
 def test_the_first_refusal_names_the_setting(tmp_path, monkeypatch, n, batch):
     with FakeOpenAI(lambda body, nth: Plan("" if body["temperature"] == 1 else "400", error=TEMPERATURE)) as fake:
         settings, lake = home(tmp_path, n, api_base=fake.base, batch=batch)
@@ -69,8 +68,7 @@ def test_the_first_refusal_names_the_setting(tmp_path, monkeypatch, n, batch):
     assert table(lake, "SELECT count(*) FROM candidates WHERE status = 'call_failed'") == [(0,)]
 
 
-@pytest.mark.parametrize("batch", [False, True])
-@pytest.mark.parametrize("n", [1, 4, 40])
+@pytest.mark.parametrize(("n", "batch"), [(1, False), (40, False), (4, True)])
 def test_a_run_whose_every_call_is_refused_fails_and_says_why(tmp_path, n, batch):
     wrong = [True]
     error = {"message": "default chat template is no longer allowed", "type": "BadRequestError", "code": 400}

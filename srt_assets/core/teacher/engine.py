@@ -56,12 +56,16 @@ class Tally:
 
 @dataclass
 class _Sent:
-    """A call on its way. `answers_before`: what the run had been answered when it was sent."""
+    """A call on its way. `answers_before`: what the run had been answered when it was sent.
+
+    `met_outage`: it failed together with others; that somebody is answered a moment later says nothing against it.
+    """
 
     call: Call
     allowed: int
     attempt: int
     answers_before: int = 0
+    met_outage: bool = False
 
     @property
     def is_fresh(self) -> bool:
@@ -169,10 +173,10 @@ class Engine:
         try:
             await asyncio.sleep(max(backoff_s(tries, random.random()), failure.retry_after_s or 0.0))
             until = time.monotonic() + self.teacher.timeout_s
-            while self.health.answers == answered and self.sending and time.monotonic() < until:
+            while not sent.met_outage and self.health.answers == answered and self.sending and time.monotonic() < until:
                 await self.health.outcome(1.0)
             others = self.health.answers > answered
-            outage = self.health.is_outage(sent.call.key, failure, sent.is_fresh, others)
+            outage = sent.met_outage or self.health.is_outage(sent.call.key, failure, sent.is_fresh, others)
         finally:
             if not outage:
                 self.ledger.put(row)
@@ -248,6 +252,7 @@ class Engine:
         self.health.failed(sent.call.key, failure, sent.is_fresh)
         self.tally.throttled += failure.action == "throttled"
         if self.health.is_down(failure):
+            sent.met_outage = self.health.is_storm and not failure.perhaps_billed
             self.gate.throttled(failure.retry_after_s, self.health.left_s)
 
     def ended(self) -> None:

@@ -96,9 +96,13 @@ class Health:
             return True
         if not self.answers and not failure.perhaps_billed and any(self._failing.values()):
             return True
-        return len(self._failing) >= max(2, self.under_way * _SHARE) and (
-            any(self._failing.values()) or len(self._failing) >= _STORM
-        )
+        return self.is_storm
+
+    @property
+    def is_storm(self) -> bool:
+        """Many calls fail together, and nobody is answered in between."""
+        many = len(self._failing) >= max(2, self.under_way * _SHARE)
+        return many and (any(self._failing.values()) or len(self._failing) >= _STORM)
 
     def is_outage(self, call_key: str, failure: Failure, is_fresh: bool, answered_since: bool) -> bool:
         """Was this failure the teacher's, and not the call's? Asked when it is known what others met meanwhile."""
