@@ -347,11 +347,14 @@ def doctor(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every file of the home, and say what is damaged.")
     ] = False,
+    ping: Annotated[
+        bool, typer.Option("--ping", help="Ask the teacher for one line: key, model, speed, price, how replies end.")
+    ] = False,
 ) -> None:
     """Check this machine and the settings; every finding comes with its remedy."""
     from srt_assets.commands import doctor as checks
 
-    sys.exit(checks.run(verify))
+    sys.exit(checks.run(verify, ping))
 
 
 @app.command()

@@ -4,6 +4,7 @@ Order: environment before file before defaults. The file is the one `SRT_SETTING
 upwards from the current folder; relative paths in it are relative to it. `SRT_HOME` sets `project.home`.
 """
 
+import json
 import os
 import re
 import tomllib
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
 from srt_assets.core.teacher import address
+from srt_assets.core.teacher.ends import CONTENT_FILTER, LENGTH, end_of
 from srt_assets.paths import brief, expanded, shown
 
 if TYPE_CHECKING:
@@ -38,10 +40,18 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 When = Literal["auto", "always", "never"]
 # Variables of these names are switches of the program, not settings.
 _NOT_SETTINGS = {"SRT_SETTINGS", "SRT_HOME"}
+# Parameters of a request that the program sets itself.
+_OWN_PARAMETERS = dict.fromkeys(("api_key", "extra_headers", "headers"), "keys come from the environment only")
+_OWN_PARAMETERS |= {name: f"use teacher.{name}" for name in ("model", "api_base", "temperature", "max_tokens")}
+_OWN_PARAMETERS |= dict.fromkeys(("max_completion_tokens", "max_output_tokens"), "use teacher.max_tokens")
+_OWN_PARAMETERS |= {"timeout": "use teacher.timeout_s", "reasoning_effort": "use teacher.reasoning_effort"}
+_OWN_PARAMETERS |= {"base_url": "use teacher.api_base", "response_format": "use teacher.reply_format"}
+_OWN_PARAMETERS |= dict.fromkeys(("messages", "n", "stream", "stop", "tools", "extra_body"), "the program needs it")
+_OWN_PARAMETERS |= dict.fromkeys(("drop_params", "additional_drop_params"), "a setting is never dropped silently")
 # What pydantic says in Python's words.
 _PLAIN = {"tuple_type": "Input should be a list", "path_type": "Input should be a text"}
 # In a variable: names with commas between them.
-_LISTS = {("training", "arms"), ("training", "lora_targets")}
+_LISTS = {("teacher", "good_finish_reasons"), ("training", "arms"), ("training", "lora_targets")}
 
 
 class _Section(BaseModel):
@@ -95,18 +105,53 @@ class Teacher(_Section):
     model: Annotated[str, Field(min_length=1)] = "local"
     api_base: str = ""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    # What most models that think are told: how long. '' says nothing.
+    reasoning_effort: Annotated[str, Field(pattern=r"^[a-z_]{0,20}$")] = ""
+    # Further parameters of a request: top_p, seed, chat_template_kwargs ...
+    parameters: dict[str, Any] = {}
     max_tokens: Positive = 2048
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     context_tokens: Count = 0
     timeout_s: Annotated[float, Field(gt=0)] = 120
     concurrency: Positive = 32
     rpm: Count = 0
     tpm: Count = 0
+    # A run waits so long in all for a teacher that answers nobody.
+    patience_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600
+    good_finish_reasons: tuple[str, ...] = ()
     max_attempts: Positive = 6
     budget_usd: Amount = 0.0
     usd_per_million_input: Amount = 0.0
     usd_per_million_output: Amount = 0.0
     reply_format: Literal["auto", "markers", "json_schema", "grammar"] = "auto"
     batch: bool = False
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What is sent with every call beside temperature and max_tokens."""
+        effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
+        return effort | self.parameters
+
+    @field_validator("parameters")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in _OWN_PARAMETERS:
+                raise ValueError(f"{name} is not set here: {_OWN_PARAMETERS[name]}")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("only texts, numbers, true, false, lists and tables of them can be sent") from None
+        return value
+
+    @field_validator("good_finish_reasons")
+    @classmethod
+    def _not_known_as_bad(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if (end := end_of(word)) in (LENGTH, CONTENT_FILTER):
+                meaning = "was cut" if end == LENGTH else "was held back by a content filter"
+                raise ValueError(f"{word!r} means that the reply {meaning}")
+        return value
 
     @field_validator("api_base")
     @classmethod

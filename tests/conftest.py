@@ -52,6 +52,7 @@ def quick_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(engine, "backoff_s", lambda attempt, jitter: 0.01)
     monkeypatch.setattr(Gate, "PAUSE_S", 0.02)
+    monkeypatch.setattr(Gate, "PAUSE_MAX_S", 0.1)
     monkeypatch.setattr(Gate, "COOLDOWN_S", 0.05)
     monkeypatch.setattr(flow, "REPORT_EVERY_S", 0.05)
     monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")

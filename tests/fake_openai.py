@@ -22,15 +22,18 @@ REASONS = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Intern
 @dataclass
 class Plan:
     """What to do with one request. `fault`: '', a status, close, half, hang, trickle, garbage, empty, no_choices,
-    refusal, usage; in a batch also expired, cancelled."""
+    error_body, refusal, usage; in a batch also expired, cancelled."""
 
     fault: str = ""
-    text: str | None = None
-    finish_reason: str = "stop"
+    text: Any = None
+    finish_reason: Any = "stop"
     latency_s: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     usage: Any = "right"
     error: dict[str, Any] | None = None
+    # Laid over the reply's choice and its message; a value of "gone" takes the field away.
+    choice: dict[str, Any] = field(default_factory=dict)
+    message: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -165,11 +168,13 @@ class FakeOpenAI:
         if plan.fault.isdigit():
             error = plan.error or {"message": "generated: rate limit words do not matter", "type": "t", "code": None}
             return int(plan.fault), json.dumps({"error": error}).encode()
+        if plan.fault == "error_body":
+            return 200, json.dumps({"error": plan.error}).encode()
         if plan.fault == "garbage":
             return 200, b"<html>a proxy's opinion</html>"
         text = "" if plan.fault == "empty" else good_reply(body) if plan.text is None else plan.text
         prompt = sum(len(m["content"]) for m in body["messages"]) // 4 + 8
-        completion = len(text) // 4 + 1
+        completion = len(str(text)) // 4 + 1
         seen.tokens = prompt + completion
         usage: Any = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         reply = {
@@ -190,6 +195,9 @@ class FakeOpenAI:
             reply["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": "I cannot do that."}
         if plan.fault == "no_choices":
             reply["choices"] = []
+        for choice in reply["choices"]:
+            _lay_over(choice["message"], plan.message)
+            _lay_over(choice, plan.choice)
         return 200, json.dumps(reply).encode()
 
     # -- files and batches
@@ -255,6 +263,12 @@ class FakeOpenAI:
             "error_file_id": f"{name}-error" if errors else None,
             "request_counts": {"total": len(out) + len(errors), "completed": len(out), "failed": len(errors)},
         }
+
+
+def _lay_over(facts: dict[str, Any], more: dict[str, Any]) -> None:
+    facts |= more
+    for name in [name for name, value in more.items() if value == "gone"]:
+        del facts[name]
 
 
 def _file(name: str, size: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.teacher import engine, instructions
+from srt_assets.core.teacher import health, instructions
 from srt_assets.core.teacher.failures import retry_after
 from tests.fake_openai import FakeOpenAI, Plan
 from tests.teacher_home import home, table, with_teacher
@@ -58,7 +58,7 @@ def test_nothing_is_sent_before_the_time_the_server_asked_for(tmp_path, status):
 def test_a_server_that_asks_to_wait_for_hours_is_an_answer_not_a_hang(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("429", headers={"retry-after": "86400"})) as fake:
         settings, lake = home(tmp_path, 2, api_base=fake.base)
-        with pytest.raises(StageError, match="asks to wait 1440 minutes"):
+        with pytest.raises(StageError, match="asks to wait 1440 min"):
             instructions.STAGE.run(settings, lake)
 
 
@@ -89,7 +89,7 @@ def test_nine_of_ten_calls_throttled_still_end_with_every_row(tmp_path):
 @pytest.mark.parametrize(
     "usage",
     [{"prompt_tokens": "10", "completion_tokens": "5"}, {"prompt_tokens": 10**30, "completion_tokens": 3},
-     {"prompt_tokens": 7}, {"prompt_tokens": 0, "completion_tokens": 0}],
+     {"prompt_tokens": 7}, "many", [1], {"prompt_tokens": 0, "completion_tokens": 0}],
 )  # fmt: skip
 def test_odd_usage_fields_lose_no_reply(tmp_path, usage):
     with FakeOpenAI(lambda body, nth: Plan(usage=usage)) as fake:
@@ -98,19 +98,10 @@ def test_odd_usage_fields_lose_no_reply(tmp_path, usage):
     assert table(lake, "SELECT bool_and(cost_usd > 0 AND cost_usd < 1) FROM teacher_calls") == [(True,)]
 
 
-def test_a_reply_nobody_can_read_is_tried_again_within_bounds_and_counts_at_its_worst(tmp_path):
-    # LiteLLM refuses the whole reply when its usage is no mapping.
-    with FakeOpenAI(lambda body, nth: Plan(usage="many")) as fake:
-        settings, lake = home(tmp_path, 1, api_base=fake.base, max_attempts=3, **PRICES)
-        assert instructions.STAGE.run(settings, lake).stats["call_failed"] == 1 and fake.calls == 3
-    rows = table(lake, "SELECT status, count(*), min(cost_usd) > 0 FROM teacher_calls GROUP BY 1")
-    assert rows == [("bad_reply", 3, True)]
-
-
 @pytest.mark.parametrize(("fault", "status"), [("hang", "timeout"), ("close", "connection"), ("garbage", "bad_reply")])
 def test_a_hard_budget_counts_calls_that_may_have_been_billed(tmp_path, fault, status):
     with FakeOpenAI(lambda body, nth: Plan(fault)) as fake:
-        options = {"concurrency": 1, "timeout_s": 0.2, "max_attempts": 2, "max_tokens": 300, "budget_usd": 0.7}
+        options = {"concurrency": 1, "timeout_s": 0.2, "max_attempts": 20, "max_tokens": 300, "budget_usd": 0.7}
         settings, lake = home(tmp_path, 5, api_base=fake.base, **options, **PRICES)
         stats = instructions.STAGE.run(settings, lake).stats
         assert stats["over_budget"] >= 1 and fake.calls < 10
@@ -120,11 +111,14 @@ def test_a_hard_budget_counts_calls_that_may_have_been_billed(tmp_path, fault, s
 
 
 def test_a_refused_call_costs_nothing(tmp_path):
-    with FakeOpenAI(lambda body, nth: Plan("500" if nth == 0 else "")) as fake:
+    def answer(body, nth):
+        return Plan("500") if nth == 0 and "item 0." in str(body) else Plan(latency_s=0.3)
+
+    with FakeOpenAI(answer) as fake:
         settings, lake = home(tmp_path, 2, api_base=fake.base, **PRICES)
         instructions.STAGE.run(settings, lake)
     rows = table(lake, "SELECT status, min(cost_usd) > 0, count(*) FROM teacher_calls GROUP BY ALL ORDER BY ALL")
-    assert rows == [("ok", True, 2), ("server_error", False, 2)]
+    assert rows == [("ok", True, 2), ("server_error", False, 1)]
 
 
 def test_doctor_says_what_a_teacher_lacks(monkeypatch):
@@ -151,7 +145,7 @@ def test_an_unpriced_model_is_said_and_never_costs_zero(tmp_path):
 
 
 def test_the_message_says_why_a_teacher_cannot_be_reached(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "UNREACHABLE_AT_START_S", 0.1)
+    monkeypatch.setattr(health, "UNREACHABLE_AT_START_S", 0.1)
     settings, lake = home(tmp_path, 1, api_base="http://127.0.0.1:9/v1")
     with pytest.raises(StageError, match=r"Connect call failed"):
         instructions.STAGE.run(settings, lake)

@@ -8,7 +8,7 @@ import pytest
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.records import raw
-from srt_assets.core.teacher import engine, instructions, responses
+from srt_assets.core.teacher import health, instructions, responses
 from tests.fake_openai import FakeOpenAI, Plan, good_reply
 from tests.teacher_home import both, candidates, home, records, table, with_teacher
 
@@ -46,14 +46,14 @@ def test_lost_rows_are_made_again_from_the_ledger_alone(tmp_path):
 
 
 def test_a_changed_parser_reads_replies_again_when_asked_to_and_for_nothing(tmp_path, monkeypatch):
-    from srt_assets.core.teacher import stage
+    from srt_assets.core.teacher import stage, steps
     from srt_assets.core.teacher.parse import Parsed
 
-    def stricter(kind, form, reply, finish, source):
-        parsed = parse(kind, form, reply, finish, source)
+    def stricter(kind, form, reply, finish, source, of_older):
+        parsed = parse(kind, form, reply, finish, source, of_older)
         return Parsed("refused") if source[0] == "Explain item 1." else parsed
 
-    parse = stage.parse
+    parse = steps.parse
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 5, api_base=fake.base)
         both(settings, lake)
@@ -157,10 +157,9 @@ def test_429_storms_spend_no_attempt(tmp_path):
     assert table(lake, "SELECT DISTINCT status, attempt FROM teacher_calls") == [("ok", 1)]
 
 
-def test_429_for_ever_ends_with_a_message(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "PATIENCE_S", 0.3)
+def test_429_for_ever_ends_with_a_message(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("429", headers={"retry-after": "0.05"})) as fake:
-        settings, lake = home(tmp_path, 3, api_base=fake.base)
+        settings, lake = home(tmp_path, 3, api_base=fake.base, patience_s=0.3)
         with pytest.raises(StageError, match="429"):
             instructions.STAGE.run(settings, lake)
 
@@ -247,7 +246,7 @@ def test_no_funds_stops_and_marks_nothing(tmp_path):
 
 
 def test_an_unreachable_teacher_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "UNREACHABLE_AT_START_S", 0.1)
+    monkeypatch.setattr(health, "UNREACHABLE_AT_START_S", 0.1)
     settings, lake = home(tmp_path, 3, api_base="http://127.0.0.1:9/v1")
     with pytest.raises(StageError, match=r"127\.0\.0\.1:9.*cannot be reached"):
         instructions.STAGE.run(settings, lake)
@@ -255,10 +254,11 @@ def test_an_unreachable_teacher_is_named(tmp_path, monkeypatch):
 
 def test_a_teacher_that_only_fails_does_not_use_up_every_attempt(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("500")) as fake:
-        settings, lake = home(tmp_path, 200, api_base=fake.base, concurrency=4, max_attempts=6)
-        with pytest.raises(StageError, match="all failed"):
+        settings, lake = home(tmp_path, 200, api_base=fake.base, concurrency=4, max_attempts=6, patience_s=0.5)
+        with pytest.raises(StageError, match="has answered nothing"):
             instructions.STAGE.run(settings, lake)
         assert fake.calls < 70
+    assert table(lake, "SELECT count(*) FROM teacher_calls") == [(0,)]
 
 
 def test_a_missing_key_and_an_unknown_model_are_user_errors(tmp_path, monkeypatch):
@@ -275,8 +275,9 @@ def test_keys_never_reach_the_ledger(tmp_path, monkeypatch):
     error = {"message": "bad: sk-very-secret-1234567890", "code": None}
     with FakeOpenAI(lambda body, nth: Plan("400", error=error)) as fake:
         settings, lake = home(tmp_path, 1, api_base=fake.base)
-        instructions.STAGE.run(settings, lake)
-    assert "very-secret" not in str(table(lake, "SELECT * FROM teacher_calls"))
+        with pytest.raises(UserError) as raised:
+            instructions.STAGE.run(settings, lake)
+    assert "very-secret" not in str(table(lake, "SELECT * FROM teacher_calls")) + str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,6 @@ def test_keys_never_reach_the_ledger(tmp_path, monkeypatch):
     [
         (Plan(text="I have nothing to say."), "no_markers"),
         (Plan("empty"), "empty_reply"),
-        (Plan("no_choices"), "empty_reply"),
         (Plan(text="[New Instruction] your instruction [End]\n[New Answer] your answer [End]"), "placeholder"),
     ],
 )

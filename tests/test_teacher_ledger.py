@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint, digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, ledger, responses, sealing
@@ -223,7 +224,8 @@ def test_half_a_character_in_an_error_does_not_poison_the_ledger(tmp_path, monke
     cut = {"message": "cannot take 'caf\ud83d", "type": "t", "code": None}
     with FakeOpenAI(lambda body, nth: Plan("400", error=cut)) as fake:
         settings, lake = home(tmp_path, 1, api_base=fake.base)
-        instructions.STAGE.run(settings, lake)
+        with pytest.raises(UserError, match="refuses every call"):
+            instructions.STAGE.run(settings, lake)
     ((error,),) = table(lake, "SELECT error FROM teacher_calls")
     assert "caf?" in error
     path = write(lake, row("a", finish_reason="\ud83d"))
@@ -254,10 +256,12 @@ def test_key_order_in_a_schema_does_not_count():
     assert one == call_key(**base, shape={"b": {"d": 3, "c": 2}, "a": 1})
 
 
-CHANGES = {"model": "openai/other", "temperature": 0.5, "reply_format": "json_schema"}
+CHANGES = {"model": "openai/other", "temperature": 0.5, "reply_format": "json_schema", "reasoning_effort": "low",
+           "parameters": {"top_p": 0.5}}  # fmt: skip
 NO_CHANGES = {"max_tokens": 7, "api_base": "http://x/v1", "concurrency": 3, "rpm": 5, "tpm": 6, "budget_usd": 2.0,
               "timeout_s": 9.0, "max_attempts": 2, "context_tokens": 99, "usd_per_million_input": 1.0,
-              "usd_per_million_output": 1.0}  # fmt: skip
+              "usd_per_million_output": 1.0, "good_finish_reasons": ("abort",), "patience_s": 9.0,
+              "max_tokens_name": "max_completion_tokens"}  # fmt: skip
 
 
 def test_every_setting_either_changes_the_key_or_does_not():

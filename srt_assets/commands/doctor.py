@@ -1,4 +1,7 @@
-"""`srt doctor`: what this machine and these settings lack, each with the remedy. Changes nothing, calls nobody."""
+"""`srt doctor`: what this machine and these settings lack, each with the remedy. Changes nothing, calls nobody.
+
+But with --ping: it calls the teacher once.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -33,9 +36,9 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def run(verify: bool = False) -> int:
+def run(verify: bool = False, ping: bool = False) -> int:
     """Print every finding. Exit code 2 if something must be changed before a run can work."""
-    findings = list(examine(verify))
+    findings = list(examine(verify, ping))
     table = Table(show_header=False)
     for level, what, remedy in findings:
         table.add_row(terminal.text(level, STYLES[level]), terminal.text(what), terminal.text(remedy))
@@ -43,8 +46,11 @@ def run(verify: bool = False) -> int:
     return 2 if any(f.level == "error" for f in findings) else 0
 
 
-def examine(verify: bool = False) -> Iterator[Finding]:
-    """All findings, in the order a run would meet them. `verify`: read every file of the home."""
+def examine(verify: bool = False, ping: bool = False) -> Iterator[Finding]:
+    """All findings, in the order a run would meet them.
+
+    `verify`: read every file of the home. `ping`: ask the teacher once.
+    """
     yield Finding("ok", f"Python {sys.version.split()[0]}")
     for name in ("dagster", "duckdb", "torch", "transformers", "litellm"):
         try:
@@ -59,7 +65,7 @@ def examine(verify: bool = False) -> Iterator[Finding]:
     yield Finding("ok", f"settings {find_settings_file() or '(defaults: no srt.toml from here upwards)'}")
     yield from _data(settings)
     yield from _home(settings)
-    yield from _teacher(settings)
+    yield from _pinged(settings) if ping else _teacher(settings)
     yield from _student(settings)
     yield from _watched(settings)
     yield from (Finding("warning", f"SQL model left out: {error.message}", error.remedy) for error in faults())
@@ -122,6 +128,13 @@ def _teacher(settings: Settings) -> Iterator[Finding]:
             yield Finding("ok", f"local teacher: {module}")
 
 
+def _pinged(settings: Settings) -> Iterator[Finding]:
+    from srt_assets.core.lake import Lake
+    from srt_assets.core.teacher.ping import ping
+
+    yield from (Finding(*told) for told in ping(settings, Lake(settings.home)))
+
+
 def _remote_teacher(teacher: Teacher) -> Iterator[Finding]:
     from srt_assets.core.teacher.client import connect
     from srt_assets.core.teacher.money import prices_of
@@ -133,7 +146,10 @@ def _remote_teacher(teacher: Teacher) -> Iterator[Finding]:
         yield Finding("error", error.message, error.remedy)
         return
     where = f" at {teacher.api_base}" if teacher.api_base else ", its key is set"
-    yield Finding("ok", f"teacher {teacher.model}{where}")
+    yield Finding("ok", f"teacher {teacher.model}{where}; it was not asked", "srt doctor --ping asks it once")
+    if client.lacks_key:
+        what = f"{client.lacks_key} is not set, which is right only if the server asks for no key"
+        yield Finding("warning", what, f"export {client.lacks_key}=…, or see with srt doctor --ping that it needs none")
     if not prices.known:
         yield Finding(
             "warning", "its price is not known: costs stay empty", "set teacher.usd_per_million_input, _output"

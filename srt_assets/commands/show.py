@@ -22,6 +22,19 @@ if TYPE_CHECKING:
     from srt_assets.core.training.prune import Waste
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
+# Rewrites that could be there under other settings, or on another day.
+_LEFT = {
+    "over_budget": ("were not asked for", "raise teacher.budget_usd and run again"),
+    "teacher_busy": ("were not answered by a busy teacher", "run again"),
+    "unknown_finish": (
+        "ended with a finish reason that nobody knows",
+        "srt sql \"SELECT DISTINCT error FROM teacher_calls WHERE finish_reason = 'unknown'\"",
+    ),
+    "unreadable_reply": (
+        "came in a shape that cannot be read",
+        "srt sql \"SELECT DISTINCT error FROM teacher_calls WHERE status = 'unreadable_reply'\"",
+    ),
+}
 STYLES = {"fresh": "green", "changed": "yellow", "missing": "dim", "failed": "red", "damaged": "red"}
 
 
@@ -34,9 +47,10 @@ def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
         everything, now = (_calls(con, f"created_at >= TIMESTAMP '{at:%Y-%m-%d %H:%M:%S}'") for at in (_EVER, since))
         terminal.console().print(f"{records} records, {rejected} rows rejected")
         terminal.console().print(f"teacher calls of this run: {now}; in all: {everything}", soft_wrap=True)
-        if over := con.execute("SELECT count(*) FROM candidates WHERE status = 'over_budget'").fetchall()[0][0]:
-            what = f"[yellow]{over} rewrites were not asked for[/]: raise teacher.budget_usd and run again"
-            terminal.console().print(what)
+        counts = dict(con.execute("SELECT status, count(*) FROM candidates GROUP BY status").fetchall())
+        for status, (what, remedy) in _LEFT.items():
+            if n := counts.get(status):
+                terminal.console().print(f"[yellow]{n} rewrites {what}[/]: {remedy}", soft_wrap=True)
         if students:
             table, checkpoints = _per_student(lake, con, students)
             terminal.console().print(table)

@@ -51,13 +51,6 @@ def redact(text: str) -> str:
     return _LIKELY.sub(MASK, _NAMED.sub(rf"\1{MASK}", without_secrets(text)))
 
 
-def masked_stack(error: BaseException) -> str | None:
-    """The stack traces of an error and its causes, if they had to be redacted; None if they show no secret."""
-    stack = "".join(traceback.format_exception(error))
-    masked = redact(stack)
-    return None if masked == stack else masked
-
-
 def mask_uncaught() -> None:
     """Let an exception that nobody catches, in any thread, print a redacted stack trace."""
 

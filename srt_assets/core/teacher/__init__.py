@@ -2,9 +2,11 @@
 
 prompts, shield, grammar   what is asked, in a frame that data cannot leave
 call                       a request and its content address
-parse                      what a reply is worth
+answers, ends              what came back, in all its shapes; how it ended
+parse, thoughts, marks     what a reply is worth, without what the model thought first
 ledger, lookup             every reply on disk before it is looked at; finding it again
 client, local, failures    one call through LiteLLM; the embedded server; what an error means
+health, unfit, ping        is the teacher up; settings it refuses; one tiny call to learn all that
 ask                        must a call still be asked, and how many tokens may its reply have
 limits, money, engine      rate, budget, retries of a single call
 flow, steps, stage         many calls at once; from records to rows of `candidates`

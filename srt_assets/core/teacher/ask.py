@@ -11,7 +11,7 @@ MIN_REPLY_TOKENS = 256
 _CHAT_TOKENS = 16  # a message's framing, at most
 
 Counter = Callable[[Call], Awaitable[int]]
-# Why a call has no reply: over_budget, too_long, refused or call_failed.
+# Why a call has no reply: over_budget, too_long, refused, unreadable_reply, teacher_busy or call_failed.
 Verdict = str
 
 
@@ -51,7 +51,8 @@ def must_ask(turn: Turn, allowed: int | None, max_attempts: int) -> Reply | Verd
 
 def verdict_of(kind: str) -> Verdict:
     """What the last failure of a call means for its record."""
-    return {"context_length": "too_long", "content_filter": "refused"}.get(kind, "call_failed")
+    verdicts = {"context_length": "too_long", "content_filter": "refused", "unreadable_reply": "unreadable_reply"}
+    return verdicts.get(kind, "call_failed")
 
 
 @dataclass(frozen=True, slots=True)

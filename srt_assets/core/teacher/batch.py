@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.locks import replace_text
 from srt_assets.core.masking import redact
 from srt_assets.core.progress import Progress
-from srt_assets.core.teacher import ledger, sealing
+from srt_assets.core.teacher import ends, ledger, sealing
+from srt_assets.core.teacher.answers import Answer, read_body
 from srt_assets.core.teacher.ask import Ask, Verdict, must_ask, prompt_bound
 from srt_assets.core.teacher.call import Call
-from srt_assets.core.teacher.client import Client, connect, litellm, read_batch_body
-from srt_assets.core.teacher.engine import Tally, cost_of, halt, ledger_row
-from srt_assets.core.teacher.failures import Failure, classify, of_http
+from srt_assets.core.teacher.client import Client, connect, litellm
+from srt_assets.core.teacher.engine import Tally, cost_of, ledger_row
+from srt_assets.core.teacher.failures import Failure, Unreadable, classify, code_of, of_http
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import Prices, prices_of
 from srt_assets.core.teacher.steps import Step
+from srt_assets.core.teacher.unfit import halt
 from srt_assets.settings import Teacher
 
 POLL_S = 30.0
@@ -127,6 +129,7 @@ class _Desk:
         self._mine = {"stage": stage, "model": client.teacher.model, "api_base": client.teacher.api_base}
         self._at = client.endpoint()
         self._module = litellm()
+        self._ends = ends.Streak(client.teacher.good_finish_reasons)
 
     def open(self) -> list[Path]:
         """The files of batches that were submitted and not yet collected."""
@@ -169,10 +172,18 @@ class _Desk:
                 break
             time.sleep(POLL_S)
         lines = [*self._lines(batch.output_file_id), *self._lines(batch.error_file_id)]
-        stop = asyncio.run(self._keep(state["calls"], lines))
+        rows, stop = asyncio.run(self._keep(state["calls"], lines))
         path.unlink()
+        if stop and stop.action != "stop":
+            raise StageError(
+                f"every call of the batch {batch_id} met a teacher that is down or too busy; the last: {stop.told}",
+                "run again later: it is submitted in a new batch, and no record is given up for it",
+            )
         if stop:
             raise halt(stop, self.teacher)
+        for row in rows:
+            if row["status"] == "ok":
+                self._ends.add(row["finish_reason"], row["native_finish_reason"])
         if batch.status == "failed" and not lines:
             why = redact(str(batch.errors))
             raise StageError(f"the provider refused the batch {batch_id}: {why}", "see its message, run again")
@@ -182,33 +193,45 @@ class _Desk:
                 "run again: the rest is submitted in a new batch",
             )
 
-    async def _keep(self, calls: dict[str, dict[str, Any]], lines: list[dict[str, Any]]) -> Failure | None:
-        """Put the lines into the ledger; gives a failure that every further call would meet, if there is one."""
+    async def _keep(
+        self, calls: dict[str, dict[str, Any]], lines: list[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], Failure | None]:
+        """Put the lines into the ledger; gives its rows, and a failure that every further call would meet."""
         rows = []
         stop: Failure | None = None
+        refused: list[Failure] = []
+        outage: list[tuple[Failure, dict[str, Any]]] = []
         for line in lines:
             if (key := line.get("custom_id")) not in calls:
                 continue
             row = calls[key]["row"] | {"created_at": datetime.now(UTC).replace(tzinfo=None)}
-            response = line.get("response") or {}
-            body = response.get("body") or {}
-            if response.get("status_code") == 200 and body.get("choices"):
-                answer = read_batch_body(body)
-                cost = cost_of(answer, self.prices, calls[key]["most"])
+            most = calls[key]["most"]
+            answer, failure = _read(line)
+            if answer:
+                cost = cost_of(answer, self.prices, most)
                 row |= answer.columns | {"cost_usd": cost}
                 self.tally.add(answer, cost)
+            elif failure is None:
+                continue  # it expired: never tried
+            elif failure.action == "stop":
+                stop = failure
+                continue
             else:
-                error = body.get("error") or line.get("error") or {}
-                code = error.get("code") or error.get("type")
-                if code == "batch_expired":
-                    continue  # never tried
-                failure = of_http(response.get("status_code") or 500, code, "batch", str(error.get("message", "")))
-                if failure.action == "stop":
-                    stop = failure
-                    continue
                 self.tally.failures[failure.kind] += 1
                 row |= failure.columns
+                if failure.kind == "unreadable_reply":
+                    row["cost_usd"] = cost_of(failure, self.prices, most)
+                refused += [failure] if failure.kind == "bad_request" else []
+                if failure.action != "record":
+                    outage.append((failure, row))
+                    continue
             rows.append(row)
+        if rows or len(outage) == 1:  # others were answered: these failed for their own sake
+            rows += [row for failure, row in outage if failure.action == "transient"]
+        elif outage:
+            stop = outage[-1][0]
+        if refused and not self.tally.calls and len(refused) == len(rows):
+            stop = replace(refused[-1], action="stop")
         with Lookup(self.lake) as lookup, ledger.Ledger(self.lake) as book:
             # A run that died between this and forgetting the batch has written them already.
             replies = lookup.replies(calls)
@@ -222,7 +245,7 @@ class _Desk:
                 return before is None or before.count < row["attempt"]
 
             await asyncio.gather(*(book.append(row) for row in rows if is_new(row)))
-        return stop
+        return rows, stop
 
     def _lines(self, file_id: str | None) -> list[dict[str, Any]]:
         if not file_id:
@@ -266,6 +289,23 @@ class _Desk:
                 raise halt(failure, self.teacher) from error
             what = f"the batch API of {self.client.api_base or self.teacher.model} failed: {failure.message}"
             raise StageError(what, "run again; open batches are found again") from error
+
+
+def _read(line: dict[str, Any]) -> tuple[Answer | None, Failure | None]:
+    """What a line of a batch's files holds: an answer, a failure, or neither if the call was never tried."""
+    response = line.get("response") or {}
+    body = response.get("body") or {}
+    if response.get("status_code") == 200 and not line.get("error"):
+        try:
+            return read_body(body), None
+        except Unreadable as unreadable:
+            return None, unreadable.failure
+    error = body.get("error") or line.get("error") or {}
+    code = code_of(error)
+    if code == "batch_expired":
+        return None, None
+    failure = of_http(response.get("status_code") or 500, code, "batch", str(error.get("message", "")))
+    return None, replace(failure, param=error["param"]) if isinstance(error.get("param"), str) else failure
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

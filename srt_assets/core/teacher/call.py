@@ -1,5 +1,6 @@
 """A request to the teacher and its content address: what is asked of whom, never where, when or in which order."""
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,9 +62,7 @@ class Call:
         return sum(len(m["content"].encode("utf-8", "replace")) for m in self.messages)
 
 
-def call_key(
-    messages: list[Message], model: str, sampling: dict[str, float], shape: dict[str, Any] | str | None
-) -> str:
+def call_key(messages: list[Message], model: str, sampling: dict[str, Any], shape: dict[str, Any] | str | None) -> str:
     """Content address (64 hex digits) over messages, model, sampling and schema: all that can change the reply.
 
     Not `max_tokens` (see `lookup`), api_base, run, path, order or concurrency. Key order in the schema does not count.
@@ -79,8 +78,10 @@ class Prompter:
         usual: Form = "grammar" if self.local else "markers"
         self.form: Form = usual if teacher.reply_format == "auto" else teacher.reply_format
         self.identity = model_identity(teacher.model)
+        self.good_finish_reasons = teacher.good_finish_reasons
         # float(): 0 and 0.0 in the settings are the same temperature.
-        self.sampling: dict[str, float] = {"temperature": float(teacher.temperature)}
+        self.sampling: dict[str, Any] = {"temperature": float(teacher.temperature)} | teacher.sampling
+        self._parameters = json.dumps(teacher.sampling, sort_keys=True) if teacher.sampling else None
         if self.local:
             self.sampling |= LOCAL_SAMPLING
 
@@ -105,6 +106,7 @@ class Prompter:
             "model_id": self.identity,
             "temperature": self.sampling["temperature"],
             "reply_format": self.form,
+            "parameters": self._parameters,
             "source_key": content_key(*source.texts) if not reply else digest(texts=source.texts, reply=reply)[:16],
         }
         return Call(key, source.sample_id, purpose, messages, shape, facts)

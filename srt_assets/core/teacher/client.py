@@ -3,38 +3,24 @@
 import asyncio
 import os
 import time
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.masking import redact
-from srt_assets.core.teacher import address
+from srt_assets.core.teacher import address, unfit
+from srt_assets.core.teacher.answers import Answer, as_json, read_body, read_response
 from srt_assets.core.teacher.ask import Counter, Room
 from srt_assets.core.teacher.call import LOCAL, LOCAL_SAMPLING, Call
+from srt_assets.core.teacher.failures import answered_with_an_error
 from srt_assets.core.teacher.local import CONTEXT_TOKENS
 from srt_assets.settings import Teacher
 
 _LOCAL_MODEL = "openai/local"
 _PRICES = ("input_cost_per_token", "output_cost_per_token")
+_CACHED_PRICE = "cache_read_input_token_cost"
 _NO_KEY = "none"  # servers of one's own ask for none, but the clients insist on one
 _LOCAL_TIMEOUT_S = 600.0  # the embedded server's slowness is this machine's; giving up helps nobody
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back. Token counts are None when the provider's usage is missing or impossible; cost in USD."""
-
-    text: str | None
-    finish_reason: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    latency_s: float
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """What the ledger keeps of it, but for cost and latency."""
-        names = ("finish_reason", "prompt_tokens", "completion_tokens")
-        return {"status": "ok", "reply": self.text} | {name: getattr(self, name) for name in names}
 
 
 def litellm() -> Any:
@@ -56,7 +42,7 @@ def litellm() -> Any:
     module.num_retries = 0
     module.drop_params = False
     logging.getLogger("LiteLLM").setLevel(logging.ERROR)
-    # It quotes what a server has sent in a field of the wrong type.
+    # What the clients say of replies in another form than the API's, quoting them: `answers` reads them, or says so.
     warnings.filterwarnings("ignore", message="Pydantic serializer warnings")
     # Nobody listens to its callbacks, and the queue of reports for them falls behind: 7 kB a call stayed in memory.
     worker: Any = logging_worker.GLOBAL_LOGGING_WORKER
@@ -72,13 +58,14 @@ class Client:
         self.teacher = teacher
         self.local = teacher.model == LOCAL
         self.api_base = api_base
+        self.lacks_key = ""  # the variable that is not set, where an endpoint of one's own may not ask for a key
         self._model = _LOCAL_MODEL if self.local else teacher.model
         self._at = {name: text for name, text in (("api_base", api_base), ("api_key", api_key)) if text}
         self.room = room_of(teacher, self._count_at_server)
 
     async def complete(self, call: Call, max_tokens: int) -> Answer:
-        """Send the call and wait for its answer. Raises what LiteLLM raises (`failures.classify` reads it)."""
-        options: dict[str, Any] = dict(self._at)
+        """Send the call and wait for its answer. Raises Unreadable, or what LiteLLM raises: see `failures.classify`."""
+        options: dict[str, Any] = self._at | self.teacher.sampling | {self.teacher.max_tokens_name: max_tokens}
         if isinstance(call.shape, dict):
             options["response_format"] = call.shape
         elif call.shape:
@@ -86,6 +73,13 @@ class Client:
         if self.local:
             options["extra_body"] = options.get("extra_body", {}) | LOCAL_SAMPLING
         limit = max(self.teacher.timeout_s, _LOCAL_TIMEOUT_S) if self.local else self.teacher.timeout_s
+        sent: list[Any] = []  # what the provider sent, before LiteLLM makes its own of it
+
+        def look(details: dict[str, Any]) -> None:
+            if details.get("log_event_type") == "post_api_call":
+                sent.append(details.get("original_response"))
+
+        response: Any = None
         started = time.monotonic()
         try:
             # The clients' own timeout is for each read: one that sends a blank now and then would never run into it.
@@ -94,22 +88,35 @@ class Client:
                     model=self._model,
                     messages=call.messages,
                     temperature=self.teacher.temperature,
-                    max_tokens=max_tokens,
                     timeout=limit,
                     max_retries=0,
+                    logger_fn=look,
                     **options,
                 )
         except TimeoutError:
             raise TimeoutError(f"no whole reply within {limit:g} s (teacher.timeout_s)") from None
-        return read_answer(response, time.monotonic() - started)
+        except Exception as error:
+            # A reply came, in a shape that LiteLLM refuses: it is paid for.
+            if answered_with_an_error(error) or not isinstance(as_json(sent), dict):
+                raise
+        raw, latency_s = as_json(sent), time.monotonic() - started
+        if isinstance(raw, dict) and (response is None or "choices" in raw):
+            return read_body(raw, latency_s)
+        return read_response(response, raw, latency_s)
 
     def body(self, call: Call, max_tokens: int) -> dict[str, Any]:
         """The call as a line of an OpenAI batch file."""
-        facts = {"messages": call.messages, "temperature": self.teacher.temperature, "max_tokens": max_tokens}
-        name, *_ = self._module.get_llm_provider(self._model, api_base=self.api_base or None)
+        name, provider, *_ = self._module.get_llm_provider(self._model, api_base=self.api_base or None)
+        wanted: dict[str, Any] = {"temperature": self.teacher.temperature, self.teacher.max_tokens_name: max_tokens}
         if isinstance(call.shape, dict):
-            facts["response_format"] = call.shape
-        return {"model": name, **facts}
+            wanted["response_format"] = call.shape
+        # As LiteLLM would send it: some models call a parameter otherwise.
+        facts = self._module.utils.get_optional_params(
+            model=name, custom_llm_provider=provider, **wanted, **self.teacher.sampling
+        )
+        more = facts.pop("extra_body", None) or {}
+        facts.pop("stream", None)
+        return {"model": name, "messages": call.messages, **facts, **more}
 
     def endpoint(self) -> dict[str, Any]:
         """Provider, api_base and key for LiteLLM's file and batch functions. UserError if it offers none."""
@@ -136,7 +143,10 @@ class Client:
 
 
 def connect(teacher: Teacher, api_base: str = "") -> Client:
-    """A client for the settings. UserError: a model LiteLLM does not know, a missing key (its variable is named)."""
+    """A client for the settings.
+
+    UserError: a model LiteLLM does not know, a missing key (its variable is named), a setting the model does not take.
+    """
     base = api_base or teacher.api_base
     if teacher.model == LOCAL:
         return Client(teacher, base, _NO_KEY)
@@ -151,7 +161,23 @@ def connect(teacher: Teacher, api_base: str = "") -> Client:
             f"no API key for teacher.model = {teacher.model!r}: the environment variable {' / '.join(keys)} is not set",
             f"export {keys[0]}=… before the run (keys never go into srt.toml)",
         )
-    return Client(teacher, base, _NO_KEY if keys else None)
+    unfit.check(teacher, partial(_objection, teacher))
+    client = Client(teacher, base, _NO_KEY if keys else None)
+    client.lacks_key = " / ".join(keys)
+    return client
+
+
+def _objection(teacher: Teacher, parameters: dict[str, Any]) -> str | None:
+    """What LiteLLM has against sending these parameters to the model; None if nothing."""
+    module = litellm()
+    name, provider, *_ = module.get_llm_provider(teacher.model, api_base=teacher.api_base or None)
+    if own := sorted(parameters.keys() & {*module.types.utils.all_litellm_params}):
+        return f"{own[0]} is a switch of LiteLLM's, and no parameter of a request"
+    try:
+        module.utils.get_optional_params(model=name, custom_llm_provider=provider, **parameters)
+    except module.exceptions.UnsupportedParamsError as error:
+        return str(error)
+    return None
 
 
 def room_of(teacher: Teacher, count_local: Counter) -> Room:
@@ -182,44 +208,6 @@ def check_model(teacher: Teacher) -> str:
     return str(provider)
 
 
-def read_answer(response: Any, latency_s: float) -> Answer:
-    """The parts of a LiteLLM response that the ledger keeps. Texts no file can hold are repaired, not refused."""
-    choices = response.choices or []
-    message = choices[0].message if choices else None
-    text = message.content if message else None
-    finish = choices[0].finish_reason if choices else None
-    refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
-    usage = getattr(response, "usage", None)
-    prompt, completion = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
-    return _answer(text, finish, refusal, prompt, completion, latency_s)
-
-
-def read_batch_body(body: dict[str, Any]) -> Answer:
-    """The same from the JSON body of a batch's output line."""
-    choices = body.get("choices") or [{}]
-    usage = body.get("usage") or {}
-    message = choices[0].get("message") or {}
-    text, finish, refusal = message.get("content"), choices[0].get("finish_reason"), message.get("refusal")
-    return _answer(text, finish, refusal, usage.get("prompt_tokens"), usage.get("completion_tokens"), 0.0)
-
-
-def _answer(text: Any, finish: Any, refusal: Any, prompt: Any, completion: Any, latency_s: float) -> Answer:
-    if text is None and refusal:
-        finish = "content_filter"
-    return Answer(
-        text=text.encode("utf-8", "replace").decode() if isinstance(text, str) else None,
-        finish_reason=str(finish) if finish else None,
-        prompt_tokens=_count(prompt),
-        completion_tokens=_count(completion),
-        latency_s=round(latency_s, 4),
-    )
-
-
-def _count(value: Any) -> int | None:
-    # No context is as large: a number beyond it is an error, and one beyond 64 bits would not even fit the ledger.
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 100_000_000 else None
-
-
 def _model_info(model: str) -> dict[str, Any]:
     module = litellm()
     try:
@@ -232,11 +220,16 @@ def _model_info(model: str) -> dict[str, Any]:
         ) from None
 
 
-def price_in_litellm(model: str, batch: bool = False) -> tuple[float, float] | None:
-    """USD per prompt and completion token from LiteLLM's table (the batch price if asked for), or None."""
+def price_in_litellm(model: str, batch: bool = False) -> tuple[float, float, float | None] | None:
+    """USD per prompt, completion and cached prompt token from LiteLLM's table (the batch price if asked for), or None.
+
+    The cached price is None if the table has none, and in batches.
+    """
     info = _model_info(model)
     if batch:
         table = litellm().model_cost.get(info.get("key"), {})
         info |= {name: table[f"{name}_batches"] for name in _PRICES if table.get(f"{name}_batches") is not None}
-    prompt, completion = (info.get(name) for name in _PRICES)
-    return (float(prompt), float(completion)) if prompt is not None and completion is not None else None
+    prompt, completion, cached = (info.get(name) for name in (*_PRICES, _CACHED_PRICE))
+    if prompt is None or completion is None:
+        return None
+    return float(prompt), float(completion), None if batch or cached is None else float(cached)

@@ -8,27 +8,26 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.teacher import ends
+from srt_assets.core.teacher.answers import Answer
 from srt_assets.core.teacher.ask import Ask, Turn, Verdict, must_ask, prompt_bound, verdict_of
 from srt_assets.core.teacher.call import Call
-from srt_assets.core.teacher.client import Answer, Client
+from srt_assets.core.teacher.client import Client
 from srt_assets.core.teacher.failures import Failure, classify
+from srt_assets.core.teacher.health import Health
 from srt_assets.core.teacher.ledger import Ledger
 from srt_assets.core.teacher.limits import Gate, RateLimit, backoff_s
 from srt_assets.core.teacher.lookup import INTERRUPTED, Reply
 from srt_assets.core.teacher.money import Budget, Prices
+from srt_assets.core.teacher.unfit import halt, named
 from srt_assets.settings import Teacher
 
-# The request was sent and no usable answer came: the provider may have worked, and a hard budget counts the worst.
-PERHAPS_BILLED = ("timeout", "connection", "bad_reply", "unexpected")
-# How long a teacher may refuse everything before the run ends with a message instead of hanging.
-PATIENCE_S = 900.0
-UNREACHABLE_AT_START_S = 4.0
-UNREACHABLE_S = 60.0
 # So many 400s and no reply yet: the settings or the server are wrong, not that many records.
 REFUSED_AT_START = 20
 # So many failures of a kind that nobody knows and no reply yet: every call will meet it.
 UNEXPECTED_AT_START = 3
+# "Please wait" in the words of a 400 may also be quoted from a record: believed so often while others are answered.
+WORDS_BELIEVED = 20
 
 
 @dataclass
@@ -57,6 +56,43 @@ class Tally:
         self.cost_usd += cost or 0.0
 
 
+@dataclass
+class _Sent:
+    """A call on its way. `answers_before`: what the run had been answered when it was sent.
+
+    `met_outage`: it failed together with others; that somebody is answered a moment later says nothing against it.
+    """
+
+    call: Call
+    allowed: int
+    attempt: int
+    answers_before: int = 0
+    met_outage: bool = False
+
+    @property
+    def is_fresh(self) -> bool:
+        return self.attempt == 1
+
+
+@dataclass
+class _Patience:
+    """How long one call is refused with "not now" while others are answered."""
+
+    seconds: float
+    since: float | None = None
+    answers: int = 0
+    doubts: int = 0
+
+    def has(self, failure: Failure, answers: int) -> bool:
+        """May it be tried once more? `answers`: of the run so far. Where nobody is answered, `Health` ends the run."""
+        if self.since is None:
+            self.since, self.answers = time.monotonic(), answers
+        if answers == self.answers:
+            return True
+        self.doubts += failure.by_words
+        return time.monotonic() - self.since < self.seconds and self.doubts <= WORDS_BELIEVED
+
+
 @dataclass(eq=False)
 class Engine:
     """Asks calls on one event loop, and counts into `tally` what came of it."""
@@ -68,27 +104,35 @@ class Engine:
     budget: Budget
     rate: RateLimit
     gate: Gate
+    health: Health
     tally: Tally
     sending: set[asyncio.Task[Any]] = field(default_factory=set)
     stopping: bool = False
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
     _tokens_per_byte: float = 0.0
-    _replied: bool = False
-    _trouble_since: float | None = None
-    _failed_in_a_row: int = 0
-    _refused: int = 0
+    refused: Failure | None = None
+    _refusals: int = 0
     _unexpected: int = 0
+
+    def __post_init__(self) -> None:
+        self._ends = ends.Streak(self.teacher.good_finish_reasons)
 
     async def ask(self, turn: Turn) -> Reply | Verdict:
         """The reply to a call, on disk, or why there is none.
 
         Raises StageError or UserError when no call can succeed (teacher gone, key refused, no funds).
         """
-        call = turn.call
-        ask = must_ask(turn, await self.client.room.allowance(call), self.teacher.max_attempts)
+        ask = must_ask(turn, await self.client.room.allowance(turn.call), self.teacher.max_attempts)
         if not isinstance(ask, Ask):
             return ask
-        allowed, attempt = ask.allowed, ask.attempt
+        self.health.under_way += 1
+        try:
+            return await self._ask(turn.call, ask.allowed, ask.attempt)
+        finally:
+            self.health.under_way -= 1
+
+    async def _ask(self, call: Call, allowed: int, attempt: int) -> Reply | Verdict:
+        tries, patience = 0, _Patience(self.teacher.patience_s)
         while True:
             if self.ledger.full:  # the reply would perhaps not be kept
                 raise self.ledger.full
@@ -97,27 +141,58 @@ class Engine:
             reserved = self.prices.most(prompt_bound(call), allowed)
             if not await self._reserve_money(reserved):
                 return "over_budget"
-            answer = await self._send(call, allowed, reserved, attempt)
-            if isinstance(answer, Failure) and answer.action == "throttled":
-                continue
-            if isinstance(answer, Failure) and answer.kind == "unreachable":
-                await asyncio.sleep(backoff_s(1, random.random()))
-                continue
+            sent = _Sent(call, allowed, attempt)
+            answer = await self._send(sent, reserved)
             row = ledger_row(self.teacher, call, allowed, attempt) | answer.columns
             row["cost_usd"] = cost_of(answer, self.prices, reserved)
             if isinstance(answer, Answer):
                 await self.ledger.append(row | {"latency_s": answer.latency_s})
-                return Reply(answer.text, answer.finish_reason, allowed, call.key)
-            await self.ledger.append(row)
-            if answer.action == "record" or attempt >= self.teacher.max_attempts:
+                self._ends.add(answer.finish_reason, answer.native_finish_reason)
+                told = (answer.native_finish_reason, answer.note)
+                return Reply(answer.text, answer.finish_reason, allowed, call.key, *told)
+            if answer.action == "throttled":
+                if patience.has(answer, self.health.answers):
+                    continue
+                if not answer.by_words:
+                    return "teacher_busy"
+                row["status"] = "bad_request"
+            if answer.action != "transient":
+                await self.ledger.append(row)
+                return verdict_of(row["status"])
+            tries += 1
+            if await self._is_outage(sent, answer, row, tries):
+                continue
+            if attempt >= self.teacher.max_attempts:
                 return verdict_of(answer.kind)
-            await asyncio.sleep(max(backoff_s(attempt, random.random()), answer.retry_after_s or 0.0))
             attempt += 1
+
+    async def _is_outage(self, sent: "_Sent", failure: Failure, row: dict[str, Any], tries: int) -> bool:
+        """Wait a moment, and tell by what others meet whether the teacher or the call is at fault.
+
+        Then the row is written: an attempt if it was the call; if not, only where it may have been billed.
+        """
+        answered = sent.answers_before if failure.perhaps_billed else self.health.answers
+        outage = True  # as long as nobody knows: a stop that comes now spends no attempt
+        try:
+            await asyncio.sleep(max(backoff_s(tries, random.random()), failure.retry_after_s or 0.0))
+            until = time.monotonic() + self.teacher.timeout_s
+            while not sent.met_outage and self.health.answers == answered and self.sending and time.monotonic() < until:
+                await self.health.outcome(1.0)
+            others = self.health.answers > answered
+            outage = sent.met_outage or self.health.is_outage(sent.call.key, failure, sent.is_fresh, others)
+        finally:
+            if not outage:
+                self.ledger.put(row)
+            elif failure.perhaps_billed:
+                self.ledger.put(row | {"attempt": 0})
+        if outage and failure.perhaps_billed and tries >= self.teacher.max_attempts:
+            raise self.health.all_failed(failure)
+        return outage
 
     # -- one attempt
 
-    async def _send(self, call: Call, allowed: int, reserved: float, attempt: int) -> Answer | Failure:
-        cost = 0.0
+    async def _send(self, sent: "_Sent", reserved: float) -> Answer | Failure:
+        call, allowed, cost = sent.call, sent.allowed, 0.0
         task = asyncio.current_task()
         assert task is not None
         await self.gate.enter()
@@ -129,20 +204,21 @@ class Engine:
                 await asyncio.sleep(closed)
                 entry = await self.rate.reserve(tokens)
             self.sending.add(task)
+            sent.answers_before = self.health.answers
             try:
                 answer = await self.client.complete(call, allowed)
             except asyncio.CancelledError:
                 # A stop whose grace is over. The provider goes on, and bills: no attempt, but money of a hard budget.
                 cost = reserved
                 facts = {"status": INTERRUPTED, "cost_usd": reserved if self.prices.known else None}
-                self.ledger.put(ledger_row(self.teacher, call, allowed, attempt) | facts)
+                self.ledger.put(ledger_row(self.teacher, call, allowed, sent.attempt) | facts)
                 raise
             except Exception as error:  # noqa: BLE001 - every kind of failure becomes data; classify tells them apart
                 failure = classify(error)
                 self.rate.settle(entry, 0 if failure.action == "throttled" else entry.tokens)
                 cost = cost_of(failure, self.prices, reserved) or 0.0
                 self.tally.cost_usd += cost
-                self._failed(failure)
+                self._failed(sent, failure)
                 return failure
             cost = cost_of(answer, self.prices, reserved) or 0.0
             self._succeeded(call, answer, cost)
@@ -157,56 +233,38 @@ class Engine:
 
     def _succeeded(self, call: Call, answer: Answer, cost: float) -> None:
         self.gate.succeeded()
-        self._replied = True
-        self._trouble_since = None
-        self._failed_in_a_row = 0
+        self.health.answered()
         self.tally.add(answer, cost)
         if answer.prompt_tokens:
             self._tokens_per_byte = max(self._tokens_per_byte, answer.prompt_tokens / max(1, call.size_bytes))
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, sent: "_Sent", failure: Failure) -> None:
         """Count the failure; raise if it means that no call can succeed."""
         self.tally.failures[failure.kind] += 1
         if failure.action == "stop":
             raise halt(failure, self.teacher)
-        where = self.client.api_base or f"the provider of {self.teacher.model}"
         if failure.action == "record":
-            self._refused += failure.kind == "bad_request"
-            if not self._replied and self._refused >= REFUSED_AT_START:
+            if failure.kind != "bad_request":
+                self.health.answered()
+                return
+            self.refused, self._refusals = failure, self._refusals + 1
+            names_a_setting = named(failure, self.teacher) is not None
+            if not self.health.answers and (names_a_setting or self._refusals >= REFUSED_AT_START):
                 raise halt(failure, self.teacher)
             return
         self._unexpected += failure.kind == "unexpected"
-        if not self._replied and self._unexpected >= UNEXPECTED_AT_START:
+        if not self.health.answers and self._unexpected >= UNEXPECTED_AT_START:
             raise halt(failure, self.teacher)
-        if (asked := failure.retry_after_s or 0.0) > PATIENCE_S:
-            raise StageError(
-                f"the teacher at {where} asks to wait {asked / 60:.0f} minutes: {failure.message}",
-                "run again after that; replies so far are kept",
-            )
-        self._trouble_since = self._trouble_since or time.monotonic()
-        troubled_s = time.monotonic() - self._trouble_since
-        if failure.action == "throttled":
-            self.tally.throttled += 1
-            self.gate.throttled(failure.retry_after_s)
-            if troubled_s > PATIENCE_S:
-                raise StageError(
-                    f"the teacher answered nothing but 429 (too many requests) for {troubled_s / 60:.0f} minutes",
-                    "lower teacher.rpm, teacher.tpm or teacher.concurrency, or wait, and run again; replies are kept",
-                )
-        elif failure.kind == "unreachable":
-            if troubled_s > (UNREACHABLE_S if self._replied else UNREACHABLE_AT_START_S):
-                raise StageError(
-                    f"the teacher at {where} cannot be reached: {failure.message}",
-                    "start it, or correct teacher.api_base, and run again; replies so far are kept",
-                )
-        else:
-            self._failed_in_a_row += 1
-            if self._failed_in_a_row >= max(50, 2 * self.teacher.concurrency):
-                raise StageError(
-                    f"the last {self._failed_in_a_row} calls to the teacher at {where} all failed; the last: "
-                    f"{failure.kind}, {failure.message}",
-                    "look at the teacher, then run again; replies so far are kept",
-                )
+        self.health.failed(sent.call.key, failure, sent.is_fresh)
+        self.tally.throttled += failure.action == "throttled"
+        if self.health.is_down(failure):
+            sent.met_outage = self.health.is_storm and not failure.perhaps_billed
+            self.gate.throttled(failure.retry_after_s, self.health.left_s)
+
+    def ended(self) -> None:
+        """All calls of the run are done. UserError if every one of them was refused: that is no verdict on a record."""
+        if self.refused and not self.health.answers:
+            raise halt(self.refused, self.teacher)
 
     # -- measures
 
@@ -230,10 +288,13 @@ def cost_of(answer: Answer | Failure, prices: Prices, most: float) -> float | No
     if not prices.known:
         return None
     if isinstance(answer, Failure):
-        return most if answer.kind in PERHAPS_BILLED else 0.0
+        if answer.perhaps_billed:
+            return most
+        sent, received = answer.billed
+        return (prices.cost(sent, received or 0) if sent else most) if answer.kind == "unreadable_reply" else 0.0
     if answer.prompt_tokens is None or (answer.completion_tokens is None and answer.text):
         return most
-    return prices.cost(answer.prompt_tokens, answer.completion_tokens or 0)
+    return prices.cost(answer.prompt_tokens, answer.completion_tokens or 0, answer.cached_tokens or 0)
 
 
 def ledger_row(teacher: Teacher, call: Call, allowed: int, attempt: int) -> dict[str, Any]:
@@ -249,35 +310,3 @@ def ledger_row(teacher: Teacher, call: Call, allowed: int, attempt: int) -> dict
         "attempt": attempt,
         "created_at": datetime.now(UTC).replace(tzinfo=None),
     }
-
-
-def halt(failure: Failure, teacher: Teacher) -> Exception:
-    where = f"teacher.model = {teacher.model!r}"
-    if failure.kind == "no_funds":
-        return StageError(
-            f"the provider of {where} says that the account has no funds left: {failure.message}",
-            "top it up and run again; replies so far are kept and no record is marked failed",
-        )
-    if failure.kind == "open_files":
-        return UserError(
-            f"teacher.concurrency = {teacher.concurrency} needs more open files than this process may have",
-            "lower teacher.concurrency, or raise the limit (ulimit -n), and run again; replies so far are kept",
-        )
-    remedies = {
-        "authentication": "check the provider's API key in the environment",
-        "permission": "check what the API key may do",
-        "not_found": "check teacher.model and teacher.api_base",
-        "bad_request": "check the teacher settings (reply_format, temperature, model) and the server",
-    }
-    if remedy := remedies.get(failure.kind):
-        return UserError(f"{where} refuses every call: {failure.message}", remedy)
-    remedies = {
-        "address": "correct teacher.api_base or the variable with the address; keys go into a variable of their own",
-        "header": "set the API key anew: it has a character that cannot be sent, a line end at its end perhaps",
-        "package": "install the package that it names, or name another teacher.model",
-        "certificate": "correct teacher.api_base, or name the server's certificate in the variable SSL_CERT_FILE",
-    }
-    message = f"{where} cannot be asked: {failure.error_type}, {failure.message}"
-    if remedy := remedies.get(failure.kind):
-        return UserError(message, remedy)
-    return StageError(message, "check the teacher settings, and the variables of addresses, keys and proxies")

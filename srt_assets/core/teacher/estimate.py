@@ -105,7 +105,7 @@ def _missing(
                 yield step.source.purpose, call
                 yield _OF_REFLECTED, prompter.call(Source(id, _OF_REFLECTED, *texts))
             else:
-                parsed, _ = step.result(prompter.form, {})
+                parsed, _ = step.result(prompter, {})
                 if parsed.instruction and parsed.response:
                     others.append(Source(id, _OF_REFLECTED, parsed.instruction, "", parsed.response))
         for step in resolve(lookup, prompter, others, teacher.api_base):

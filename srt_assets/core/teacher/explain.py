@@ -17,9 +17,11 @@ from srt_assets.settings import Settings, Teacher
 _PARTS_OF_THE_KEY = {
     "temperature": "teacher.temperature",
     "reply_format": "teacher.reply_format",
+    "parameters": "teacher.reasoning_effort or teacher.parameters",
     "prompt_version": "the prompt texts of this program",
     "source_key": "the texts shown to the teacher",
 }
+_BY_ITS_END = ("unknown_finish", "truncated_reply")
 _CANDIDATES = {
     "reflect_instruction": "reflected_instruction",
     "reflect_response": "reflected_response",
@@ -66,7 +68,8 @@ def _finding(step: Step, lookup: Lookup, teacher: Teacher, statuses: dict[str, s
         return _of_an_older_program(asked, step.source, lookup)
     call = step.turns[-1].call
     status = "after a correction turn" if step.correction else step.parsed.status if step.parsed else ""
-    return Finding(call.purpose, call.key, "hit", f"the ledger holds its reply ({status})")
+    note = step.decisive.note if step.decisive and status in _BY_ITS_END else ""
+    return Finding(call.purpose, call.key, "hit", f"the ledger holds its reply ({status}{': ' if note else ''}{note})")
 
 
 def _why_missing(
@@ -88,6 +91,8 @@ def _why_missing(
         return "failed", f"{tried.count} attempts failed, the last: {told}; {left} left"
     if statuses.get(_CANDIDATES[source.purpose]) == "over_budget":
         return "not_asked", "the last run did not ask: teacher.budget_usd was used up"
+    if statuses.get(_CANDIDATES[source.purpose]) == "teacher_busy":
+        return "not_asked", "the teacher was too busy to answer the last run for it; the next run asks again"
     before = lookup.last(sample_id=source.sample_id, purpose=call.purpose)
     if before is None:
         return "new", "nothing like it was ever asked"
@@ -113,7 +118,7 @@ def _changes(call: Call, model: str, before: dict[str, object]) -> list[str]:
         changes.append("the model file of the local teacher changed")
     for column, name in _PARTS_OF_THE_KEY.items():
         old, new = before[column], call.facts[column]
-        if old is None or old == new:
+        if old == new or (old is None and column != "parameters"):
             continue
         hashed = column in ("prompt_version", "source_key")
         changes.append(f"{name} changed" if hashed else f"{name} changed from {old!r} to {new!r}")

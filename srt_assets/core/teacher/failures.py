@@ -1,21 +1,42 @@
-"""What an error means: try again, give the record up, or stop. Decided by HTTP status and type, never by its words.
+"""What an error means: try again, give the record up, or stop. Decided by HTTP status and code; by words only where a
+provider has nothing else for "not now".
 
 LiteLLM itself sorts some errors by words in the message (a 400 whose text says "rate limit" becomes a RateLimitError),
 so the HTTP answer at the root of the exception chain counts before LiteLLM's class does.
 """
 
 import errno
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import Literal
+from typing import Any, Literal
 
 from srt_assets.core.masking import redact
 
 # throttled: wait, no attempt spent. transient: try again. record: this request is hopeless. stop: every request is.
 Action = Literal["throttled", "transient", "record", "stop"]
+# The request was sent and no usable answer came: the provider may have worked, and a hard budget counts the worst.
+PERHAPS_BILLED = ("timeout", "connection", "bad_reply", "unexpected")
+# "Not now" as a status, as a code of the answer's body, and in words of the few providers that send a 400 with it.
+_NOT_NOW = {429: "throttled", 503: "overloaded", 529: "overloaded"}
+_NOT_NOW_CODES = {
+    "ThrottlingException", "throttling", "TooManyRequestsException", "too_many_requests", "rate_limit_exceeded",
+    "rate_limit_error", "RESOURCE_EXHAUSTED", "slow_down", "overloaded", "overloaded_error", "engine_overloaded_error",
+    "ServiceUnavailableException", "service_unavailable", "UNAVAILABLE", "ModelNotReadyException", "server_busy",
+}  # fmt: skip
+_NOT_NOW_CODES = {code.casefold() for code in _NOT_NOW_CODES}
+_NOT_NOW_WORDS = re.compile(
+    r"\bplease (?:wait|slow down)\b|\bwait before (?:trying|retrying|sending)\b"
+    r"|\b(?:try|retry)(?:ing)? again (?:later|in \d)"
+    r"|\btoo many (?:tokens|requests)\b[^.]{0,40}\b(?:wait|retry|try again|per (?:second|minute|hour|day))\b"
+    r"|\bthrottl(?:ed|ing)\b"
+    r"|\b(?:model|server|engine|service) is (?:currently |temporarily )?(?:overloaded|busy|at capacity)\b",
+    re.IGNORECASE,
+)
+_LITELLM_SAYS = re.compile(r"^(?:litellm\.\w+: )?(?:\w+: )?(?:\w+Exception - )?")
 _STOPPING = {401: "authentication", 402: "no_funds", 403: "permission", 404: "not_found"}
 _MAX_ERROR_CHARS = 500
 # What the clients raise over a reply that came and is not what the API promises, a usage field of the wrong type say.
@@ -40,27 +61,61 @@ _UNREACHABLE = {"ConnectError", "ClientConnectorError", "ClientConnectorDNSError
 
 @dataclass(frozen=True)
 class Failure:
-    """`kind` is the ledger's status: throttled, timeout, connection, server_error, bad_reply, bad_request,
-    context_length, content_filter, authentication, permission, not_found, no_funds, unreachable, open_files; of the
-    settings address, header, package, certificate; or unexpected.
-    `retry_after_s` is what the server asked for."""
+    """`kind` is the ledger's status: throttled, overloaded, timeout, connection, server_error, bad_reply, bad_request,
+    context_length, content_filter, unreadable_reply, authentication, permission, not_found, no_funds, unreachable,
+    open_files; of the settings address, header, package, certificate; or unexpected. `retry_after_s` is what the server
+    asked for; `status` the HTTP status, if a server answered; `param` what it says is wrong with the request;
+    `by_words`: nothing but the words of its message says "not now"; `billed` is the usage of a reply that cannot be
+    read, in tokens sent and received, and `reply` all of that.
+    """
 
     action: Action
     kind: str
     error_type: str
     message: str
     retry_after_s: float | None = None
+    billed: tuple[int | None, int | None] = (None, None)
+    reply: str | None = None
+    status: int | None = None
+    by_words: bool = False
+    param: str | None = None
 
     @property
-    def columns(self) -> dict[str, str]:
+    def perhaps_billed(self) -> bool:
+        return self.kind in PERHAPS_BILLED
+
+    @property
+    def told(self) -> str:
+        """Status and message in a few words, for people."""
+        words = " ".join(without_class(self.message).split())[:120]
+        return f"{self.status} {words}" if self.status else f"{self.kind}, {words}"
+
+    @property
+    def columns(self) -> dict[str, Any]:
         """What the ledger keeps of it, but for its cost."""
-        return {"status": self.kind, "error_type": self.error_type, "error": self.message}
+        usage = dict(zip(("prompt_tokens", "completion_tokens"), self.billed, strict=True))
+        return {"status": self.kind, "error_type": self.error_type, "error": self.message, "reply": self.reply} | usage
+
+
+def without_class(message: str) -> str:
+    """The message without the names of LiteLLM's classes before it."""
+    return _LITELLM_SAYS.sub("", message, count=1)
+
+
+class Unreadable(Exception):
+    """An answer that came and holds no reply: nothing to read, or an error."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 def classify(error: Exception) -> Failure:
     """Look at the HTTP status, then at the types in the chain, outermost last."""
     from litellm import exceptions as of_litellm
 
+    if isinstance(error, Unreadable):
+        return error.failure
     chain = list(_chain(error))
     names = {type(e).__name__ for e in chain}
 
@@ -71,17 +126,21 @@ def classify(error: Exception) -> Failure:
 
     status, headers, code = _http_answer(chain)
     if status is not None:
-        if isinstance(error, of_litellm.ContextWindowExceededError):
-            code = "context_length_exceeded"
-        if isinstance(error, of_litellm.ContentPolicyViolationError):
-            code = "content_policy_violation"
-        return of_http(status, code, type(error).__name__, str(error), retry_after(headers))
+        found = of_http(status, code, type(error).__name__, str(error), retry_after(headers))
+        found = replace(found, param=_param(chain))
+        if found.kind == "bad_request" and isinstance(error, of_litellm.ContextWindowExceededError):
+            return replace(found, kind="context_length")
+        if found.kind == "bad_request" and isinstance(error, of_litellm.ContentPolicyViolationError):
+            return replace(found, kind="content_filter")
+        return found
     if any(isinstance(e, OSError) and e.errno == errno.EMFILE for e in chain):
         return failure("stop", "open_files")
     if kind := next((kind for e in chain if (kind := _settings_fault(e))), None):
         return failure("stop", kind)
     if any("Timeout" in name for name in names):
         return failure("transient", "timeout")
+    if isinstance(error, of_litellm.RateLimitError | of_litellm.ServiceUnavailableError):
+        return failure("throttled", "throttled" if isinstance(error, of_litellm.RateLimitError) else "overloaded")
     if names & _UNREACHABLE:
         return failure("transient", "unreachable")
     if names & _UNREADABLE:
@@ -120,9 +179,14 @@ def of_http(
 ) -> Failure:
     """What an HTTP status and the error code beside it mean."""
     action: Action = "record"
-    kind = "bad_request"
-    if status == 429:
-        action, kind = ("stop", "no_funds") if code == "insufficient_quota" else ("throttled", "throttled")
+    kind, by_words = "bad_request", False
+    code = (code or "").casefold()
+    if status == 429 and code == "insufficient_quota":
+        action, kind = "stop", "no_funds"
+    elif status in _NOT_NOW:
+        action, kind = "throttled", _NOT_NOW[status]
+    elif code in _NOT_NOW_CODES:
+        action, kind = "throttled", "throttled"
     elif status in _STOPPING:
         action, kind = "stop", _STOPPING[status]
     elif status in (408, 409) or status >= 500:
@@ -131,7 +195,24 @@ def of_http(
         kind = "context_length"
     elif code in ("content_policy_violation", "content_filter"):
         kind = "content_filter"
-    return Failure(action, kind, error_type, redact(message)[:_MAX_ERROR_CHARS], retry_after_s)
+    elif _NOT_NOW_WORDS.search(message):
+        action, kind, by_words = "throttled", "throttled", True
+    message = redact(message)[:_MAX_ERROR_CHARS]
+    return Failure(action, kind, error_type, message, retry_after_s, status=status, by_words=by_words)
+
+
+def of_body(error: Any) -> Failure:
+    """What an error means that came in the body of an answer whose status was 200 (OpenRouter's, some proxies')."""
+    facts = error if isinstance(error, dict) else {}
+    message = str(facts.get("message") or error)
+    given = [value for value in (facts.get("code"), facts.get("status")) if isinstance(value, int)]
+    status = next((value for value in given if 400 <= value < 600), 500)
+    return of_http(status, code_of(facts), "ErrorInReply", message)
+
+
+def answered_with_an_error(error: Exception) -> bool:
+    """True if the server's answer was itself an error (a status of 400 or more)."""
+    return (_http_answer(list(_chain(error)))[0] or 0) >= 400
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -149,15 +230,38 @@ def _http_answer(chain: list[BaseException]) -> tuple[int | None, Mapping[str, s
     headers: Mapping[str, str] = {}
     code: str | None = None
     for error in chain:
-        body = getattr(error, "body", None)
-        if isinstance(body, dict):
-            nested = body.get("error")
-            inner: dict = nested if isinstance(nested, dict) else body
-            code = str(inner.get("code") or inner.get("type") or "") or code
+        code = code_of(getattr(error, "body", None)) or code
         response = getattr(error, "response", None)
         if type(error).__module__.split(".")[0] in ("httpx", "openai") and response is not None:
             status, headers = response.status_code, response.headers
+            code = code or code_of(_json(response))
     return status, headers, code
+
+
+def code_of(body: Any) -> str | None:
+    """The error code in the body of an answer: of its names the one that says "not now", else the first."""
+    if not isinstance(body, dict):
+        return None
+    inner = body["error"] if isinstance(body.get("error"), dict) else body
+    names = [str(inner[name]) for name in ("code", "type", "status", "__type") if inner.get(name)]
+    return next((name for name in names if name.casefold() in _NOT_NOW_CODES), names[0] if names else None)
+
+
+def _param(chain: list[BaseException]) -> str | None:
+    """The parameter that an answer of OpenAI's form says is wrong."""
+    for error in chain:
+        body = getattr(error, "body", None)
+        inner = body.get("error", body) if isinstance(body, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get("param"), str):
+            return inner["param"]
+    return None
+
+
+def _json(response: Any) -> Any:
+    try:
+        return response.json()
+    except Exception:  # noqa: BLE001 - not read, not text, not JSON: the status has to do
+        return None
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:

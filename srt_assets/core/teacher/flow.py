@@ -89,6 +89,7 @@ class _Run:
                     task.result()  # raises what the task raised
                 if stopped in done:
                     return
+            engine.ended()
         finally:
             engine.stopping = True
             feeder.cancel()

@@ -5,6 +5,7 @@ Waiting here is no attempt and no timeout: a call's clock starts when it is sent
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import deque
@@ -164,8 +165,11 @@ class Gate:
             self._successes = 0
             self.allowed = min(self.most, self.allowed + max(1.0, self.allowed * 0.1))
 
-    def throttled(self, retry_after_s: float | None) -> None:
-        """A 429: fewer calls at a time, and none until the server's time, or a growing one of ours, is over."""
+    def throttled(self, retry_after_s: float | None, at_most_s: float = math.inf) -> None:
+        """A 429: fewer calls at a time, and none until the server's time, or a growing one of ours, is over.
+
+        Ours is `at_most_s` long.
+        """
         now = self._clock()
         self._successes = 0
         if now - self._cut_at >= self.COOLDOWN_S:
@@ -173,7 +177,7 @@ class Gate:
             self.allowed = max(1.0, self.allowed * self.CUT)
             self._storm += 1
         ours = min(self.PAUSE_MAX_S, self.PAUSE_S * 2 ** min(self._storm - 1, 10))
-        wait = ours * (0.5 + self._jitter() / 2) if retry_after_s is None else retry_after_s
+        wait = min(ours * (0.5 + self._jitter() / 2), at_most_s) if retry_after_s is None else retry_after_s
         self._open_at = max(self._open_at, now + wait)
 
     @property

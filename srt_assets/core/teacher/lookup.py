@@ -20,12 +20,18 @@ from srt_assets.core.teacher.ledger import TABLE, read_segment, segments
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply as the ledger holds it: text, why it ended, tokens it was allowed, key of the call it answered."""
+    """A reply as the ledger holds it: text, why it ended, tokens it was allowed, key of the call it answered.
+
+    `native_finish_reason` is the provider's word for why it ended, None if an older program asked; `note` is what is
+    wrong with that.
+    """
 
     text: str | None
     finish_reason: str | None
     max_tokens: int
     key: str
+    native_finish_reason: str | None = None
+    note: str | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -51,7 +57,7 @@ class Attempts:
 
 # Sent, and the run was stopped before anything came back. No attempt of the call, but perhaps billed.
 INTERRUPTED = "interrupted"
-HOPELESS = ("bad_request", "context_length", "content_filter")
+HOPELESS = ("bad_request", "context_length", "content_filter", "unreadable_reply")
 
 
 class Lookup:
@@ -81,11 +87,12 @@ class Lookup:
         """The best reply of each key: a finished one, else the one that was allowed the most tokens."""
         with self._with_keys(keys) as cursor:
             rows = cursor.execute(
-                "SELECT call_key, reply, finish_reason, max_tokens FROM calls JOIN keys USING (call_key) "
+                "SELECT reply, finish_reason, coalesce(max_tokens, 0), call_key, native_finish_reason, error "
+                "FROM calls JOIN keys USING (call_key) "
                 "WHERE status = 'ok' QUALIFY row_number() OVER (PARTITION BY call_key "
                 "ORDER BY finish_reason IS NOT DISTINCT FROM 'length', max_tokens DESC, created_at, segment) = 1"
             ).fetchall()
-        return {key: Reply(text, finish, allowed or 0, key) for key, text, finish, allowed in rows}
+        return {reply.key: reply for reply in (Reply(*row) for row in rows)}
 
     def older(self, calls: Iterable[Call]) -> dict[str, list[str]]:
         """The keys under which other versions of this program asked the same questions; newest replies come first.
@@ -99,6 +106,7 @@ class Lookup:
                 "SELECT asked.call_key, calls.call_key FROM calls JOIN asked ON calls.source_key = asked.source_key "
                 "AND calls.purpose = asked.purpose AND calls.temperature = asked.temperature "
                 "AND calls.reply_format = asked.reply_format "
+                "AND calls.parameters IS NOT DISTINCT FROM asked.parameters "
                 "AND coalesce(calls.model_id, calls.model) = asked.model_id "
                 "WHERE calls.call_key <> asked.call_key GROUP BY ALL "
                 "ORDER BY max(calls.created_at) FILTER (calls.status = 'ok') DESC NULLS LAST, calls.call_key"
@@ -118,7 +126,7 @@ class Lookup:
                 "SELECT call_key, max_tokens, count(*), arg_max(status, created_at), arg_max(error, created_at), "
                 "bool_or(list_contains(?, status) AND (status <> 'bad_request' OR segment IN "
                 "(SELECT segment FROM calls WHERE status = 'ok'))) FROM calls JOIN keys USING (call_key) "
-                "WHERE status NOT IN ('ok', ?) AND api_base = ? GROUP BY ALL",
+                "WHERE status NOT IN ('ok', ?) AND coalesce(attempt, 1) > 0 AND api_base = ? GROUP BY ALL",
                 [list(HOPELESS), INTERRUPTED, api_base],
             ).fetchall()
         found: dict[str, dict[int, Attempts]] = {}

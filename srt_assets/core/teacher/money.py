@@ -10,20 +10,26 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Prices:
-    """USD per token, or None where nobody knows. `source` says where the numbers come from."""
+    """USD per token, or None where nobody knows. `source` says where the numbers come from.
+
+    `cached`: for what the provider read from its cache; None counts it like any other input.
+    """
 
     input: float | None
     output: float | None
     source: str
+    cached: float | None = None
 
     @property
     def known(self) -> bool:
         return self.input is not None and self.output is not None
 
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+    def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float | None:
+        """USD of a call; `cached_tokens` are part of `prompt_tokens`."""
         if self.input is None or self.output is None:
             return None
-        return self.input * prompt_tokens + self.output * completion_tokens
+        saved = 0.0 if self.cached is None else (self.input - self.cached) * cached_tokens
+        return self.input * prompt_tokens - saved + self.output * completion_tokens
 
     def most(self, prompt_bound: int, allowed: int) -> float:
         """The most a call can cost (USD); 0 where nobody knows."""
@@ -46,7 +52,8 @@ def prices_of(teacher: Teacher) -> Prices:
     from srt_assets.core.teacher.client import price_in_litellm
 
     if found := price_in_litellm(teacher.model, teacher.batch):
-        return Prices(found[0], found[1], "LiteLLM's price table" + (", for batches" if teacher.batch else ""))
+        source = "LiteLLM's price table" + (", for batches" if teacher.batch else "")
+        return Prices(found[0], found[1], source, found[2])
     if teacher.budget_usd:
         raise UserError(
             f"teacher.budget_usd is set, but the price of the model {teacher.model!r} is not known",

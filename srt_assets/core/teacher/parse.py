@@ -8,8 +8,9 @@ import json
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from srt_assets.core.teacher import prompts
+from srt_assets.core.teacher import ends, prompts, thoughts
 from srt_assets.core.teacher.prompts import Form, Kind
 from srt_assets.core.teacher.refusals import refuses
 from srt_assets.core.teacher.shield import FRAME_MARKER, unshield
@@ -43,39 +44,56 @@ _COLONS = {
 
 @dataclass(frozen=True)
 class Parsed:
-    """`status` is `ok` or a reason; `instruction` (of a pair) and `response` are texts only when it is `ok`."""
+    """`status` is `ok` or a reason; `instruction` (of a pair) and `response` are texts only when it is `ok`.
+
+    `no_end_marker`: the reply ended well, but its answer without [End].
+    """
 
     status: str
     instruction: str | None = None
     response: str | None = None
+    no_end_marker: bool = False
 
 
 def parse(
-    kind: Kind, form: Form, reply: str | None, finish_reason: str | None, source: tuple[str, str, str] = ("", "", "")
+    kind: Kind,
+    form: Form,
+    reply: str | None,
+    finish_reason: str | None,
+    source: tuple[str, str, str] = ("", "", ""),
+    of_older: bool = False,
 ) -> Parsed:
     """Read a reply. `source` is (instruction, input, response) the teacher was shown, to see what it only repeats.
 
-    Statuses: ok, empty_reply, no_markers, placeholder, truncated_reply, refused, prompt_echo, unchanged.
+    `finish_reason` is a word of `ends`; `of_older`: a program asked that judged replies less strictly, and its verdicts
+    stay. Statuses: ok, empty_reply, no_markers, placeholder, truncated_reply, unknown_finish, refused, prompt_echo,
+    unchanged.
     """
-    if finish_reason == "content_filter":
+    if finish_reason == ends.CONTENT_FILTER:
         return Parsed("refused")
+    if finish_reason == ends.UNKNOWN and not of_older:
+        return Parsed("unknown_finish")
     text = reply or ""
-    if finish_reason != "stop" and (finish_reason or text.strip()):
+    if finish_reason != ends.STOP and (finish_reason or text.strip()):
         return Parsed("truncated_reply")
     if not text.strip():
         return Parsed("empty_reply")
-    text = _without_thoughts(text)
+    text = thoughts.as_before(text) if of_older else thoughts.without_thoughts(text, _answers(kind, form))
     pairs = _from_json(kind, text) if form == "json_schema" else _from_markers(kind, text)
     if not pairs:
         return Parsed("refused" if _declines(form, text) else "no_markers")
-    real = [pair for pair in pairs if not any(_is_placeholder(part) for part in pair if part is not None)]
+    if not of_older:
+        pairs = [pair for found in pairs if (pair := _without_thoughts(found, form))]
+        if not pairs:
+            return Parsed("no_markers")
+    real = [pair for pair in pairs if not any(_is_placeholder(part) for part in pair.texts)]
     if not real:
         return Parsed("refused" if _declines(form, text) else "placeholder")
-    instruction, response = real[-1]
-    assert response is not None
+    instruction, response, ended = real[-1]
     if reason := _worthless(instruction, response, source):
         return Parsed(reason)
-    return Parsed("ok", unshield(instruction) if instruction is not None else None, unshield(response))
+    instruction = unshield(instruction) if instruction is not None else None
+    return Parsed("ok", instruction, unshield(response), no_end_marker=not ended)
 
 
 def normal(text: str) -> str:
@@ -83,32 +101,57 @@ def normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _without_thoughts(text: str) -> str:
-    """The reply without what a reasoning model thought first; its template may have written the opening tag itself."""
-    opened = text.lstrip().startswith("<think>")
-    before, closing, after = text.partition("</think>")
-    if closing and (opened or "<think>" not in before):
-        return after
-    return "" if opened else text
+class _Pair(NamedTuple):
+    """What a reply offers; the instruction is None where only a response was asked for. `ended`: closed by [End]."""
+
+    instruction: str | None
+    response: str
+    ended: bool = True
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for text in (self.instruction, self.response) if text is not None]
 
 
-_Pair = tuple[str | None, str]
+def _sections(kind: Kind, text: str) -> list[tuple[int, int, str]]:
+    """(start, end, name) of what follows each marker, up to the next one."""
+    names = ("instruction", "answer") if kind == "instruction" else ("better",)
+    found = sorted((m.start(), m.end(), name) for name in names for m in _marks(name, text))
+    ends_at = [*(start for start, _, _ in found[1:]), len(text)]
+    return [(start, end, name) for (_, start, name), end in zip(found, ends_at, strict=False)]
 
 
 def _from_markers(kind: Kind, text: str) -> list[_Pair]:
     """All complete matches in their order. A pair needs both texts, a response only one."""
-    names = ("instruction", "answer") if kind == "instruction" else ("better",)
-    found = sorted((m.start(), m.end(), name) for name in names for m in _marks(name, text))
-    starts = [start for start, _, _ in found[1:]]
     pairs: list[_Pair] = []
     instruction: str | None = None
-    for (_, end, name), next_start in zip(found, [*starts, len(text)], strict=False):
-        body = _body(text[end:next_start])
+    for start, end, name in _sections(kind, text):
+        body = _body(section := text[start:end])
         if name == "instruction":
             instruction = body or None
         elif body and (kind == "response" or instruction):
-            pairs.append((instruction, body))
+            pairs.append(_Pair(instruction, body, _END.search(section) is not None))
     return pairs
+
+
+def _answers(kind: Kind, form: Form) -> thoughts.Answers:
+    """Where the texts stand that a reply is asked for."""
+    if form == "json_schema":
+        return thoughts.Answers(lambda text: [place for place, _ in _placed_objects(text)], opaque=True)
+
+    def find(text: str) -> thoughts.Ranges:
+        found = [(start, end, _END.search(text, start, end)) for start, end, _ in _sections(kind, text)]
+        return [(start, closed.start() if closed else end) for start, end, closed in found]
+
+    return thoughts.Answers(find)
+
+
+def _without_thoughts(pair: _Pair, form: Form) -> _Pair | None:
+    """The pair, if no thoughts are left in it."""
+    if form == "json_schema":
+        plain = [thoughts.without_thoughts(text, thoughts.EVERYWHERE).strip() for text in pair.texts]
+        pair = _Pair(plain[0] if len(plain) > 1 else None, plain[-1])
+    return None if any(not text or thoughts.BROKEN in text for text in pair.texts) else pair
 
 
 def _marks(name: str, text: str) -> list[re.Match[str]]:
@@ -127,14 +170,18 @@ def _from_json(kind: Kind, text: str) -> list[_Pair]:
         values = [found.get(key) for key in keys]
         if all(isinstance(value, str) and value.strip() for value in values):
             *instruction, response = (str(value).strip() for value in values)
-            pairs.append((instruction[0] if instruction else None, response))
+            pairs.append(_Pair(instruction[0] if instruction else None, response))
     return pairs
 
 
 def _objects(text: str) -> list[dict]:
     """JSON objects in a text: the whole of it, or what stands between other words (code fences, chatter)."""
+    return [found for _, found in _placed_objects(text)]
+
+
+def _placed_objects(text: str) -> list[tuple[tuple[int, int], dict]]:
     decoder = json.JSONDecoder()
-    found: list[dict] = []
+    found: list[tuple[tuple[int, int], dict]] = []
     place = text.find("{")
     while place >= 0 and len(found) < 100:
         try:
@@ -143,7 +190,7 @@ def _objects(text: str) -> list[dict]:
             place = text.find("{", place + 1)
             continue
         if isinstance(value, dict):
-            found.append(value)
+            found.append(((place, end), value))
         place = text.find("{", end)
     return found
 

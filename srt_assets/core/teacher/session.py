@@ -12,6 +12,7 @@ from srt_assets.core.teacher.call import LOCAL
 from srt_assets.core.teacher.client import connect
 from srt_assets.core.teacher.engine import Engine, Tally
 from srt_assets.core.teacher.flow import Job, drive
+from srt_assets.core.teacher.health import Health
 from srt_assets.core.teacher.ledger import Ledger
 from srt_assets.core.teacher.limits import WINDOW_S, Gate, RateLimit
 from srt_assets.core.teacher.lookup import Lookup
@@ -41,9 +42,11 @@ def short_collections() -> Iterator[None]:
 
 
 def ask_all(
-    teacher: Teacher, lake: Lake, lookup: Lookup, jobs: Iterator[list[Job]], tally: Tally, report: Callable[[], None]
+    teacher: Teacher, lake: Lake, lookup: Lookup, jobs: Iterator[list[Job]], tally: Tally, report: Callable[[str], None]
 ) -> None:
     """Run the jobs against the teacher of the settings; when it returns or raises, all replies are on disk.
+
+    `report` is told now and then, with what the run is waiting for ('' if for nothing).
 
     Raises what `client.connect`, `money.prices_of` and `Engine.ask` raise.
     """
@@ -56,6 +59,8 @@ def ask_all(
         book = stack.enter_context(Ledger(lake))
         base = stack.enter_context(local.serve()) if teacher.model == LOCAL else ""
         client = connect(teacher, base)
+        where = client.api_base or f"the provider of {teacher.model}"
+        health = Health(where, teacher.patience_s, concurrency)
         budget = Budget(teacher.budget_usd, lookup.spent_usd())
 
         def make_engine() -> Engine:
@@ -66,10 +71,10 @@ def ask_all(
             rate.remember(sorted([*past.made(), *others], reverse=True))
             if rate.counts:
                 _past[place] = rate, ours | {book.name}
-            return Engine(teacher, client, book, prices, budget, rate, Gate(concurrency), tally)
+            return Engine(teacher, client, book, prices, budget, rate, Gate(concurrency), health, tally)
 
         # A few more workers than calls in flight: one that waits for the disk or parses must not cost a slot.
         stack.enter_context(short_collections())
         started_at = time.monotonic()
-        drive(make_engine, jobs, concurrency + max(2, concurrency // 8), report)
+        drive(make_engine, jobs, concurrency + max(2, concurrency // 8), lambda: report(health.waits_for()))
         tally.seconds = time.monotonic() - started_at

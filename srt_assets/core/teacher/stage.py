@@ -18,18 +18,19 @@ from srt_assets.core.hashing import Fingerprint, content_key
 from srt_assets.core.lake import Lake
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.outcome import Description, Made
-from srt_assets.core.progress import Progress
+from srt_assets.core.progress import Fact, Progress
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts
-from srt_assets.core.teacher import ledger, sealing
+from srt_assets.core.teacher import ends, ledger, sealing
+from srt_assets.core.teacher.answers import THOUGHTS_USED_UP
 from srt_assets.core.teacher.ask import Turn, Verdict
 from srt_assets.core.teacher.call import Prompter, Source
 from srt_assets.core.teacher.engine import Engine, Tally
 from srt_assets.core.teacher.flow import Job
 from srt_assets.core.teacher.lookup import Lookup, Reply
-from srt_assets.core.teacher.parse import CORRECTABLE, Parsed, parse
+from srt_assets.core.teacher.parse import CORRECTABLE, Parsed
 from srt_assets.core.teacher.prompts import PROMPT_VERSION
-from srt_assets.core.teacher.steps import Step, resolve
+from srt_assets.core.teacher.steps import Step, read, resolve
 from srt_assets.settings import Settings, Teacher
 
 TABLE = "candidates"
@@ -41,6 +42,8 @@ CHUNK = 2000
 PART_ROWS = 20_000
 # Rows with one of these could come out otherwise under other limits; without any, limits do not matter.
 _LIMITED = ("call_failed", "over_budget", "too_long", "truncated_reply")
+# Rows that teacher.good_finish_reasons made, or could make, what they are.
+_BY_THEIR_END = ("unknown_finish", "ended_by_setting")
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,10 @@ class Reflection(Stage):
             finally:
                 sealing.seal(lake)
             tally, asked = tally.plus(done.tally), asked + len(done.missed)
-            parts, counts = _settle(lake, self, prompter, done.unanswered, work.renew)
+            parts, counts, unknown = _settle(lake, self, prompter, done.unanswered, work.renew)
         stats = {
-            **{status: n for status, n in sorted(counts.items()) if status != "from_teacher"},
+            **{name: n for name, n in sorted(counts.items()) if name != "from_teacher"},
+            **({"unknown_finish_reasons": unknown} if unknown else {}),
             "calls_paid": tally.calls,
             "cache_hits": max(0, counts["from_teacher"] - asked),
             "prompt_tokens": tally.prompt_tokens,
@@ -108,7 +112,7 @@ class Reflection(Stage):
             "seconds_calls": round(tally.seconds, 3),
             "seconds_all": round(time.monotonic() - started, 3),
         }
-        return Made({TABLE: parts}, stats, _fingerprint(settings, self, upstream, stats))
+        return Made({TABLE: parts}, stats, _fingerprint(settings, self, upstream, stats, made=True))
 
     def describe(self, lake: Lake, student: str = "") -> Description:
         """Counts by status, tokens, money, calls; five rewritten rows; lengths of the accepted responses."""
@@ -131,7 +135,7 @@ class Reflection(Stage):
 
 
 def _fingerprint(
-    settings: Settings, plan: Reflection, upstream: dict[str, str] | None, stats: Mapping[str, Any]
+    settings: Settings, plan: Reflection, upstream: dict[str, str] | None, stats: Mapping[str, Any], made: bool = False
 ) -> Fingerprint:
     teacher = settings.teacher
     prompter = Prompter(teacher)
@@ -147,6 +151,11 @@ def _fingerprint(
     if any(stats.get(status) for status in _LIMITED):
         limits = {"max_tokens", "context_tokens", "max_attempts", "budget_usd", "api_base"}
         facts["limits"] = teacher.model_dump(include=limits)
+    if stats.get("teacher_busy"):
+        # As it is made it differs from what is wanted, so that the next run asks.
+        facts["teacher_busy"] = "not answered" if made else "to be asked again"
+    if any(stats.get(name) for name in _BY_THEIR_END):
+        facts["good_finish_reasons"] = sorted({word.casefold() for word in teacher.good_finish_reasons})
     return Fingerprint.of(**facts)
 
 
@@ -178,14 +187,16 @@ def _ask(
 
         started = time.monotonic()
 
-        def report() -> None:
+        def report(waiting: str = "") -> None:
             tally = asking.tally
             elapsed = max(1e-6, time.monotonic() - started)
-            facts: dict[str, float | int] = {"calls": tally.calls, "tokens_per_s": tally.completion_tokens / elapsed}
+            facts: dict[str, Fact] = {"calls": tally.calls, "tokens_per_s": tally.completion_tokens / elapsed}
             if tally.cost_usd:
                 facts["cost_usd"] = round(tally.cost_usd, 4)
             if tally.throttled:
                 facts["throttled"] = tally.throttled
+            if waiting:
+                facts = {"waiting": waiting}
             progress(min(total, asking.hits + asking.done), total, "records", **facts)
 
         all_steps = itertools.chain([first], steps)
@@ -237,8 +248,7 @@ class _Asking:
         assert turn is not None
         answer = await engine.ask(turn)
         if isinstance(answer, Reply) and turn is step.first:
-            source, form = step.source, self.prompter.form
-            parsed = parse(source.kind, form, answer.text, answer.finish_reason, source.texts)
+            source, parsed = step.source, read(step.source, self.prompter, answer)
             if parsed.status in CORRECTABLE and not engine.stopping:
                 turn = Turn(self.prompter.correction(source, turn.call, answer.text or "", parsed.status))
                 answer = await engine.ask(turn)
@@ -249,12 +259,14 @@ class _Asking:
 
 def _settle(
     lake: Lake, plan: Reflection, prompter: Prompter, unanswered: dict[str, Verdict], renew: bool = False
-) -> tuple[list[str], Counter]:
+) -> tuple[list[str], Counter[str], str]:
     """Write the slice's rows from the records and the ledger. Every subject gets its row, whatever happened.
 
+    Gives the parts, counts, and the finish reasons that nobody knows, with their numbers, as a text.
     With `renew`, a call that was to be asked anew and has no reply is unanswered: the older reply does not step in.
     """
     counts: Counter[str] = Counter(original_rows=0, from_teacher=0)
+    words: Counter[str] = Counter()
     parts: list[str] = []
     rows: list[dict[str, Any]] = []
     with Lookup(lake) as lookup:
@@ -265,9 +277,11 @@ def _settle(
                 if subject.source:
                     counts["from_teacher"] += 1
                     step = next(steps)
-                    parsed, key = step.result(prompter.form, unanswered)
+                    parsed, key = step.result(prompter, unanswered)
                     if any(turn.is_older for turn in step.turns):
                         counts["replies_to_older_prompts"] += 1
+                    if decisive := step.decisive:
+                        _count_ends(counts, words, parsed, decisive)
                     row = _row(subject, parsed.status, _texts(subject.source, parsed), key)
                 else:
                     row = _row(subject, subject.status, subject.texts, None)
@@ -280,7 +294,19 @@ def _settle(
                 rows = []
     if rows or not parts:
         parts.append(lake.write_part(TABLE, rows, plan.share))
-    return parts, counts
+    return parts, counts, ", ".join(f"{word or 'none'} ({n})" for word, n in words.most_common())
+
+
+def _count_ends(counts: Counter[str], words: Counter[str], parsed: Parsed, reply: Reply) -> None:
+    """Count what the end of a reply did to its row; `words`: finish reasons that nobody knows."""
+    if parsed.no_end_marker:
+        counts["no_end_marker"] += 1
+    if (reply.note or "").startswith(THOUGHTS_USED_UP):
+        counts["thoughts_used_up_tokens"] += 1
+    if parsed.status == "unknown_finish":
+        words[reply.native_finish_reason or ""] += 1
+    elif reply.finish_reason == ends.UNKNOWN and reply.native_finish_reason is not None:
+        counts["ended_by_setting"] += 1
 
 
 def _texts(source: Source, parsed: Parsed) -> tuple[str, str, str] | None:

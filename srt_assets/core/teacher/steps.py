@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from srt_assets.core.teacher import ends
 from srt_assets.core.teacher.ask import Turn, Verdict
 from srt_assets.core.teacher.call import Call, Prompter, Source
 from srt_assets.core.teacher.lookup import Attempts, Lookup, Reply
 from srt_assets.core.teacher.parse import CORRECTABLE, Parsed, parse
-from srt_assets.core.teacher.prompts import Form
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,16 @@ class Step:
     def turns(self) -> list[Turn]:
         return [self.first, self.correction] if self.correction else [self.first]
 
+    @property
+    def decisive(self) -> Reply | None:
+        """The reply that decides: the correction's, if there is one."""
+        return next((turn.reply for turn in reversed(self.turns) if turn.reply), None)
+
     def missing(self, max_tokens: int) -> Turn | None:
         """The turn to ask next, as far as can be told before the request's tokens are counted (see `ask.must_ask`)."""
         return next((turn for turn in self.turns if not (turn.reply and turn.reply.serves(max_tokens))), None)
 
-    def result(self, form: Form, unanswered: dict[str, Verdict]) -> tuple[Parsed, str]:
+    def result(self, prompter: Prompter, unanswered: dict[str, Verdict]) -> tuple[Parsed, str]:
         """The outcome and the key of the call that decided it."""
         key = self.first.call.key
         verdict = unanswered.get(key)
@@ -40,7 +45,7 @@ class Step:
         if self.correction is None:
             return self.parsed, key
         if self.correction.reply:
-            return _read(self.source, form, self.correction.reply), self.correction.reply.key
+            return read(self.source, prompter, self.correction.reply), self.correction.reply.key
         over_budget = unanswered.get(self.correction.call.key) == "over_budget"
         return Parsed("over_budget" if over_budget else self.parsed.status), key
 
@@ -54,7 +59,7 @@ def resolve(
     """
     firsts = _turns(lookup, [prompter.call(source) for source in sources], api_base, renew)
     steps = [
-        Step(source, turn, _read(source, prompter.form, turn.reply) if turn.reply else None)
+        Step(source, turn, read(source, prompter, turn.reply) if turn.reply else None)
         for source, turn in zip(sources, firsts, strict=True)
     ]
     corrections = {
@@ -67,8 +72,11 @@ def resolve(
     return steps
 
 
-def _read(source: Source, form: Form, reply: Reply) -> Parsed:
-    return parse(source.kind, form, reply.text, reply.finish_reason, source.texts)
+def read(source: Source, prompter: Prompter, reply: Reply) -> Parsed:
+    """What a reply of the ledger is worth under these settings."""
+    end = ends.judged(reply.finish_reason, reply.native_finish_reason, prompter.good_finish_reasons)
+    of_older = reply.native_finish_reason is None
+    return parse(source.kind, prompter.form, reply.text, end, source.texts, of_older)
 
 
 def _turns(lookup: Lookup, calls: list[Call], api_base: str | None, renew: bool) -> list[Turn]:
