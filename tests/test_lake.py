@@ -101,9 +101,9 @@ def test_older_parts_without_a_column_read_as_null(lake: Lake) -> None:
 
 
 def test_a_failure_is_remembered_until_the_next_commit(lake: Lake) -> None:
-    lake.record_failure("raw_records", None, "f", "the disk is full")
+    lake.record_failure("raw_records", None, Fingerprint.of(of="f"), "the disk is full")
     found = lake.failure("raw_records")
-    assert found is not None and found["message"] == "the disk is full"
+    assert found is not None and found.message == "the disk is full"
     commit(lake, [row(1)])
     assert lake.failure("raw_records") is None
 

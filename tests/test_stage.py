@@ -12,7 +12,7 @@ import pytest
 from srt_assets.core import stages
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint, digest
-from srt_assets.core.lake import Lake
+from srt_assets.core.lake import FAILURE, Lake
 from srt_assets.core.outcome import Description, Made
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.status import standings
@@ -151,6 +151,12 @@ def test_a_failure_is_forgotten_when_somebody_tries_again(settings: Settings, la
     assert stage.state(settings, lake).state == "failed" and stage.state(settings, lake).why == "the key is wrong"
     # A corrected setting asks for something else, which has not failed yet.
     assert stage.state(with_template(settings, "alpaca"), lake).state == "missing"
+    # A newer program wants the same thing, and so does one that cannot know what the older one wanted.
+    stage.prompts = "b"
+    assert stage.state(settings, lake).state == "failed"
+    note = lake.directory("raw_records") / FAILURE
+    note.write_text(json.dumps({"fingerprint": "of then", "message": "the key is wrong", "at": "2026-01-01"}))
+    assert stage.state(settings, lake).state == "failed"
     # A setting that is no part of the result was corrected, and the run then stopped: nothing failed.
     stage.fails = KeyboardInterrupt()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):

@@ -105,7 +105,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     part = lake.write_part("teacher_calls", calls)
     lake.commit("teacher_calls", [part], fingerprint=Fingerprint.of(of="c"), code_version="1")
-    lake.record_failure("raw_records", None, "", EVIL)
+    lake.record_failure("raw_records", None, None, EVIL)
     checkpoints.add(Settings(), lake, str(make_tiny_student(tmp_path / EVIL.replace("/", ""))), "tiny")
     in_toml = "".join(f"\\U{ord(c):08x}" for c in EVIL)
     (tmp_path / "srt.toml").write_text(

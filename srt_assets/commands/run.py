@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from srt_assets.commands import show, terminal
-from srt_assets.core import stages
+from srt_assets.core import rights, stages
 from srt_assets.core.errors import UserError, damage, nearest
 from srt_assets.core.lake import Lake
 from srt_assets.core.progress import Fact, on_terminal, throttled
@@ -36,11 +36,14 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
     Students whose partition was deleted in the UI are retired.
     """
-    prepare_instance(settings)
-    with dg.DagsterInstance.get() as instance:
-        fail_dead_runs(instance)
-        _settle(settings, instance)
-        yield instance
+    folder = prepare_instance(settings)
+    try:
+        with dg.DagsterInstance.get() as instance:
+            fail_dead_runs(instance)
+            _settle(settings, instance)
+            yield instance
+    finally:
+        rights.share_databases(folder)
 
 
 def look_for_deleted(settings: Settings) -> None:

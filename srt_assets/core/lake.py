@@ -10,6 +10,7 @@ Why not one DuckDB file: a process that writes one shuts every other out, reader
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ from srt_assets.core.tables import TABLES, sql_literal
 from srt_assets.core.upgrade import upgrade
 
 FAILURE = "_failure.json"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A try to make an artefact that failed. `inputs`: what it should have been made of; older programs kept the
+    `fingerprint` alone."""
+
+    fingerprint: str
+    inputs: dict[str, Any] | None
+    message: str
 
 
 class Lake:
@@ -234,19 +245,25 @@ class Lake:
 
     # -- failures, so that `srt status` can tell "failed" from "never made"
 
-    def record_failure(self, table: str, partition: str | None, digest: str, message: str) -> None:
-        """Remember that making this failed. `digest`: of the fingerprint that was wanted, '' if nobody could say."""
+    def record_failure(self, table: str, partition: str | None, want: Fingerprint | None, message: str) -> None:
+        """Remember that making this failed. `want`: what it should have been made of, None if nobody could say."""
         directory = self.directory(table, partition)
         directory.mkdir(parents=True, exist_ok=True)
-        facts = {"fingerprint": digest, "message": message, "at": datetime.now(UTC).isoformat()}
+        facts = {
+            "fingerprint": want.digest if want else "",
+            "inputs": want.facts if want else {},
+            "message": message,
+            "at": datetime.now(UTC).isoformat(),
+        }
         replace_text(directory / FAILURE, json.dumps(facts))
 
-    def failure(self, table: str, partition: str | None = None) -> dict[str, str] | None:
-        """The last failure since somebody last tried: fingerprint, message, at. Damaged if it cannot be read."""
+    def failure(self, table: str, partition: str | None = None) -> Failure | None:
+        """The last failure since somebody last tried. Damaged if it cannot be read."""
         path = self.directory(table, partition) / FAILURE
         try:
             found = json.loads(read_own(path))
-            return {key: str(found[key]) for key in ("fingerprint", "message", "at")}
+            inputs = found.get("inputs")
+            return Failure(str(found["fingerprint"]), None if inputs is None else dict(inputs), str(found["message"]))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:

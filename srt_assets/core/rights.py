@@ -7,7 +7,7 @@ it. Others never may. What lies there already keeps its rights.
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ALONE, TEAM = 0o077, 0o007
@@ -58,6 +58,17 @@ def give(path: Path) -> None:
         return
     for one in (path, *path.rglob("*")):
         one.chmod((0o777 if one.is_dir() else 0o666) & ~int(users, 8))
+
+
+def share_databases(folder: Path) -> None:
+    """Let the group write to the databases in a team's folder: SQLite makes its files 0644, less the umask."""
+    if not is_team(folder):
+        return
+    for path in folder.rglob("*.db*"):
+        with suppress(FileNotFoundError):  # a journal: it goes when its transaction ends
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & stat.S_IWGRP:
+                path.chmod(stat.S_IMODE(facts.st_mode) | stat.S_IRGRP | stat.S_IWGRP)
 
 
 def open_to_others(home: Path) -> str:

@@ -8,12 +8,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from srt_assets.core import reserve
 from srt_assets.core.errors import Damaged, StageError, UserError, disk_full, explained
 from srt_assets.core.hashing import Fingerprint
-from srt_assets.core.lake import Lake
+from srt_assets.core.lake import Failure, Lake
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.masking import redact
 from srt_assets.core.outcome import Check, Checked, Description, Facts, Made, Outcome
@@ -207,8 +207,8 @@ class Stage(ABC):
         if found := self.right(lake, student, want):
             return State("fresh", "" if found.fingerprint == want.digest else self.older(found, want))
         failure = lake.failure(self.main, partition)
-        if failure and failure["fingerprint"] == want.digest:
-            return State("failed", failure["message"])
+        if failure and self._meant(failure, want):
+            return State("failed", failure.message)
         if manifest is None:
             return State("missing")
         if manifest.fingerprint == want.digest:
@@ -228,18 +228,27 @@ class Stage(ABC):
             return True
         if not self.costs_money:
             return False
+        return bool(manifest.inputs) and self._differs_by_program_only(manifest.inputs, want)
+
+    def _meant(self, failure: Failure, want: Fingerprint) -> bool:
+        """Whether what failed is what is wanted now. An older program did not say what it wanted: then it is."""
+        if failure.fingerprint == want.digest or failure.inputs is None:
+            return True
+        return bool(failure.inputs) and self._differs_by_program_only(failure.inputs, want)
+
+    def _differs_by_program_only(self, before: Mapping[str, Any], want: Fingerprint) -> bool:
         # A fact that only one side knows is the program's too: settings do not come and go.
-        theirs = self.facts_of_program | (want.facts.keys() ^ manifest.inputs.keys())
-        return bool(manifest.inputs) and want.changed_since(manifest.inputs) <= theirs
+        theirs = self.facts_of_program | (want.facts.keys() ^ before.keys())
+        return want.changed_since(before) <= theirs
 
     def _remember(self, settings: Settings, lake: Lake, student: str, error: Exception) -> None:
         known = error if isinstance(error, UserError | StageError) else explained(error)
         message = known.message if known else redact(f"{type(error).__name__}: {error}")
         try:
-            digest = self.wanted(settings, lake, student).digest
+            want = self.wanted(settings, lake, student)
         except (UserError, StageError, OSError):  # what failed is what it would be made of
-            digest = ""
+            want = None
         try:
-            lake.record_failure(self.main, self.partition(student), digest, message)
+            lake.record_failure(self.main, self.partition(student), want, message)
         except (OSError, UserError) as unwritable:  # a full disk, say: the failure itself must still be heard
             log.warning("%s: srt status will not know that it failed: %s", self.asset, unwritable)

@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 
+from srt_assets.core import rights
 from srt_assets.core.errors import UserError
 from srt_assets.core.files import is_there
 from srt_assets.core.locks import file_lock
@@ -74,6 +75,7 @@ def prepare_instance(settings: Settings) -> Path:
                 instance.get_runs_count()
                 instance.all_instigator_state()
             ready.touch()
+    rights.share_databases(home)
     return home
 
 
