@@ -131,4 +131,4 @@ def test_the_note_of_a_failed_run_says_what_to_do_and_no_more(home: Path) -> Non
         ).for_run_failure()
         failed_runs(settings, dg.DefaultSensorStatus.RUNNING, 30)(context)
     note = (home / "failures" / f"{done.run_id}.md").read_text()
-    assert "row 7 has no instruction\n  -> correct it" in note and "srt run" in note and "File " not in note
+    assert "    row 7 has no instruction\n      -> correct it" in note and "srt run" in note and "File " not in note

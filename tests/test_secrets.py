@@ -21,7 +21,7 @@ from srt_assets.commands import show
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.masking import redact, without_secrets
-from srt_assets.core.teacher import address, engine, instructions, sealing
+from srt_assets.core.teacher import address, health, instructions, sealing
 from srt_assets.core.teacher.client import connect, litellm
 from srt_assets.definitions import build_defs
 from srt_assets.defs.automation import failed_runs
@@ -109,14 +109,14 @@ KINDS = {
     "401": Kind("401", ECHO, says="refuses every call", dagster=True),
     "403": Kind("403", ECHO, says="refuses every call"),
     "404": Kind("404", ECHO, says="refuses every call"),
-    "400": Kind("400", ECHO, exit_code=0),
+    "400": Kind("400", ECHO, says="refuses every call"),
     "429": Kind("429", ECHO, {"retry-after": "86400"}, says="asks to wait", exit_code=1, dagster=True),
     "no funds": Kind("429", ECHO + "insufficient_quota", says="no funds left", exit_code=1),
-    "500": Kind("500", ECHO, teacher=ONE, exit_code=0),
-    "garbage": Kind("garbage", ECHO, teacher=ONE, exit_code=0),
+    "500": Kind("500", ECHO, teacher=ONE | {"patience_s": 0.5}, says="has answered nothing", exit_code=1),
+    "garbage": Kind("garbage", ECHO, teacher=ONE, says="all failed", exit_code=1),
     "wrong type": Kind("usage", usage={"prompt_tokens": ECHO, "completion_tokens": [KEY]}, teacher=ONE, exit_code=0),
-    "half a reply": Kind("half", teacher=ONE, exit_code=0),
-    "timeout": Kind("hang", teacher=ONE | {"timeout_s": 0.2}, exit_code=0),
+    "half a reply": Kind("half", teacher=ONE, says="all failed", exit_code=1),
+    "timeout": Kind("hang", teacher=ONE | {"timeout_s": 0.2}, says="all failed", exit_code=1),
     "refused": Kind(teacher={"api_base": "http://127.0.0.1:9/v1"}, says="cannot be reached", exit_code=1),
     "no host": Kind(teacher={"api_base": "http://no-such-host.invalid/v1"}, says="cannot be reached", exit_code=1),
     "key with a line end": Kind(environment={"OPENAI_API_KEY": KEY + "\n"}, says="API key anew", dagster=True),
@@ -136,7 +136,7 @@ KINDS = {
         says="cannot be reached",
         exit_code=1,
     ),
-    "client": Kind(breaks=client_raises, teacher=ONE, exit_code=0, dagster=True),
+    "client": Kind(breaks=client_raises, teacher=ONE, says="all failed", exit_code=1, dagster=True),
     "stage": Kind(breaks=stage_breaks, says="RuntimeError: no such thing", exit_code=1, dagster=True),
 }
 
@@ -166,7 +166,7 @@ def test_no_secret_is_kept_or_shown(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     kind = KINDS[name]
-    monkeypatch.setattr(engine, "UNREACHABLE_AT_START_S", 0.05)
+    monkeypatch.setattr(health, "UNREACHABLE_AT_START_S", 0.05)
     for variable, value in {"OPENAI_API_KEY": KEY, "COLUMNS": "4000", **kind.environment}.items():
         monkeypatch.setenv(variable, value)
     code = "insufficient_quota" if name == "no funds" else None

@@ -324,7 +324,7 @@ def test_training_ends_a_turn_as_the_template_does_and_generation_stops_there(tm
     assert stops == [end, tokenizer.eos_token_id]
     assert made.record["answers_end_with"] == "<|im_end|>"
     card = (made.path / "README.md").read_text()
-    assert "an answer ends with `<|im_end|>`" in card and "generation prompt of its template ends with" in card
+    assert r"an answer ends with `<\|im_end\|>`" in card and "generation prompt of its template ends with" in card
     # Its successor is a student like any other.
     again = checkpoints.add(bench.settings, bench.lake, str(made.path), name="next")
     assert chat.of_student("next", again.path, again.fingerprint).end == "<|im_end|>"

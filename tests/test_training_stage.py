@@ -1,5 +1,6 @@
 """The stage: what is trained, once; where it ends up; what an unfinished or a failed training leaves behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from srt_assets.commands.show import students
+from srt_assets.core import untouched
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
 from srt_assets.core.training import finished, job, launch, results, stage, states
@@ -406,5 +408,9 @@ def test_abandoned_states_go_and_recent_ones_stay(bench: Bench) -> None:
         task.write_text("{}")
         then = task.stat().st_mtime - age
         os.utime(task, (then, then))
+    # One look is not believed, for the clock may have been wrong. This one has looked yesterday.
+    looks = bench.lake.home / "training" / "tiny" / finished.LOOKS
+    at, yesterday = (looks.parent / "old" / "job.json").stat().st_mtime, time.time() - untouched.AGAIN_S
+    looks.write_text(json.dumps({"old": [at, yesterday]}))
     run(bench)
-    assert [p.name for p in (bench.lake.home / "training" / "tiny").iterdir()] == ["new"]
+    assert [p.name for p in (bench.lake.home / "training" / "tiny").glob("[!.]*")] == ["new"]

@@ -40,6 +40,8 @@ def run(verify: bool = False, ping: bool = False) -> int:
     """Print every finding. Exit code 2 if something must be changed before a run can work."""
     findings = list(examine(verify, ping))
     table = Table(show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")  # a path is no use without its end
     for level, what, remedy in findings:
         table.add_row(terminal.text(level, STYLES[level]), terminal.text(what), terminal.text(remedy))
     terminal.console().print(table)

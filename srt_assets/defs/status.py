@@ -1,6 +1,7 @@
 """The asset `pipeline_status`, the table of `srt status` in the UI, and the sensor that renews it after other runs."""
 
 import time
+from pathlib import Path
 
 import dagster as dg
 
@@ -9,7 +10,7 @@ from srt_assets.core.stage import STATES
 from srt_assets.defs import names
 from srt_assets.defs.resources import LakeResource
 from srt_assets.defs.retirement import settle
-from srt_assets.text import printable
+from srt_assets.text import in_markdown
 
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 LOOKED_AT = "looked_at"
@@ -35,10 +36,16 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     store, looked_at = lake.open(), time.time()
     settle(lake.settings(), store, context.instance)
     found = standings(lake.settings(), store, list_students(store))
-    rows = ["| asset | student | state | why |", "|---|---|---|---|"]
-    rows += [f"| {s.asset} | {s.student or '-'} | {s.state} | {_quoted(s.why)} |" for s in found]
     broken = [error.message for error in faults()]
-    rows += [f"| SQL model | - | does not compile | {_quoted(message)} |" for message in broken]
+    rows = ["| asset | student | state |", "|---|---|---|"]
+    rows += [f"| {s.asset} | {s.student or '-'} | {s.state} |" for s in found]
+    rows += ["| SQL model | - | does not compile |" for _ in broken]
+    # Below the table: the page cuts off what is wider than its column.
+    rows += [""]
+    rows += [
+        f"- {s.asset}{f' of {s.student}' if s.student else ''}: {_quoted(s.why, store.home)}" for s in found if s.why
+    ]
+    rows += [f"- SQL model: {_quoted(message, store.home)}" for message in broken]
     counts = {state: sum(s.state == state for s in found) for state in STATES}
     version = digest(standings=[[s.asset, s.student, s.state, s.why] for s in found], broken=broken)
     return dg.MaterializeResult(
@@ -52,12 +59,15 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     )
 
 
-def _quoted(why: str) -> str:
-    """Reasons may quote names of files and models, or a whole stack trace: nothing in them is markup, or ends a row."""
-    text = " ".join(printable(why).split()).replace("`", "").replace("|", "/")
+def _quoted(why: str, home: Path) -> str:
+    """Reasons may quote names of files and models, or a whole stack trace: nothing in them is markup, or ends a line.
+
+    Files of the home are named from there.
+    """
+    text = " ".join(why.replace(f"{home}/", "").split())
     if len(text) > LONGEST_WHY:
-        text = f"{text[:LONGEST_WHY]} … (srt status says it all)"
-    return f"`{text}`" if text else ""
+        return f"{in_markdown(text[:LONGEST_WHY])} … (srt status says it all)"
+    return in_markdown(text)
 
 
 def status_after_runs(status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorDefinition:
