@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Tests run in so many processes, with one thread of arithmetic each.
 JOBS ?= 2
 
-.PHONY: demo test live architectures ui lint clean
+.PHONY: demo test slow live architectures ui lint clean
 
 demo: $(READY)
 	$(BIN)/srt demo
@@ -13,6 +13,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# Whole programs, run and killed: a few minutes, so not part of `test`.
+slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal
 
 # Students arrive by themselves, with a real daemon and web server: minutes, so not part of `test`.
 live: $(READY)

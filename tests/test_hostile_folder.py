@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import typer
 from old_homes import open_home
 
@@ -76,6 +77,7 @@ def test_no_command_is_left_out() -> None:
     assert commands(typer.main.get_group(app)) == WORDS.keys() | ELSEWHERE.keys()
 
 
+@pytest.mark.slow
 def test_nothing_in_the_folder_of_the_data_runs(tmp_path: Path) -> None:
     site = open_home("demo", tmp_path)
     sample = site.sql("SELECT min(sample_id) AS id FROM raw_records")[0]["id"]

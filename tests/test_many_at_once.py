@@ -119,6 +119,7 @@ def test_what_takes_a_device_or_the_teacher_is_in_its_pool() -> None:
     assert teacher == {"reflected_instructions", "reflected_responses"}
 
 
+@pytest.mark.slow
 def test_runs_that_write_one_table_at_once_leave_one_content_whole(
     instance_home: Path, home: Path, tmp_path: Path
 ) -> None:

@@ -157,6 +157,7 @@ def test_an_old_home_lies_elsewhere_than_it_was_made(name: str, tmp_path: Path) 
             assert file.resolve().is_relative_to(home.lake.home.resolve())
 
 
+@pytest.mark.slow
 def test_half_a_home_pays_for_the_other_half_only(
     tmp_path: Path, teacher: FakeOpenAI, costs: dict[str, tuple[int, int, int]]
 ) -> None:

@@ -121,6 +121,7 @@ def test_from_raw_file_to_checkpoint_and_nothing_twice(site: Site, forward_passe
     assert site.rows("SELECT count(*) FROM training_runs") == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_changed_record_asks_for_itself_only_and_a_new_student_asks_nobody(site: Site) -> None:
     site.run("tiny")
     fingerprints = dict(site.rows("SELECT sample_id, any_value(content_key) FROM candidates GROUP BY 1"))
@@ -135,6 +136,7 @@ def test_a_changed_record_asks_for_itself_only_and_a_new_student_asks_nobody(sit
     assert site.rows("SELECT student, count(*) FROM decisions GROUP BY 1 ORDER BY 1") == [("second", 8), ("tiny", 8)]
 
 
+@pytest.mark.slow
 def test_a_newer_program_alone_pays_nobody_and_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.run("tiny")
     monkeypatch.setattr(stage, "PROMPT_VERSION", "newer")

@@ -38,6 +38,7 @@ def project(folder: Path, base: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_a_run_makes_is_its_owners_alone(tmp_path: Path) -> None:
     reply = "[New Instruction] c [End] [New Answer] d [End]"
     with FakeOpenAI(lambda body, nth: Plan(text=reply)) as teacher:

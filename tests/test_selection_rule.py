@@ -121,6 +121,7 @@ def test_selective_is_the_official_tree(table):
             assert number_or_none(won.ifd) is None or number_or_none(won.r_ifd) is None
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(samples)
 def test_what_is_kept_is_ok_and_within_its_limits_under_every_switch(table):

@@ -93,6 +93,7 @@ def answers(port: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_srt_ui_in_the_background_ends_when_told_and_not_when_the_terminal_goes(
     site: Path, number: signal.Signals
@@ -125,6 +126,7 @@ def test_srt_ui_in_the_background_ends_when_told_and_not_when_the_terminal_goes(
         again.bind(("127.0.0.1", port))
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_a_terminal_is_answered_by_one_sentence(tmp_path: Path) -> None:
     """Of the terminal's own kind: SIGINT to every process that works for the command, Dagster's helpers too."""
     (tmp_path / "d.json").write_text('[{"instruction": "a", "output": "b"}]')

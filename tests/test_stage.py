@@ -199,6 +199,7 @@ def test_states_come_from_the_list_of_stages(settings: Settings, lake: Lake) -> 
     assert [s.asset for s in found] == [stage.asset for stage in stages.STAGES]
 
 
+@pytest.mark.slow
 def test_one_more_stage_is_one_file_and_one_line(tmp_path: Path) -> None:
     for name in ("srt_assets", "dbt_like_sql"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

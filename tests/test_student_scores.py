@@ -141,6 +141,7 @@ def test_a_dead_worker_is_an_error_and_what_was_scored_is_kept(home, monkeypatch
     assert outcome.stats["candidates_scored"] == 4 * len(RECORDS) - 12
 
 
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_is_an_error_and_what_was_scored_is_kept(home, monkeypatch):
     lake = make_lake(home)
     monkeypatch.setattr(pace, "_FIRST_CHARACTERS", 1)
@@ -191,6 +192,7 @@ scores.STAGE.run(settings_for(), Lake(Path({home!r})), "tiny")
 """
 
 
+@pytest.mark.slow
 def test_after_a_kill_scoring_goes_on_from_there(home):
     lake = make_lake(home)
     script = KILLED.format(tests=str(Path(__file__).parent), home=str(home))

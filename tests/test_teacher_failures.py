@@ -213,6 +213,7 @@ def test_calls_in_flight_when_a_stopped_run_ends_are_no_attempt_but_money_of_the
         assert instructions.STAGE.run(settings, lake, progress=report).stats["ok"] == 3
 
 
+@pytest.mark.slow
 def test_more_calls_than_files_is_not_blamed_on_the_teacher(tmp_path):
     code = """
 import resource, sys

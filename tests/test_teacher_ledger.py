@@ -281,6 +281,7 @@ def test_every_setting_either_changes_the_key_or_does_not():
     assert Prompter(plain).call(Source("other", "reflect_instruction", "i", "x", "r")).key == key
 
 
+@pytest.mark.slow
 def test_kill_at_twenty_random_points_pays_nothing_twice_but_the_calls_in_flight(tmp_path, monkeypatch):
     """A run is killed -9 twenty times, then finished; its tables equal those of an undisturbed one."""
     monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
@@ -338,6 +339,7 @@ print(kills, on_disk)
 """
 
 
+@pytest.mark.slow
 def test_several_processes_write_seal_and_read_at_once(tmp_path):
     """Four processes append, each seals every now and then; two runs of one asset at once ask every call once."""
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.02)) as fake:

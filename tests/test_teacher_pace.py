@@ -17,6 +17,7 @@ from tests.teacher_home import both, home, table
 pytestmark = pytest.mark.usefixtures("quick_teacher")
 
 
+@pytest.mark.slow
 def test_waiting_in_the_queue_is_no_timeout(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan(latency_s=0.3)) as fake:
         settings, lake = home(tmp_path, 24, api_base=fake.base, timeout_s=3.0, concurrency=2)
@@ -74,6 +75,7 @@ except Terminated: print("stopped", flush=True)
         assert all(paid == 1 for paid in fake.paid.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [(), IN_BACKGROUND], ids=["", "in the background"])
 def test_ctrl_c_in_srt_run_keeps_every_reply_and_the_next_run_pays_the_rest(tmp_path, before):
     settings, lake = home(tmp_path, 20)

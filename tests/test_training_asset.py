@@ -58,6 +58,7 @@ def test_materialized_once_through_pipes(tmp_path: Path, monkeypatch: pytest.Mon
         assert len(finished.all_of(bench.lake, "tiny")) == 1
 
 
+@pytest.mark.slow
 def test_terminate_saves_and_the_next_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     bench = make_bench(tmp_path / "home", max_steps=150)

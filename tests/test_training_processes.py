@@ -49,6 +49,7 @@ def test_two_processes_have_the_curve_of_one(bench: Bench, alone: finished.Finis
     assert_equal(alone, together)
 
 
+@pytest.mark.slow
 def test_sharded_processes_have_it_too_and_can_be_interrupted(bench: Bench, alone: finished.Finished) -> None:
     bench.with_training(processes=2, sharding="always")
 

@@ -209,6 +209,7 @@ def test_the_curve_is_on_the_disk_before_a_state_counts(
     assert (task.curve.name, 2, False) in synced
 
 
+@pytest.mark.slow
 def test_kill_nine_and_again(bench: Bench, tmp_path: Path) -> None:
     """A real process killed with -9 between two steps: the next one ends with the curve of an undisturbed one."""
     calm = prepare(bench, tmp_path / "calm", steps=30)

@@ -298,6 +298,7 @@ def settings_file(bench: Bench, folder: Path, more: str = "epochs = 2") -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_on_its_own_in_a_real_process(
     bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +310,7 @@ def test_on_its_own_in_a_real_process(
     assert main(["--student", "nobody", "--settings", str(file)]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [(), IN_BACKGROUND], ids=["", "in the background"])
 def test_ctrl_c_reaches_the_training_which_saves_its_state(bench: Bench, tmp_path: Path, before: Sequence[str]) -> None:
     file = settings_file(bench, tmp_path, "max_steps = 2000")
