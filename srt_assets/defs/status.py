@@ -40,17 +40,16 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     rows = ["| asset | student | state |", "|---|---|---|"]
     rows += [f"| {s.asset} | {s.student or '-'} | {s.state} |" for s in found]
     rows += ["| SQL model | - | does not compile |" for _ in broken]
-    # Below the table: the page cuts off what is wider than its column.
-    rows += [""]
-    rows += [
-        f"- {s.asset}{f' of {s.student}' if s.student else ''}: {_quoted(s.why, store.home)}" for s in found if s.why
-    ]
-    rows += [f"- SQL model: {_quoted(message, store.home)}" for message in broken]
+    # Apart from the table: the page cuts off what is wider than its column, and hides what is longer than 1,000.
+    reasons = [(f"{s.asset} of {s.student}" if s.student else s.asset, s.why) for s in found if s.why]
+    reasons += [("SQL model", message) for message in broken]
+    why = "\n".join(f"- {what}: {_quoted(reason, store.home)}" for what, reason in reasons)
     counts = {state: sum(s.state == state for s in found) for state in STATES}
     version = digest(standings=[[s.asset, s.student, s.state, s.why] for s in found], broken=broken)
     return dg.MaterializeResult(
         metadata={
             "status": dg.MetadataValue.md("\n".join(rows)),
+            **({"why": dg.MetadataValue.md(why)} if why else {}),
             LOOKED_AT: dg.MetadataValue.timestamp(looked_at),
             **counts,
             "sql_models_broken": len(broken),
