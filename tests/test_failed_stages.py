@@ -15,10 +15,10 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.records import raw
 from srt_assets.core.status import standings
 from srt_assets.core.student import scores
-from srt_assets.defs import names
+from srt_assets.defs import failures, names
 from srt_assets.defs.assets import asset_of
 from srt_assets.defs.automation import failed_runs
-from srt_assets.defs.failures import Failed, cause
+from srt_assets.defs.failures import Failed, cause, explained
 from srt_assets.defs.instance import DAGSTER_YAML
 from srt_assets.defs.resources import LakeResource
 from srt_assets.settings import Settings
@@ -76,9 +76,9 @@ def test_an_error_nobody_foresaw_counts_too(home: Path, monkeypatch: pytest.Monk
     told = event.step_failure_data.user_failure_data.description
     assert told == cause(event) and str(error) in told.splitlines()[0] and "\n  -> " in told
     assert ("a fault of srt-assets" in told) is (type(error) is RuntimeError)
-    # Where it was is in the log, at level debug; what people see first has Dagster's own lines only.
-    shown = event.step_failure_data.error.to_string()
-    assert shown.startswith(f"Failed: {told}") and "in fails" not in shown
+    # Where it was is in the log, at level debug; people are shown no trace, not even of Dagster's own lines.
+    shown = event.step_failure_data.error
+    assert shown.message == f"Failed: {told}\n" and not shown.stack and shown.cause is None
     traces = [entry for entry in logged if "in fails" in entry.user_message]
     assert traces and {entry.level for entry in traces} == {logging.DEBUG}
 
@@ -109,6 +109,17 @@ def test_the_terminal_shows_where_it_was_only_when_asked(
     assert "error raw_dataset: LookupError: no such key in a second line (nobody foresaw" in told
     assert "-> report it" in told and "Traceback" not in told and "in fails" not in told
     assert "in fails" in srt("--verbose")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), dg.DagsterExecutionInterruptedError()])
+def test_a_stopped_step_in_a_process_of_its_own_ends_with_one_sentence(
+    stop: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(type(stop)), explained(dg.build_asset_context()):
+        raise stop
+    monkeypatch.setattr(failures, "parent_process", lambda: "the executor")
+    with pytest.raises(Failed, match="stopped on request; what was done is kept"), explained(dg.build_asset_context()):
+        raise stop
 
 
 def test_the_note_of_a_failed_run_says_what_to_do_and_no_more(home: Path) -> None:

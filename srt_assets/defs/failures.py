@@ -2,8 +2,13 @@
 
 import traceback
 from collections.abc import Iterable
+from multiprocessing import parent_process
 
 import dagster as dg
+
+# No public name: an error that Dagster shows without a trace.
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster._utils.error import SerializableErrorInfo
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.errors import explained as explanation
@@ -13,11 +18,16 @@ EXIT_CODE = "srt/exit_code"
 LONGEST_MESSAGE = 500
 
 
-class Failed(dg.Failure):
-    """A failure whose text is all a person needs; nothing repeats it by itself."""
+class _Shown(DagsterUserCodeProcessError):
+    """An error that Dagster shows as its text says: it adds a trace to all but those that bring one from elsewhere."""
 
-    # Dagster shows an error with its class before its text; with the module too, the cause would not come first.
-    __module__ = "builtins"
+    def __init__(self, text: str) -> None:
+        shown = SerializableErrorInfo(message=f"Failed: {text}\n", stack=[], cls_name="Failed")
+        super().__init__(text, user_code_process_error_infos=[shown])
+
+
+class Failed(dg.Failure, _Shown):
+    """A failure whose text is all a person needs; nothing repeats it by itself."""
 
     def __init__(self, text: str, exit_code: int = StageError.exit_code) -> None:
         super().__init__(text, metadata={EXIT_CODE: exit_code}, allow_retries=False)
@@ -26,7 +36,9 @@ class Failed(dg.Failure):
 class explained:
     """Whatever ends a step becomes a failure that says cause and remedy. The trace goes to the log, at level debug.
 
-    Being stopped is no failure: what is no Exception goes on as it is.
+    What is no Exception goes on as it is: being stopped is no failure, and whoever runs the step in its own process is
+    to hear of it. In a process of its own the step has nobody above it: there it ends with one sentence, where Dagster
+    would show a trace, and Dagster's parent process, which passed the signal on, makes the run a canceled one.
     """
 
     def __init__(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> None:
@@ -35,6 +47,8 @@ class explained:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt | dg.DagsterExecutionInterruptedError) and parent_process() is not None:
+            raise Failed("stopped on request; what was done is kept, and the next run goes on from there") from None
         if not isinstance(error, Exception) or isinstance(error, dg.Failure | dg.DagsterError):
             return
         known = error if isinstance(error, UserError | StageError) else explanation(error)
