@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
-from srt_assets.core.training import data, job, keeper, launch, memory, model, rows, stage, states, trainer
+from srt_assets.core.training import data, job, keeper, launch, memory, model, rows, saved, stage, states, trainer
 from srt_assets.core.training.plan import step_samples
 from srt_assets.core.training.train import Stopped, train
 from tests.training_data import Bench, make_bench
@@ -464,7 +464,7 @@ def test_rows_are_those_of_the_split(bench: Bench, whole: job.Job) -> None:
     held = {r["sample_id"] for r in arm.rows.of(rows.HELD_OUT)}
     assert held and not train_ids & held
     assert {r["sample_id"] for r in arm.rows.of(rows.HELD_OUT_ORIGINAL)} == held
-    assert model.stored_dtype(whole.student_path) == torch.float32
+    assert saved.stored_dtype(whole.student_path) == torch.float32
 
 
 def test_a_generation_config_that_cannot_be_saved_is_found_before_training(bench: Bench, tmp_path: Path) -> None:

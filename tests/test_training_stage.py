@@ -391,13 +391,13 @@ def test_commands(tmp_path: Path) -> None:
 def test_disk_and_memory_that_run_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
-    from srt_assets.core.training import model
+    from srt_assets.core.training import saved
 
     def fail(*_: object) -> None:
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(model, "save", fail)
+        patch.setattr(saved, "save", fail)
         with pytest.raises(StageError, match=f"{said}[\\s\\S]*continues from"):
             run(bench)
     run(bench)

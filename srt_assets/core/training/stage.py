@@ -60,6 +60,13 @@ class FinetunedCheckpoint(Stage):
             blocking=True,
             remedy="lower training.learning_rate, or train with student.dtype = 'fp32'",
         ),
+        Check(
+            results.SAVED,
+            "The model loaded from the finished checkpoint has the loss of the model that was trained.",
+            blocking=True,
+            remedy="do not use this checkpoint: it is another model than was trained; train with another "
+            "training.method, and report the student's architecture",
+        ),
         Check(results.LEARNED, "The loss on records that never entered training is lower than before.", blocking=False),
     )
 

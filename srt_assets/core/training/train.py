@@ -21,7 +21,7 @@ from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.locks import replace_text
 from srt_assets.core.student.loading import load_tokenizer
-from srt_assets.core.training import card, data, memory, model
+from srt_assets.core.training import card, data, memory, model, saved
 from srt_assets.core.training.arguments import arguments
 from srt_assets.core.training.job import RECORD, Job
 from srt_assets.core.training.keeper import Keeper
@@ -60,6 +60,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     rank, processes = args.process_index, args.world_size
     set_seed(job.seed)
     tokenizer = load_tokenizer(job.student_path)
+    stored = saved.stored_dtype(job.student_path)
     student: Any = model.load_model(job)
     window = min(job.max_length, getattr(student.config, "max_position_embeddings", None) or job.max_length)
     samples = data.load(job, tokenizer, window, len(student.get_input_embeddings().weight))
@@ -79,17 +80,22 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     state = last_state(job.states)
     before_file = job.directory / "before.json"
 
-    def evaluate() -> dict[str, float]:
-        sets = {"eval_loss": samples.held_out, "eval_original_loss": samples.held_out_original}
-        model_now: Any = trainer.model
-        with trainer.compute_loss_context_manager():
-            return {k: mean_loss(model_now, v, budget, rank, processes) for k, v in sets.items() if v}
+    sets = {"eval_loss": samples.held_out, "eval_original_loss": samples.held_out_original}
+
+    def measure(now: Any) -> None:
+        before = {name: mean_loss(now, rows, budget, rank, processes) for name, rows in sets.items() if rows}
+        if rank == 0:
+            replace_text(before_file, json.dumps(before))
+
+    if not state and not args.fsdp:
+        # In the precision it is stored in, as its successor will be measured.
+        with saved.as_stored(student.to(args.device), stored):
+            measure(student)
 
     def at_start() -> None:
-        if not state:
-            before = evaluate()
-            if rank == 0:
-                replace_text(before_file, json.dumps(before))
+        if not state and args.fsdp:  # no process holds the whole of it
+            with trainer.compute_loss_context_manager():
+                measure(trainer.model)
 
     keeper = Keeper(plan, job.curve, job.save_every_s, listener, stop_asked, at_start)
     trainer = PackedTrainer(model=student, args=args, train_dataset=plan, callbacks=[keeper])
@@ -104,12 +110,16 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     result = trainer.train(resume_from_checkpoint=str(state) if state else None)
     if keeper.stopped and result.global_step < steps:
         raise Stopped
-    after, before = evaluate(), json.loads(read_own(before_file))
-    # Sharded weights are gathered by all processes together.
+    # Sharded weights are gathered by all processes together; the rest is the work of one, however long it takes.
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if rank != 0:
-        trainer.accelerator.wait_for_everyone()
         return
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    if weights is not None:
+        trained = saved.gathered(job, weights, trained)
+        weights = None
+    assert trainer.optimizer is not None
+    trainer.optimizer.state.clear()  # twice the weights, and never needed again
     curve = [json.loads(line) for line in read_own(job.curve).splitlines()]
     facts = {
         "n_train": len(samples.train),
@@ -122,12 +132,9 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
         "tokens": keeper.tokens,
         "train_loss_first": curve[0]["loss"],
         "train_loss_final": curve[-1]["loss"],
-        **{f"{k}_before": v for k, v in before.items()},
-        **{f"{k}_after": v for k, v in after.items()},
+        **{f"{k}_before": v for k, v in json.loads(read_own(before_file)).items()},
         "tokens_per_s": keeper.tokens / keeper.seconds,
         "seconds": keeper.seconds,
-        "process_seconds": time.monotonic() - began,
-        "peak_memory_bytes": memory.peak_bytes(device),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "dtype": dtype,
         "processes": processes,
@@ -135,15 +142,17 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
         "token_budget": budget,
         "versions": {name: version(name) for name in VERSIONS},
     }
-    _finish(job, trainer.accelerator.unwrap_model(trainer.model), weights, tokenizer, facts)
-    trainer.accelerator.wait_for_everyone()
-
-
-def _finish(job: Job, trained: Any, weights: dict | None, tokenizer, facts: dict[str, Any]) -> None:
     aside = job.directory / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    model.save(trained, tokenizer, job, aside, weights)
+    say("saving the trained model, and measuring it as it was saved")
+    facts |= saved.save(trained, tokenizer, job, aside, samples, budget, args.device)
+    facts |= {"process_seconds": time.monotonic() - began, "peak_memory_bytes": memory.peak_bytes(device)}
+    _finish(job, aside, facts)
+
+
+def _finish(job: Job, aside: Path, facts: dict[str, Any]) -> None:
+    """Put the record, the curve and the card beside the saved model, and make it the finished one."""
     asked = asdict(job)
     for place in ("work", "student_path"):  # where it happened to lie says nothing about the training
         asked.pop(place)
