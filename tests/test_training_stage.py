@@ -338,7 +338,7 @@ def test_a_job_by_hand_says_what_is_wrong(bench: Bench, tmp_path: Path, capsys: 
     rows = stage.active_arm(bench.settings, bench.lake, "tiny").rows
     info = checkpoints.get(bench.lake, "tiny")
     task = job.make(bench.settings, info, tmp_path, run="r", arm="selective", data_hash="h", steps=0)
-    rows.write(task.rows_file)
+    rows.move(task.rows_file)
     assert main([str(replace(task, device="cuda").write())]) == 2
     assert "student.devices names a GPU" in capsys.readouterr().err
 

@@ -6,9 +6,8 @@ made is in `train.py`; which difference is too large is in `results.py`.
 """
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from srt_assets.core.training import memory
 from srt_assets.core.training.data import Data
 from srt_assets.core.training.job import Job
 from srt_assets.core.training.packed import mean_loss
+from srt_assets.core.training.samples import Example
 
 NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # Training rows to compare on where nothing is held out.
@@ -106,10 +106,11 @@ def save(
     """
     dtype = stored_dtype(job.student_path)
     sets = {"eval_loss_after": samples.held_out, "eval_original_loss_after": samples.held_out_original}
+    compared: Sequence[Example]
     if samples.held_out:
         compared, what = samples.held_out, f"{len(samples.held_out)} held-out rows"
     else:
-        compared = list(islice(samples.train, FEW))
+        compared = samples.train[:FEW]
         what = f"the first {len(compared)} training rows: none is held out"
     adapted = isinstance(model, PeftModel)
     merged = adapted and job.lora.merge

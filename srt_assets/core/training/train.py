@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import PrinterCallback, set_seed
 from transformers.utils import logging as hf_logging
 
@@ -26,7 +27,8 @@ from srt_assets.core.training.arguments import arguments
 from srt_assets.core.training.job import RECORD, Job
 from srt_assets.core.training.keeper import Keeper
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
-from srt_assets.core.training.plan import count_steps, pack, step_samples
+from srt_assets.core.training.plan import count_steps, row_bound, step_samples
+from srt_assets.core.training.samples import shortest
 from srt_assets.core.training.states import ASIDE, drop_torn_states, last_state, sync
 from srt_assets.core.training.trainer import PackedTrainer, Steps
 
@@ -51,6 +53,11 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     `listener` hears every step, `say` a few sentences. Raises UserError or StageError with the remedy, `Stopped` after
     saving its state when `stop_asked()` became true.
     """
+
+    def stop_if_asked() -> None:
+        if stop_asked():
+            raise Stopped
+
     began = time.monotonic()
     hf_logging.disable_progress_bar()
     device = model.pick_device(job)
@@ -63,7 +70,9 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     stored = saved.stored_dtype(job.student_path)
     student: Any = model.load_model(job)
     window = min(job.max_length, getattr(student.config, "max_position_embeddings", None) or job.max_length)
-    samples = data.load(job, tokenizer, window, len(student.get_input_embeddings().weight))
+    vocabulary = len(student.get_input_embeddings().weight)
+    meet = PartialState().wait_for_everyone
+    samples = data.load(job, tokenizer, window, vocabulary, rank, processes, meet, stop_if_asked)
     model.stop_on(student, samples.end[-1], tokenizer.eos_token_id)
     steps = count_steps(len(samples.train), job.batch_size, job.epochs, job.steps)
     if job.method == "lora":
@@ -169,7 +178,7 @@ def _finish(job: Job, aside: Path, facts: dict[str, Any]) -> None:
 
 def _check_packing(student, samples: data.Data, dtype: str, budget: int, say: Callable[[str], None]) -> int:
     """The token budget, or 1 (every sample alone) for an architecture that would let samples see each other."""
-    everything = [*samples.train, *samples.held_out]
+    everything = [*shortest(samples.train, 2), *shortest(samples.held_out, 2)]
     if len(everything) < 2 or packing_is_exact(student, everything, "fp32"):
         return budget
     say(f"{type(student).__name__} does not keep packed samples apart; each sample gets a forward pass of its own")
@@ -177,9 +186,7 @@ def _check_packing(student, samples: data.Data, dtype: str, budget: int, say: Ca
 
 
 def _check_memory(student, samples, budget: int, job: Job, args, dtype: str, device: torch.device) -> None:
-    bins = pack([len(e.ids) for e in samples.train], budget)
-    tokens = max(sum(len(samples.train[i].ids) for i in b) for b in bins)
-    targets = max(sum(samples.train[i].n_targets for i in b) for b in bins)
+    tokens, targets = row_bound(samples.train.lengths, samples.train.n_targets, job.batch_size, budget)
     shards = args.world_size if args.fsdp else 1
     need = memory.estimate(student, tokens, targets, 4 if dtype == "fp32" else 2, shards)
     free, loaded = memory.available(device), 0
