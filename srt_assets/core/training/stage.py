@@ -190,7 +190,7 @@ def _train(work: Work, arm: Arm) -> Finished:
     progress(0, count_steps(n, task.batch_size, task.epochs, arm.steps), "steps", arm=arm.name)
     with _followed(folder / "live.json", arm.name, progress):
         devices = launch.visible(settings.student.devices, os.environ)
-        env = {"TOKENIZERS_PARALLELISM": "false", **devices, **launch.hang_up()}
+        env = {**launch.tokenizing(task.processes), **devices, **launch.hang_up()}
         code = (work.launch or launch.plain)(launch.command(file, task.processes), env)
     if code != 0:
         raise _explain(task, code)
