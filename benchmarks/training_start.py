@@ -164,7 +164,7 @@ def agreed(train, steps) -> str:
 
 
 class Watch:
-    """Seconds by part, and the most memory so far, less what there was at the start. Not counted: pages of mapped files,
+    """Seconds by part, and the most memory so far, less that at the start. Not counted: pages of mapped files,
     which the system takes back when it needs them.
     """
 

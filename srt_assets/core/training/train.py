@@ -38,6 +38,8 @@ GPU_BUDGET = 4096
 # What torch says when it cannot write a state: never why.
 _WRITES = ("PytorchStreamWriter failed", "iostream error", "unexpected pos")
 _NEARLY_NONE = 64 << 20
+# Losses before the first step, for a training that is continued.
+BEFORE = "before.json"
 VERSIONS = ("srt-assets", "torch", "transformers", "accelerate", "peft")
 
 Listener = Callable[[int, int, dict[str, float]], None]
@@ -83,18 +85,19 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     budget = _check_packing(student, samples, dtype, budget, say)
     batches = step_samples(len(samples.train), job.batch_size, steps, job.seed)
     plan = Steps(samples.train, batches, budget, rank, processes)
-    _check_memory(student, samples, budget, job, args, dtype, device)
+    row = row_bound(samples.train.lengths, samples.train.n_targets, job.batch_size, budget)
+    if memory.must_checkpoint(student, row, job.gradient_checkpointing, dtype, device, args):
+        args.activation_checkpointing = True
+        args.activation_checkpointing_kwargs = {"use_reentrant": False}
     if rank == 0:
         drop_torn_states(job.states)
     state = last_state(job.states)
-    before_file = job.directory / "before.json"
-
-    sets = {"eval_loss": samples.held_out, "eval_original_loss": samples.held_out_original}
 
     def measure(now: Any) -> None:
+        sets = {"eval_loss": samples.held_out, "eval_original_loss": samples.held_out_original}
         before = {name: mean_loss(now, rows, budget, rank, processes) for name, rows in sets.items() if rows}
         if rank == 0:
-            replace_text(before_file, json.dumps(before))
+            replace_text(job.directory / BEFORE, json.dumps(before))
 
     if not state and not args.fsdp:
         # In the precision it is stored in, as its successor will be measured.
@@ -129,27 +132,15 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
         weights = None
     assert trainer.optimizer is not None
     trainer.optimizer.state.clear()  # twice the weights, and never needed again
-    curve = [json.loads(line) for line in read_own(job.curve).splitlines()]
     facts = {
-        "n_train": len(samples.train),
-        "n_held_out": len(samples.held_out),
-        "left_out": samples.left_out,
-        "answers_end_with": tokenizer.decode(list(samples.end)),
-        "prompt_note": samples.prompt_note,
+        **_facts(job, samples, keeper, tokenizer),
         "window": window,
         "steps": result.global_step,
-        "tokens": keeper.tokens,
-        "train_loss_first": curve[0]["loss"],
-        "train_loss_final": curve[-1]["loss"],
-        **{f"{k}_before": v for k, v in json.loads(read_own(before_file)).items()},
-        "tokens_per_s": keeper.tokens / keeper.seconds,
-        "seconds": keeper.seconds,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "dtype": dtype,
         "processes": processes,
         "sharded": trainer.is_fsdp_enabled,
         "token_budget": budget,
-        "versions": {name: version(name) for name in VERSIONS},
     }
     aside = job.directory / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
@@ -158,6 +149,26 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     facts |= saved.save(trained, tokenizer, job, aside, samples, budget, args.device)
     facts |= {"process_seconds": time.monotonic() - began, "peak_memory_bytes": memory.peak_bytes(device)}
     _finish(job, aside, facts)
+
+
+def _facts(job: Job, samples: data.Data, keeper: Keeper, tokenizer) -> dict[str, Any]:
+    """What the record says of the data and of the steps."""
+    curve = [json.loads(line) for line in read_own(job.curve).splitlines()]
+    before = json.loads(read_own(job.directory / BEFORE))
+    return {
+        "n_train": len(samples.train),
+        "n_held_out": len(samples.held_out),
+        "left_out": samples.left_out,
+        "answers_end_with": tokenizer.decode(list(samples.end)),
+        "prompt_note": samples.prompt_note,
+        "tokens": keeper.tokens,
+        "train_loss_first": curve[0]["loss"],
+        "train_loss_final": curve[-1]["loss"],
+        **{f"{name}_before": loss for name, loss in before.items()},
+        "tokens_per_s": keeper.tokens / keeper.seconds,
+        "seconds": keeper.seconds,
+        "versions": {name: version(name) for name in VERSIONS},
+    }
 
 
 def _finish(job: Job, aside: Path, facts: dict[str, Any]) -> None:
@@ -183,21 +194,6 @@ def _check_packing(student, samples: data.Data, dtype: str, budget: int, say: Ca
         return budget
     say(f"{type(student).__name__} does not keep packed samples apart; each sample gets a forward pass of its own")
     return 1
-
-
-def _check_memory(student, samples, budget: int, job: Job, args, dtype: str, device: torch.device) -> None:
-    tokens, targets = row_bound(samples.train.lengths, samples.train.n_targets, job.batch_size, budget)
-    shards = args.world_size if args.fsdp else 1
-    need = memory.estimate(student, tokens, targets, 4 if dtype == "fp32" else 2, shards)
-    free, loaded = memory.available(device), 0
-    if device.type == "cpu":
-        # Every process holds its own copy in the same memory.
-        free //= args.world_size
-        loaded = sum(p.numel() * p.element_size() for p in student.parameters())
-    on = memory.choose_checkpointing(need, free, job.gradient_checkpointing, loaded)
-    if on:
-        args.activation_checkpointing = True
-        args.activation_checkpointing_kwargs = {"use_reentrant": False}
 
 
 def exhausted(error: BaseException, place: Path | None = None) -> StageError | None:
