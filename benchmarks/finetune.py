@@ -58,14 +58,14 @@ def ours(given: dict, work: Path) -> tuple[float, list[float]]:
 
     from srt_assets.core.training.packed import Example
     from srt_assets.core.training.train import CPU_BUDGET, GPU_BUDGET
-    from srt_assets.core.training.trainer import PackedTrainer, Steps, only
+    from srt_assets.core.training.trainer import PackedTrainer, Steps
 
     set_seed(0)
     model, args = load(given, work, 1, 1)
     examples = [Example(str(i), np.asarray(s["ids"], np.int32), s["start"]) for i, s in enumerate(given["samples"])]
     budget = given["token_budget"] or (CPU_BUDGET if args.device.type == "cpu" else GPU_BUDGET)
     steps = Steps(examples, [np.asarray(p) for p in given["plan"]], budget)
-    return train(PackedTrainer(model=model, args=args, train_dataset=steps, data_collator=only))
+    return train(PackedTrainer(model=model, args=args, train_dataset=steps))
 
 
 def stock(given: dict, work: Path) -> tuple[float, list[float]]:

@@ -347,7 +347,7 @@ def test_an_end_of_turn_without_an_embedding_is_refused(tmp_path: Path) -> None:
     arm = training.active_arm(bench.settings, bench.lake, "tiny")
     info = checkpoints.get(bench.lake, "unresized")
     task = job.make(bench.settings, info, tmp_path / "work", run="r", arm="a", data_hash="", steps=1)
-    arm.rows.write(task.rows_file)
+    arm.rows.move(task.rows_file)
     from srt_assets.core.training import data
 
     with pytest.raises(UserError, match=r"the end of a turn of its chat template, '<\|im_end\|>' has id 321"):

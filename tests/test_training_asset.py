@@ -12,7 +12,7 @@ import pytest
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.training import finished, job, stage, states
-from srt_assets.core.training.results import FINITE, LEARNED, STEPS, TABLE, check
+from srt_assets.core.training.results import FINITE, LEARNED, SAVED, STEPS, TABLE, check
 from srt_assets.defs.assets import asset_of
 from srt_assets.defs.metadata import lines_png
 from srt_assets.defs.resources import LakeResource
@@ -44,7 +44,7 @@ def test_materialized_once_through_pipes(tmp_path: Path, monkeypatch: pytest.Mon
         assert metadata["seconds"].value > metadata["training_seconds"].value > 0
         assert str(metadata["loss_curve"].value).startswith("![loss by step](data:image/png;base64,")
         verdicts = {e.check_name: e.passed for e in first.get_asset_check_evaluations()}
-        assert verdicts == {FINITE: True, LEARNED: True}
+        assert verdicts == {FINITE: True, SAVED: True, LEARNED: True}
         # The child's own words came through Pipes, its steps through our progress.
         told = [e.user_message for e in instance.all_logs(first.run_id)]
         assert any("14 samples to train on, 2 held out" in t for t in told)
@@ -106,12 +106,34 @@ def put_runs(lake: Lake, steps: list[tuple[int, float]], **run: object) -> None:
 
 def test_checks_see_what_is_wrong(lake: Lake) -> None:
     put_runs(lake, [(1, 2.0), (2, float("nan"))], eval_loss_before=2.0, eval_loss_after=2.5)
-    finite, learned = check(lake, "tiny")
+    finite, _, learned = check(lake, "tiny")
     assert not finite.passed and finite.facts["steps_without_a_number"] == "a step 2"
     assert not learned.passed and learned.facts == {"before": 2.0, "after": 2.5}
     put_runs(lake, [(1, 2.0)])
-    finite, learned = check(lake, "tiny")
+    finite, _, learned = check(lake, "tiny")
     assert finite.passed and not learned.passed and "no record" in str(learned.facts["why"])
+
+
+def test_the_check_of_what_was_saved_knows_what_is_rounding(lake: Lake) -> None:
+    def answer(**run: object):
+        put_runs(lake, [(1, 2.0)], **run)
+        return next(c for c in check(lake, "tiny") if c.name == SAVED)
+
+    assert answer().passed and answer().facts == {"a": "not measured by the program that made it"}
+    measured = {"compared_on": "2 held-out rows", "trained_loss": 2.0, "saved_loss": 2.0}
+    for dtype, apart, passed in (
+        ("fp32", 1e-4, True),
+        ("fp32", 1.1e-4, False),
+        ("bf16", 5e-3, True),
+        ("bf16", 5.1e-3, False),
+        ("fp32", float("nan"), False),
+        ("fp32", None, False),
+        ("fp8", 0.0, False),
+    ):
+        found = answer(**measured, saved_dtype=dtype, saved_difference=apart)
+        assert found.passed == passed, (dtype, apart)
+        assert "2 held-out rows" in str(found.facts["a"])
+    assert not answer(**measured, saved_dtype="fp32", saved_difference=0.0, merge_difference=2e-4).passed
 
 
 def test_the_picture_is_small() -> None:

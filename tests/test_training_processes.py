@@ -37,6 +37,7 @@ def assert_equal(one: finished.Finished, two: finished.Finished) -> None:
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
     for fact in ("eval_loss_before", "eval_loss_after", "eval_original_loss_after"):
         assert two.record[fact] == pytest.approx(one.record[fact], rel=1e-4)
+    assert two.record["saved_difference"] <= 1e-4
     ours, theirs = (load_file(f.path / "model.safetensors") for f in (two, one))
     assert ours.keys() == theirs.keys()
     assert max(float((ours[k] - theirs[k]).abs().max()) for k in ours) < 1e-3

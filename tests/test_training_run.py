@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.student import checkpoints
-from srt_assets.core.training import data, job, keeper, launch, memory, model, rows, stage, states, trainer
+from srt_assets.core.training import data, job, keeper, launch, memory, model, rows, saved, stage, states, trainer
 from srt_assets.core.training.plan import step_samples
 from srt_assets.core.training.train import Stopped, train
 from tests.training_data import Bench, make_bench
@@ -46,7 +47,7 @@ def prepare(bench: Bench, work: Path, **changes) -> job.Job:
         bench.settings, info, work, run="r", arm=arm.name, data_hash=arm.rows.data_hash, steps=arm.steps, **facts
     )
     made = replace(made, **changes)
-    arm.rows.write(made.rows_file)
+    arm.rows.move(made.rows_file)
     return made
 
 
@@ -460,11 +461,13 @@ def test_a_half_precision_student_stays_one_and_ties_stay_tied(bench: Bench, tmp
 
 def test_rows_are_those_of_the_split(bench: Bench, whole: job.Job) -> None:
     arm = stage.active_arm(bench.settings, bench.lake, "tiny")
-    train_ids = {r["sample_id"] for r in arm.rows.of(rows.TRAIN)}
-    held = {r["sample_id"] for r in arm.rows.of(rows.HELD_OUT)}
-    assert held and not train_ids & held
-    assert {r["sample_id"] for r in arm.rows.of(rows.HELD_OUT_ORIGINAL)} == held
-    assert model.stored_dtype(whole.student_path) == torch.float32
+    ids: dict[str, set[str]] = {}
+    for row in pq.read_table(arm.rows.path).to_pylist():
+        ids.setdefault(row["split"], set()).add(row["sample_id"])
+    assert ids[rows.HELD_OUT] and not ids[rows.TRAIN] & ids[rows.HELD_OUT]
+    assert ids[rows.HELD_OUT_ORIGINAL] == ids[rows.HELD_OUT]
+    assert arm.rows.sizes == {split: len(found) for split, found in ids.items()}
+    assert saved.stored_dtype(whole.student_path) == torch.float32
 
 
 def test_a_generation_config_that_cannot_be_saved_is_found_before_training(bench: Bench, tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_a_job_by_hand_says_what_is_wrong(bench: Bench, tmp_path: Path, capsys: 
     rows = stage.active_arm(bench.settings, bench.lake, "tiny").rows
     info = checkpoints.get(bench.lake, "tiny")
     task = job.make(bench.settings, info, tmp_path, run="r", arm="selective", data_hash="h", steps=0)
-    rows.write(task.rows_file)
+    rows.move(task.rows_file)
     assert main([str(replace(task, device="cuda").write())]) == 2
     assert "student.devices names a GPU" in capsys.readouterr().err
 
@@ -391,13 +391,13 @@ def test_commands(tmp_path: Path) -> None:
 def test_disk_and_memory_that_run_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
-    from srt_assets.core.training import model
+    from srt_assets.core.training import saved
 
     def fail(*_: object) -> None:
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(model, "save", fail)
+        patch.setattr(saved, "save", fail)
         with pytest.raises(StageError, match=f"{said}[\\s\\S]*continues from"):
             run(bench)
     run(bench)

@@ -29,6 +29,13 @@ def spill_into(con: duckdb.DuckDBPyConnection, home: Path) -> None:
     con.execute(f"SET temp_directory = {sql_literal(folder)}")
 
 
+def folder(home: Path) -> tempfile.TemporaryDirectory:
+    """A folder under the home that goes with the object given back, or after this process was killed, as spilled data
+    does.
+    """
+    return tempfile.TemporaryDirectory(prefix=f"{_MACHINE}@{os.getpid()}@", dir=_root(home))
+
+
 def _root(home: Path) -> Path:
     root = home / "tmp"
     if not home.exists():  # whoever only asks does not make it

@@ -348,9 +348,24 @@ _ALL = (
             ("steps", "BIGINT", "optimizer steps"),
             ("tokens", "BIGINT", "tokens trained on, prompts included"),
             ("eval_loss_before", "DOUBLE", "held-out loss before training (nats per response token)"),
-            ("eval_loss_after", "DOUBLE", "held-out loss after training (nats per response token)"),
+            ("eval_loss_after", "DOUBLE", "held-out loss of the saved model, as loaded (nats per response token)"),
             ("eval_original_loss_before", "DOUBLE", "the same records as the dataset gave them, before training"),
             ("eval_original_loss_after", "DOUBLE", "the same records as the dataset gave them, after training"),
+            ("saved_dtype", "VARCHAR", "precision of the saved weights, and of the model measured after training"),
+            (
+                "compared_on",
+                "VARCHAR",
+                "rows on which the saved model was compared with the trained one; null: not measured by the program "
+                "that made it",
+            ),
+            ("trained_loss", "DOUBLE", "loss there of the trained model, rounded to saved_dtype"),
+            ("saved_loss", "DOUBLE", "loss there of the model loaded from its directory"),
+            ("saved_difference", "DOUBLE", "how far the two are apart (nats per response token)"),
+            (
+                "merge_difference",
+                "DOUBLE",
+                "loss there of the adapters apart and merged, in fp32; null if none were merged",
+            ),
             ("train_loss_first", "DOUBLE", "training loss of the first step (nats per response token)"),
             ("train_loss_final", "DOUBLE", "training loss of the last step (nats per response token)"),
             ("tokens_per_s", "DOUBLE", "tokens trained on a second"),
@@ -363,7 +378,11 @@ _ALL = (
         ),
         key=("student", "run"),
         partitioned=True,
-        volatile=frozenset({"tokens_per_s", "peak_memory_bytes", "seconds", "device", "finished_at", "path"}),
+        # How the saved model was compared says nothing new of what was trained: older programs did not compare.
+        volatile=frozenset(
+            {"tokens_per_s", "peak_memory_bytes", "seconds", "device", "finished_at", "path"}
+            | {"saved_dtype", "compared_on", "trained_loss", "saved_loss", "saved_difference", "merge_difference"}
+        ),
         places={"path": "{home} || '/checkpoints/' || student || '/' || run"},
     ),
     Table(

@@ -124,11 +124,14 @@ class Encoder:
         """
         longest = copy(self)
         longest.max_length, longest.dropped = max_length, 0
+        rows = [c if all(map(_encodable, c)) else None for c in candidates]
+        good = [row for row in rows if row is not None]
+        done = iter(longest._official_given(good) if self.protocol == "official" else longest._aligned_given(good))
         found: list[Pass | str] = []
-        for encoded in longest.encode(candidates):
-            one = encoded["response_given_prompt"]
+        for row in rows:
+            one = NOT_ENCODABLE if row is None else next(done)
             if isinstance(one, Pass) and not one.truncated:
-                ids = _array(one.ids.tolist(), self.end)
+                ids = np.concatenate([one.ids, np.asarray(self.end, np.int32)])
                 one = Pass(ids[:max_length], one.start, len(ids) > max_length)
             found.append(one)
         return found
@@ -173,6 +176,21 @@ class Encoder:
         given = Pass(_array(prompt, scored), max(len(prompt) + dropped, 1), truncated)
         return direct, given
 
+    def _aligned_given(self, rows: list[Texts]) -> list[Pass | str]:
+        """The pass `response_given_prompt` alone: the others cost as much again in tokens."""
+        prompts = self._render([(r.instruction, r.input) for r in rows])
+        # A row whose other prompt cannot be written is no sample either; only a chat template takes offence.
+        guesses = self._render([(templates.guess(r.response), "") for r in rows]) if self.chat else prompts
+        before = self._tokenize([p for p in prompts if p is not None], special=False, markup=self.template == "chat")
+        ids = self._tokenize((r.response for r in rows), special=False, markup=False)
+        context = () if self.template == "chat" else self.bos
+        return [
+            TEMPLATE_FAILED
+            if prompt is None or guess is None
+            else self._pair((*context, *before[prompt]), row.response, ids)[1]
+            for row, prompt, guess in zip(rows, prompts, guesses, strict=True)
+        ]
+
     # -- official
 
     def _official(self, rows: list[Texts]) -> list[Encoded]:
@@ -203,6 +221,16 @@ class Encoder:
             )
             found.append({name: _cut(*s) for name, s in zip(PASSES, sequences, strict=True)})
         return found
+
+    def _official_given(self, rows: list[Texts]) -> list[Pass | str]:
+        """The pass `response_given_prompt` alone."""
+        prompts = [templates.TEMPLATES[self.template](r.instruction, r.input) for r in rows]
+        wholes = [p + r.response for p, r in zip(prompts, rows, strict=True)]
+        ids = self._tokenize([*prompts, *wholes], special=True, markup=True)
+        return [
+            _cut(ids[whole], min(len(ids[prompt]), self.max_length), self.max_length) if row.response else EMPTY_TARGET
+            for row, prompt, whole in zip(rows, prompts, wholes, strict=True)
+        ]
 
     def _tokenize(self, texts: Iterable[str], special: bool, markup: bool) -> dict[str, list[int]]:
         """Ids of every distinct text, tokenized in one call (the Rust tokenizers spread it over the cores).

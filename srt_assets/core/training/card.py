@@ -31,7 +31,8 @@ which versions to keep (policy `{arm}`), and the student was trained on those.
 
 ## Evaluation
 
-Mean loss per response token (nats) on {n_held_out} records that never entered training:
+Mean loss per response token (nats) on {n_held_out} records that never entered training, with the weights as they are
+stored ({saved_dtype}); after training, those of this directory:
 
 | | before | after |
 |---|---|---|

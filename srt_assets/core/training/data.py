@@ -1,17 +1,22 @@
 """Rows of text to samples of token ids, exactly as they were scored, and what ends an answer."""
 
-from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.student import chat
 from srt_assets.core.student.encoding import OUT_OF_VOCABULARY, Encoder, Pass, Texts
 from srt_assets.core.training import rows as splits
+from srt_assets.core.training import samples
 from srt_assets.core.training.job import Job
-from srt_assets.core.training.packed import Example
+from srt_assets.core.training.samples import Encoded, Samples
+
+# Where the samples lie while a training is unfinished.
+SAMPLES = "samples"
 
 
 @dataclass(frozen=True)
@@ -20,18 +25,31 @@ class Data:
     could not become a sample, by reason.
     """
 
-    train: list[Example]
-    held_out: list[Example]
-    held_out_original: list[Example]
+    train: Samples
+    held_out: Samples
+    held_out_original: Samples
     end: tuple[int, ...]
     prompt_note: str = ""
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def load(job: Job, tokenizer, window: int, vocabulary: int) -> Data:
-    """Tokenize the job's rows. A sample longer than `window` tokens is left out and counted, never cut: a model that
-    learns from cut responses learns not to stop. So is one with a token that the student, of `vocabulary` rows, has no
-    embedding for. UserError if nothing is left to train on.
+def load(
+    job: Job,
+    tokenizer,
+    window: int,
+    vocabulary: int,
+    rank: int = 0,
+    processes: int = 1,
+    meet: Callable[[], object] = lambda: None,
+    each: Callable[[], None] = lambda: None,
+) -> Data:
+    """Tokenize the job's rows, each process its share, into files that all of them read.
+
+    A sample longer than `window` tokens is left out and counted, never cut: a model that learns from cut responses
+    learns not to stop. So is one with a token that the student, of `vocabulary` rows, has no embedding for. UserError
+    if nothing is left to train on.
+
+    `meet` waits for the other processes; `each` is called now and then, and may raise to end the work.
     """
     encoder = Encoder(tokenizer, job.template, job.protocol, window)
     if encoder.chat:
@@ -45,26 +63,43 @@ def load(job: Job, tokenizer, window: int, vocabulary: int) -> Data:
             f"{vocabulary} tokens only",
             "set eos_token in its tokenizer_config.json to one it has, or resize its embeddings",
         )
-    table = pq.read_table(Path(job.rows_file)).to_pylist()
-    # Prompt and response as scored; what ends the answer is part of what is learned.
-    encoded = encoder.for_training([Texts(r["instruction"], r["input"], r["response"]) for r in table], window)
-    found: dict[str, list[Example]] = {s: [] for s in (splits.TRAIN, splits.HELD_OUT, splits.HELD_OUT_ORIGINAL)}
-    left_out: Counter[str] = Counter()
-    for row, one in zip(table, encoded, strict=True):
-        reason = one if isinstance(one, str) else _unfit(one, vocabulary)
-        if isinstance(one, Pass) and not reason:
-            found[row["split"]].append(Example(row["sample_id"], one.ids, one.start))
-        elif row["split"] != splits.HELD_OUT_ORIGINAL:
-            left_out[reason] += 1
-    if not found[splits.TRAIN]:
+    folder = job.directory / SAMPLES
+    samples.write(folder / f"{rank}.arrow", _encoded(job, encoder, window, vocabulary, rank, processes, each))
+    meet()
+    files = samples.Files([folder / f"{i}.arrow" for i in range(processes)])
+    left_out = files.left_out((splits.TRAIN, splits.HELD_OUT))
+    train, held_out, original = map(files.of, (splits.TRAIN, splits.HELD_OUT, splits.HELD_OUT_ORIGINAL))
+    if not train:
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(left_out.items()))
         raise UserError(
             f"no training sample is left within {window} tokens ({why or 'all rows are held out'})",
             "raise training.max_length (up to the student's window), or lower training.held_out",
         )
-    train, held_out, original = (found[s] for s in (splits.TRAIN, splits.HELD_OUT, splits.HELD_OUT_ORIGINAL))
     note = encoder.chat.turns.note if encoder.chat else ""
-    return Data(train, held_out, original, encoder.end, note, dict(left_out))
+    return Data(train, held_out, original, encoder.end, note, left_out)
+
+
+def _encoded(
+    job: Job, encoder: Encoder, window: int, vocabulary: int, rank: int, processes: int, each: Callable[[], None]
+) -> Iterator[list[Encoded]]:
+    """This process's share of the rows, a stretch of the whole, as samples or with the reason why they are none."""
+    with pq.ParquetFile(job.rows_file) as file:
+        n = file.num_row_groups
+        groups = range(rank * n // processes, (rank + 1) * n // processes)
+        for batch in file.iter_batches(splits.AT_ONCE, list(groups)) if groups else ():
+            each()
+            rows = batch.to_pylist()
+            # Prompt and response as scored; what ends the answer is part of what is learned.
+            texts = [Texts(r["instruction"], r["input"], r["response"]) for r in rows]
+            found = encoder.for_training(texts, window)
+            yield [_one(r["sample_id"], r["split"], p, vocabulary) for r, p in zip(rows, found, strict=True)]
+
+
+def _one(sample_id: str, split: str, found: Pass | str, vocabulary: int) -> Encoded:
+    reason = found if isinstance(found, str) else _unfit(found, vocabulary)
+    if isinstance(found, str) or reason:
+        return Encoded(sample_id, split, np.zeros(0, np.int32), reason=reason)
+    return Encoded(sample_id, split, found.ids, found.start)
 
 
 def _unfit(one: Pass, vocabulary: int) -> str:

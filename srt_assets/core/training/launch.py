@@ -45,6 +45,12 @@ def visible(devices: str, environment: Mapping[str, str]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(outer[i] if outer else str(i) for i in wanted)}
 
 
+def tokenizing(processes: int) -> dict[str, str]:
+    """The variables that have every process tokenize its share of the rows on its share of the cores."""
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    return {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(threads)}
+
+
 def hang_up() -> dict[str, str]:
     """The variable that keeps torch's launcher from taking SIGHUP for a stop where `nohup` has it ignored."""
     return {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT"} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else {}

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
 from srt_assets.core.errors import UserError
 
@@ -86,6 +87,21 @@ def choose_checkpointing(need: Need, free: int, wish: str, weights_loaded: int) 
             "or use a machine with more memory",
         )
     return checkpointed
+
+
+def must_checkpoint(
+    model: nn.Module, row: tuple[int, int], wish: str, dtype: str, device: torch.device, args: TrainingArguments
+) -> bool:
+    """Whether this training has to recompute activations. `row`: tokens and targets of its largest row; `dtype`: of the
+    forward passes. UserError if it cannot fit either way.
+    """
+    need = estimate(model, *row, 4 if dtype == "fp32" else 2, args.world_size if args.fsdp else 1)
+    free, loaded = available(device), 0
+    if device.type == "cpu":
+        # Every process holds its own copy in the same memory.
+        free //= args.world_size
+        loaded = sum(p.numel() * p.element_size() for p in model.parameters())
+    return choose_checkpointing(need, free, wish, loaded)
 
 
 def peak_bytes(device: torch.device) -> int:

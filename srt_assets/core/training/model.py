@@ -1,11 +1,15 @@
-"""The student as something to train: loaded, put in the right precision, given adapters, checked; and saved again."""
+"""The student as something to train: loaded, put in the right precision, given adapters, checked.
 
-from pathlib import Path
+How it is saved again is in `saved.py`.
+"""
+
+from collections import Counter
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from srt_assets.core.errors import UserError
@@ -71,13 +75,23 @@ def add_adapters(model: PreTrainedModel, job: Job) -> PeftModel:
         target_modules=list(job.lora.targets) or "all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    if job.lora.merge:
+        _check_ties(adapted)
+    return adapted
 
 
-def stored_dtype(path: str) -> torch.dtype:
-    """The precision the student's weights are stored in; its successor is stored in the same."""
-    named = AutoConfig.from_pretrained(path, trust_remote_code=False).dtype
-    return named if isinstance(named, torch.dtype) else torch.float32
+def _check_ties(model: PeftModel) -> None:
+    """UserError if an adapter sits on a matrix that another layer uses too: merged, it would change both of them."""
+    users = Counter(id(w) for module in model.modules() for w in module.parameters(recurse=False))
+    adapted = {name: m for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
+    tied = sorted(n.rpartition(".")[2] for n, m in adapted.items() if users[id(m.get_base_layer().weight)] > 1)
+    if tied:
+        raise UserError(
+            f"LoRA on {' and '.join(tied)} cannot be merged: the student ties its input and output embeddings to one "
+            "matrix, and the merged adapter would change both",
+            f"take {', '.join(tied)} out of training.lora_targets, or set training.lora_merge = false",
+        )
 
 
 def stop_on(model: PreTrainedModel, last: int, eos: int | None) -> None:
@@ -89,23 +103,3 @@ def stop_on(model: PreTrainedModel, last: int, eos: int | None) -> None:
     stops = [last, eos, *(before if isinstance(before, list) else [before])]
     known = list(dict.fromkeys(stop for stop in stops if stop is not None))
     config.eos_token_id = known if len(known) > 1 else known[0]
-
-
-def save(model: nn.Module, tokenizer, job: Job, directory: Path, weights: dict[str, torch.Tensor] | None) -> None:
-    """A standard checkpoint: safetensors, config, generation config, tokenizer. LoRA is merged if the job says so.
-
-    `weights`: the whole state, where the model itself holds only this process's share of it.
-    """
-    if isinstance(model, PeftModel) and job.lora.merge:
-        model = model.merge_and_unload()
-    assert isinstance(model, PreTrainedModel | PeftModel)
-    if isinstance(model, PreTrainedModel):
-        dtype = stored_dtype(job.student_path)
-        model.config.use_cache = True
-        model.config.dtype = dtype
-        whole = model.state_dict() if weights is None else weights
-        # One matrix under two names is two matrices once it was gathered or converted: it is stored under the first.
-        twice = {k for k, first in model.all_tied_weights_keys.items() if first in whole}
-        weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in whole.items() if k not in twice}
-    model.save_pretrained(str(directory), state_dict=weights, safe_serialization=True)
-    tokenizer.save_pretrained(directory)

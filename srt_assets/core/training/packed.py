@@ -14,22 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from srt_assets.core.training.plan import pack
+from srt_assets.core.training.samples import Example, lengths, shortest
 
 # Losses of the same tokens in two orders of summation differ by rounding; leaking attention differs by far more.
 PROBE_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
-
-
-@dataclass(frozen=True)
-class Example:
-    """A sample as token ids (int32 [length]); the loss counts ids from `start` (≥ 1) on: the response and EOS."""
-
-    sample_id: str
-    ids: np.ndarray
-    start: int
-
-    @property
-    def n_targets(self) -> int:
-        return len(self.ids) - self.start
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ def mean_loss(model: nn.Module, examples: Sequence[Example], budget: int, rank: 
     training = model.training
     model.eval()
     totals = torch.zeros(2, dtype=torch.float64)
-    bins = pack([len(e.ids) for e in examples], budget, processes)
+    bins = pack(lengths(examples).tolist(), budget, processes)
     for bin in bins[rank::processes]:
         row = make_row([examples[i] for i in bin]).to(device)
         totals += torch.tensor([float(summed_loss(model, row)), row.n_targets], dtype=torch.float64)
@@ -101,7 +89,7 @@ def packing_is_exact(model: nn.Module, examples: Sequence[Example], dtype: str) 
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    short = sorted(examples, key=lambda e: len(e.ids))[:2]
+    short = shortest(examples, 2)
     together = float(summed_loss(model, make_row(short).to(device)))
     alone = sum(float(summed_loss(model, make_row([e]).to(device))) for e in short)
     model.train(training)

@@ -15,6 +15,10 @@ TABLE = "training_runs"
 STEPS = "training_steps"
 FINITE = "loss_is_finite"
 LEARNED = "held_out_loss_fell"
+SAVED = "saved_model_is_the_trained_one"
+# Nats per response token between the trained model, rounded to the precision it is saved in, and the one on disk.
+MOST_APART = {"fp64": 1e-4, "fp32": 1e-4, "bf16": 5e-3, "fp16": 5e-3}
+NOT_MEASURED = "not measured by the program that made it"
 
 
 def current(lake: Lake, student: str) -> list[Path]:
@@ -52,20 +56,53 @@ def parts(lake: Lake, student: str, done: list[Finished]) -> dict[str, list[str]
 
 
 def check(lake: Lake, student: str) -> list[Checked]:
-    """Finite losses; and whether the held-out loss of the active policy's training fell (no: nothing was held out)."""
+    """Finite losses; whether every saved model is the trained one; and whether the held-out loss of the active policy's
+    training fell (no: nothing was held out).
+    """
     bad = [f"{arm} step {step}" for arm, line in curve(lake, student).items() for step, x in line if not isfinite(x)]
     with lake.connect() as con:
         found = con.execute(
             "SELECT eval_loss_before, eval_loss_after FROM training_runs WHERE student = ? AND is_active_policy",
             [student],
         ).fetchone()
+        compared = rows_as_dicts(
+            con.execute(
+                "SELECT arm, saved_dtype, compared_on, trained_loss, saved_loss, saved_difference, "
+                "merge_difference FROM training_runs "
+                "WHERE student = ? ORDER BY is_active_policy DESC, arm",
+                [student],
+            )
+        )
     before, after = found or (None, None)
     measured = before is not None and after is not None
     losses: Facts = {"before": before, "after": after} if measured else {"why": "no record was held out"}
     return [
         Checked(FINITE, not bad, {"steps_without_a_number": ", ".join(bad[:20]) or "none"}),
+        _as_saved(compared),
         Checked(LEARNED, measured and after < before, losses),
     ]
+
+
+def _as_saved(runs: list[dict]) -> Checked:
+    """Whether each model on disk has the loss of the one that was trained; an older program did not ask."""
+    found = {run["arm"]: _verdict(run) for run in runs}
+    return Checked(SAVED, all(good for good, _ in found.values()), {arm: told for arm, (_, told) in found.items()})
+
+
+def _verdict(run: dict) -> tuple[bool, str]:
+    if run["compared_on"] is None:
+        return True, NOT_MEASURED
+    limit, apart, merge = MOST_APART.get(run["saved_dtype"] or ""), run["saved_difference"], run["merge_difference"]
+    # Known-good: a limit that is known and a number below it, which NaN is not.
+    good = limit is not None and apart is not None and apart <= limit
+    told = (
+        f"loss {run['trained_loss']} as trained and {run['saved_loss']} as saved in {run['saved_dtype']}, "
+        f"{apart} apart, at most {limit} is rounding"
+    )
+    if merge is not None:
+        good &= merge <= MOST_APART["fp32"]
+        told += f"; merging the adapters moved it by {merge} in fp32, at most {MOST_APART['fp32']} is rounding"
+    return good, f"{'as trained' if good else 'another model'}: {told}; on {run['compared_on']}"
 
 
 def describe(lake: Lake, student: str) -> Description:

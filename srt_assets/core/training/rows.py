@@ -1,20 +1,29 @@
-"""Which rows a training sees: the rows of a policy, and the split between training and held-out rows."""
+"""Which rows a training sees: the rows of a policy, and the split between training and held-out rows.
+
+Here belongs what is decided and counted before any text becomes tokens, in SQL: rows go from the lake into one Parquet
+file and never become Python objects all at once. How that file becomes samples is in `data.py`.
+"""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from srt_assets.core import scratch
+from srt_assets.core.duck_paths import exactly
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import content_key, digest
+from srt_assets.core.hashing import content_key
 from srt_assets.core.lake import Lake
+from srt_assets.core.locks import naming
 from srt_assets.core.selection import decide
-from srt_assets.core.tables import rows_as_dicts
+from srt_assets.core.tables import sql_literal
 
 TRAIN = "train"
 HELD_OUT = "held_out"
@@ -22,76 +31,72 @@ HELD_OUT = "held_out"
 HELD_OUT_ORIGINAL = "held_out_original"
 # One to learn from and one to measure with.
 FEWEST = 2
+# Rows that are in memory at once, here and where they become tokens.
+AT_ONCE = 2048
 _TEXTS = ("instruction", "input", "response")
-_COLUMNS = ("sample_id", "dataset", "candidate", *_TEXTS)
+_NAMES = ("sample_id", "dataset", "candidate", *_TEXTS)
+_COLUMNS = ", ".join(_NAMES)
+_SCHEMA = pa.schema([(name, pa.string()) for name in (*_NAMES, "split", "content_key")])
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one arm: dicts with sample_id, dataset, candidate, instruction, input, response, split."""
+    """Rows of one arm, in a file: those to train on, then the held-out ones, then their originals, each by sample id.
 
-    rows: list[dict]
-    n_repeated: int = 0
+    `sizes`: rows by split. `counts`: training rows by dataset and by candidate, where the texts come from.
+    `n_repeated`: rows with the texts of a held-out row, left out. `data_hash`: of what is trained and measured on.
+    """
 
-    def of(self, split: str) -> list[dict]:
-        return [r for r in self.rows if r["split"] == split]
+    path: Path
+    sizes: dict[str, int]
+    counts: dict[str, dict[str, int]]
+    n_repeated: int
+    data_hash: str
+    # The file is deleted with this object, unless it was moved.
+    folder: TemporaryDirectory = field(repr=False, compare=False)
 
-    @property
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Training rows by dataset and by candidate: where the texts come from."""
-        return {
-            name: dict(sorted(Counter(r[name] for r in self.of(TRAIN)).items())) for name in ("dataset", "candidate")
-        }
-
-    @property
-    def data_hash(self) -> str:
-        """Hash of what is trained and measured on, in no order."""
-        return digest(
-            rows=sorted([r["sample_id"], r["split"], content_key(*(r[t] for t in _TEXTS))] for r in self.rows)
-        )
-
-    def write(self, path: Path) -> None:
-        columns = (*_COLUMNS, "split")
-        schema = pa.schema([(name, pa.string()) for name in columns])
+    def move(self, path: Path) -> None:
+        """Put the file where a training reads it."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pylist([{c: r[c] for c in columns} for r in self.rows], schema=schema)
         try:
-            pq.write_table(table, path)
+            shutil.move(self.path, path)
         except BaseException:
             path.unlink(missing_ok=True)  # half of it, on a disk that is full
             raise
 
 
-def held_out_ids(ids: Iterable[str], share: float, seed: int) -> set[str]:
-    """The ids kept out of training: those whose hash falls under `share`, and at least one if `share` > 0.
+def held_out_sql(source: str, share: float, seed: int) -> str:
+    """The column `sample_id` of the rows kept out of training: those whose hash falls under `share`, and at least one
+    if `share` > 0.
 
     Membership depends on the id alone, not on the rest of the selection: a record held out in one round, or for one
     arm, is held out in the next.
     """
-    if share <= 0:
-        return set()
-    hashes = ((hashlib.sha256(f"{seed}:{i}".encode()).digest(), i) for i in ids)
-    ranked = sorted((int.from_bytes(hash[:8]) / 2**64, i) for hash, i in hashes)
-    held = {i for place, i in ranked if place < share}
-    return held or {i for _, i in ranked[:1]}
+    place = f"('0x' || left(sha256('{seed}:' || sample_id), 16))::UBIGINT::DOUBLE / {2.0**64!r}"
+    return (
+        f"SELECT sample_id FROM (SELECT sample_id, {place} AS place FROM {source}) "
+        f"QUALIFY {share!r} > 0 AND (place < {share!r} OR row_number() OVER (ORDER BY place, sample_id) = 1)"
+    )
 
 
 def active(lake: Lake, student: str, share: float, seed: int) -> Rows:
     """The student's selected set, split. UserError if it is missing or too small to train on."""
     with lake.connect() as con:
-        chosen = _read(con, lake.source("selected_set", f"student={student}"))
-        if len(chosen) < FEWEST:
+        chosen = lake.source("selected_set", f"student={student}")
+        n = _count(con, chosen)
+        if n < FEWEST:
             raise UserError(
-                f"the selected set of {student!r} has {len(chosen)} row(s); training needs at least {FEWEST}",
+                f"the selected set of {student!r} has {n} row(s); training needs at least {FEWEST}",
                 "add data, or choose another selection.policy or a larger selection.top_k; "
                 '`srt sql "SELECT reason, count(*) FROM decisions GROUP BY 1"` shows why rows were left out',
             )
-        held = held_out_ids([r["sample_id"] for r in chosen], share, seed)
-        con.execute("CREATE TABLE held AS SELECT unnest(?::VARCHAR[]) AS sample_id", [sorted(held)])
-        is_original = "candidate = 'original' AND status = 'ok'"
-        originals = _read(con, f"(FROM candidates SEMI JOIN held USING (sample_id) WHERE {is_original})")
-    measured = [{**r, "split": HELD_OUT} for r in chosen if r["sample_id"] in held]
-    return _beside([*measured, *({**r, "split": HELD_OUT_ORIGINAL} for r in originals)], chosen)
+        con.execute(f"CREATE TEMP TABLE held AS {held_out_sql(chosen, share, seed)}")
+        measured = (
+            f"SELECT {_COLUMNS}, '{HELD_OUT}' AS split FROM {chosen} SEMI JOIN held USING (sample_id) "
+            f"UNION ALL SELECT {_COLUMNS}, '{HELD_OUT_ORIGINAL}' FROM candidates SEMI JOIN held USING (sample_id) "
+            "WHERE candidate = 'original' AND status = 'ok'"
+        )
+        return _written(con, lake, measured, chosen)
 
 
 def of_policy(lake: Lake, student: str, policy: str, active: Rows) -> Rows:
@@ -100,25 +105,69 @@ def of_policy(lake: Lake, student: str, policy: str, active: Rows) -> Rows:
     UserError if the policy keeps too few.
     """
     with lake.connect() as con:
-        kept = _read(con, f"({decide.arm_sql(lake, student, policy)})")
-    found = _beside([r for r in active.rows if r["split"] != TRAIN], kept)
-    if not found.of(TRAIN):
+        measured = f"SELECT {_COLUMNS}, split FROM {_file(active.path)} WHERE split <> '{TRAIN}'"
+        found = _written(con, lake, measured, f"({decide.arm_sql(lake, student, policy)})")
+    if not found.sizes[TRAIN]:
         raise UserError(
             f"the arm {policy!r} keeps no row of {student!r} to train on", f"take {policy!r} out of training.arms"
         )
     return found
 
 
-def _read(con: duckdb.DuckDBPyConnection, source: str) -> list[dict]:
-    return rows_as_dicts(con.execute(f"SELECT {', '.join(_COLUMNS)} FROM {source} ORDER BY sample_id"))
-
-
-def _beside(measured: list[dict], chosen: list[dict]) -> Rows:
-    """What is chosen and not held out, to train on. A row with the very texts of a held-out row is left out: the split
-    must not leak through copies.
+def _written(con: duckdb.DuckDBPyConnection, lake: Lake, measured: str, chosen: str) -> Rows:
+    """What is chosen and not held out, to train on, beside what is measured. A row with the very texts of a held-out
+    row is left out: the split must not leak through copies.
     """
-    held_out = [r for r in measured if r["split"] == HELD_OUT]
-    held, seen = {r["sample_id"] for r in held_out}, {tuple(r[t] for t in _TEXTS) for r in held_out}
-    learned = [{**r, "split": TRAIN} for r in chosen if r["sample_id"] not in held]
-    kept = [r for r in learned if tuple(r[t] for t in _TEXTS) not in seen]
-    return Rows([*kept, *measured], len(learned) - len(kept))
+    con.execute(f"CREATE TEMP TABLE held_rows AS SELECT * FROM ({measured}) WHERE split = '{HELD_OUT}'")
+    learned = f"(SELECT {_COLUMNS} FROM {chosen} AS c ANTI JOIN held_rows USING (sample_id))"
+    same = " AND ".join(f"h.{text} IS NOT DISTINCT FROM c.{text}" for text in _TEXTS)
+    rows = con.sql(
+        f"FROM (SELECT *, '{TRAIN}' AS split FROM {learned} AS c ANTI JOIN held_rows AS h ON {same} "
+        f"UNION ALL {measured}) "
+        f"ORDER BY list_position(['{TRAIN}', '{HELD_OUT}', '{HELD_OUT_ORIGINAL}'], split), sample_id"
+    )
+    folder = scratch.folder(lake.home)
+    path = Path(folder.name) / "rows.parquet"
+    with naming(path), pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+        for batch in rows.to_arrow_reader(AT_ONCE):
+            texts = zip(*(batch.column(text).to_pylist() for text in _TEXTS), strict=True)
+            keys = pa.array([content_key(*row) for row in texts], pa.string())
+            columns = [*(batch.column(name) for name in _SCHEMA.names[:-1]), keys]
+            writer.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), AT_ONCE)
+    source = _file(path)
+    sizes = {s: _count(con, f"{source} WHERE split = '{s}'") for s in (TRAIN, HELD_OUT, HELD_OUT_ORIGINAL)}
+    counts = {name: _counted(con, source, name) for name in ("dataset", "candidate")}
+    return Rows(path, sizes, counts, _count(con, learned) - sizes[TRAIN], _data_hash(con, source), folder)
+
+
+def _file(path: Path) -> str:
+    return f"read_parquet({sql_literal(exactly(path))}, hive_partitioning=false)"
+
+
+def _count(con: duckdb.DuckDBPyConnection, source: str) -> int:
+    found = con.execute(f"SELECT count(*) FROM {source}").fetchone()
+    assert found is not None
+    return found[0]
+
+
+def _counted(con: duckdb.DuckDBPyConnection, source: str, column: str) -> dict[str, int]:
+    found = con.execute(
+        f"SELECT {column}, count(*) FROM {source} WHERE split = '{TRAIN}' GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    return dict(found)
+
+
+def _data_hash(con: duckdb.DuckDBPyConnection, source: str) -> str:
+    """Hash of what is trained and measured on, in no order: `digest(rows=sorted([id, split, key] of each row))`."""
+    rows = con.sql(f"SELECT sample_id, split, content_key FROM {source} ORDER BY ALL")
+    found = hashlib.sha256(b'{"rows":[')
+    for i, piece in enumerate(_pieces(rows)):
+        found.update(("," * (i > 0) + piece).encode())
+    found.update(b"]}")
+    return found.hexdigest()
+
+
+def _pieces(rows: duckdb.DuckDBPyRelation) -> Iterator[str]:
+    for batch in rows.to_arrow_reader(AT_ONCE):
+        texts = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        yield json.dumps(list(texts), ensure_ascii=False, separators=(",", ":"))[1:-1]

@@ -60,6 +60,13 @@ class FinetunedCheckpoint(Stage):
             blocking=True,
             remedy="lower training.learning_rate, or train with student.dtype = 'fp32'",
         ),
+        Check(
+            results.SAVED,
+            "The model loaded from the finished checkpoint has the loss of the model that was trained.",
+            blocking=True,
+            remedy="do not use this checkpoint: it is another model than was trained; train with another "
+            "training.method, and report the student's architecture",
+        ),
         Check(results.LEARNED, "The loss on records that never entered training is lower than before.", blocking=False),
     )
 
@@ -137,7 +144,7 @@ def active_arm(settings: Settings, lake: Lake, student: str) -> Arm:
     """The training of the selected set. UserError if it has too few rows."""
     training = settings.training
     active = rows.active(lake, student, training.held_out, settings.project.seed)
-    if not active.of(rows.TRAIN):
+    if not active.sizes[rows.TRAIN]:
         raise UserError(
             f"no training row of {student!r} is left beside the held-out ones", "lower training.held_out or add data"
         )
@@ -175,15 +182,15 @@ def _train(work: Work, arm: Arm) -> Finished:
         n_repeated=arm.rows.n_repeated,
         held_out=settings.training.held_out,
     )
-    arm.rows.write(task.rows_file)
+    arm.rows.move(task.rows_file)
     file = task.write()
     task.failure.unlink(missing_ok=True)
-    n = len(arm.rows.of(rows.TRAIN))
+    n = arm.rows.sizes[rows.TRAIN]
     log.info("training %r on %d rows of %s", student, n, arm.name)
     progress(0, count_steps(n, task.batch_size, task.epochs, arm.steps), "steps", arm=arm.name)
     with _followed(folder / "live.json", arm.name, progress):
         devices = launch.visible(settings.student.devices, os.environ)
-        env = {"TOKENIZERS_PARALLELISM": "false", **devices, **launch.hang_up()}
+        env = {**launch.tokenizing(task.processes), **devices, **launch.hang_up()}
         code = (work.launch or launch.plain)(launch.command(file, task.processes), env)
     if code != 0:
         raise _explain(task, code)

@@ -6,6 +6,7 @@ paper's number of samples, and without packing a row is as long as its samples h
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from operator import itemgetter
@@ -19,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.training.packed import Example, Row, make_row, summed_loss
+from srt_assets.core.training.packed import Row, make_row, summed_loss
 from srt_assets.core.training.plan import pack
+from srt_assets.core.training.samples import Example, lengths
 from srt_assets.core.training.states import WHOLE
 
 
@@ -28,17 +30,20 @@ from srt_assets.core.training.states import WHOLE
 class Steps(Dataset):
     """Optimizer steps as items: the rows of one process, and what the whole step holds."""
 
-    examples: list[Example]
-    steps: list[np.ndarray]
+    examples: Sequence[Example]
+    steps: Sequence[np.ndarray]
     budget: int
     rank: int = 0
     processes: int = 1
+
+    def __post_init__(self) -> None:
+        self._lengths = lengths(self.examples)
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        chosen = [self.examples[i] for i in self.steps[index]]
+        chosen = [self.examples[int(i)] for i in self.steps[index]]
         bins = pack([len(e.ids) for e in chosen], self.budget, self.processes)
         mine = bins[self.rank :: self.processes]
         return {
@@ -52,7 +57,7 @@ class Steps(Dataset):
         return sum(map(self.tokens_of, range(index)))
 
     def tokens_of(self, index: int) -> int:
-        return sum(len(self.examples[i].ids) for i in self.steps[index])
+        return int(self._lengths[self.steps[index]].sum(dtype=np.int64))
 
 
 class PackedTrainer(Trainer):
@@ -100,7 +105,7 @@ class PackedTrainer(Trainer):
             self.callback_handler.on_save(self.args, self.state, self.control)
         step = self.state.global_step + 1
         assert isinstance(self.train_dataset, Steps)
-        named = samples or [self.train_dataset.examples[i].sample_id for i in self.train_dataset.steps[step - 1]]
+        named = samples or [self.train_dataset.examples[int(i)].sample_id for i in self.train_dataset.steps[step - 1]]
         raise StageError(
             f"{what} in step {step} (samples {', '.join(named[:8])}{', …' if len(named) > 8 else ''}); "
             f"training stopped, the last good state is kept in {self.args.output_dir}",

@@ -1,0 +1,170 @@
+"""From the trained model to the checkpoint on disk: what is measured after a training is what was saved.
+
+Here belongs what happens between the last step and the finished files, on one process: the weights take the precision
+they are stored in, the model is measured, written, loaded again from its directory and measured again. How steps are
+made is in `train.py`; which difference is too large is in `results.py`.
+"""
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.student.loading import load_whole
+from srt_assets.core.training import memory
+from srt_assets.core.training.data import Data
+from srt_assets.core.training.job import Job
+from srt_assets.core.training.packed import mean_loss
+from srt_assets.core.training.samples import Example
+
+NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+# Training rows to compare on where nothing is held out.
+FEW = 8
+
+
+def stored_dtype(path: str) -> torch.dtype:
+    """The precision the student's weights are stored in; its successor is stored in the same. UserError if that is none
+    that a training can write.
+    """
+    named = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True).dtype
+    if not isinstance(named, torch.dtype):
+        return torch.float32
+    if named not in NAMES:
+        raise UserError(
+            f"the weights of the student in {path} are stored as {named}, in which no finetuned one is saved",
+            "save the student in bfloat16 or float32 and register that",
+        )
+    return named
+
+
+def _weights(model: nn.Module, frozen_only: bool = False) -> Iterator[torch.Tensor]:
+    """What a checkpoint holds in floating point, each matrix once, also where two layers share it."""
+    # Not the buffers that are computed: loading a model in half precision computes them as exactly as ever.
+    distinct = {id(w): w for w in model.state_dict(keep_vars=True).values() if w.is_floating_point()}
+    return (w for w in distinct.values() if not (frozen_only and w.requires_grad))
+
+
+def cast(model: nn.Module, dtype: torch.dtype, frozen_only: bool = False) -> None:
+    """Round the weights to this precision, one at a time, so that the model is never in memory twice."""
+    for weight in _weights(model, frozen_only):
+        weight.data = weight.data.to(dtype)
+
+
+@contextmanager
+def as_stored(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """The model with weights of this precision for a while, afterwards as it was to the last bit.
+
+    Only weights that are not the same in it are kept aside: of a student just loaded, none but new adapters.
+    """
+    before: list[tuple[torch.Tensor, torch.dtype, torch.Tensor | None]] = []
+    for weight in _weights(model):
+        exact, rounded = weight.data, weight.data.to(dtype)
+        same = torch.equal(rounded.to(exact.dtype), exact)
+        before.append((weight, exact.dtype, None if same else exact))
+        weight.data = rounded
+    try:
+        yield
+    finally:
+        for weight, kind, kept in before:
+            weight.data = weight.data.to(kind) if kept is None else kept
+
+
+def gathered(job: Job, weights: dict[str, torch.Tensor], like: Any) -> PreTrainedModel:
+    """A whole model of the weights that processes held a share of each; its configuration is that of `like`."""
+    model = load_whole(job.student_path, dtype=stored_dtype(job.student_path))
+    model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    model.config, model.generation_config = like.config, like.generation_config
+    return model
+
+
+def release(model: nn.Module) -> None:
+    """Give back the memory of a model, whoever still refers to it."""
+    for weight in (*model.parameters(), *model.buffers()):
+        weight.data, weight.grad = torch.empty(0, device=weight.device, dtype=weight.dtype), None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def save(
+    model: Any, tokenizer, job: Job, directory: Path, samples: Data, budget: int, device: torch.device
+) -> dict[str, Any]:
+    """Write the trained model, measure what was written, and give the facts for the record. `model` is gone afterwards.
+
+    A standard checkpoint: safetensors, config, generation config, tokenizer. LoRA is merged if the job says so. The
+    losses after training are those of the model as it is loaded from `directory`; on `compared_on` it is compared with
+    the trained one, whose weights were rounded to the same precision, and the merged one with the one before the merge.
+    `device`: where it was trained. StageError if it cannot be loaded.
+    """
+    dtype = stored_dtype(job.student_path)
+    sets = {"eval_loss_after": samples.held_out, "eval_original_loss_after": samples.held_out_original}
+    compared: Sequence[Example]
+    if samples.held_out:
+        compared, what = samples.held_out, f"{len(samples.held_out)} held-out rows"
+    else:
+        compared = samples.train[:FEW]
+        what = f"the first {len(compared)} training rows: none is held out"
+    adapted = isinstance(model, PeftModel)
+    merged = adapted and job.lora.merge
+    device = _place(model, dtype, device)
+    facts: dict[str, Any] = {}
+    if merged:
+        # Before the rounding: in half precision a merged matrix is rounded otherwise than its parts.
+        apart = mean_loss(model, compared, budget)
+        model = model.merge_and_unload()
+        facts["merge_difference"] = abs(mean_loss(model, compared, budget) - apart)
+    # Adapters that stay apart are saved as they were trained, and loaded beside the student as that is stored.
+    cast(model, dtype, frozen_only=adapted and not merged)
+    model.to(device)
+    live = mean_loss(model, compared, budget)
+    _write(model, tokenizer, directory)
+    release(model)
+    saved = _load(job, directory, merged or not adapted).to(device)
+    losses = {name: mean_loss(saved, rows, budget) for name, rows in sets.items() if rows}
+    found = losses["eval_loss_after"] if samples.held_out else mean_loss(saved, compared, budget)
+    release(saved)
+    return facts | {
+        **losses,
+        "saved_dtype": NAMES[dtype],
+        "compared_on": what,
+        "trained_loss": live,
+        "saved_loss": found,
+        "saved_difference": abs(found - live),
+    }
+
+
+def _place(model: nn.Module, dtype: torch.dtype, trained_on: torch.device) -> torch.device:
+    """Where to measure: where the model was trained, but in main memory if one device cannot hold the whole of it."""
+    here = next(model.parameters()).device
+    size = dtype.itemsize * sum(w.numel() for w in _weights(model))
+    if here.type == trained_on.type or size < memory.FILL * memory.available(trained_on):
+        return trained_on
+    return here
+
+
+def _write(model: Any, tokenizer, directory: Path) -> None:
+    if isinstance(model, PreTrainedModel):
+        model.config.use_cache = True
+    model.save_pretrained(str(directory), safe_serialization=True)
+    tokenizer.save_pretrained(directory)
+
+
+def _load(job: Job, directory: Path, whole: bool) -> nn.Module:
+    """The checkpoint as its users load it; an adapter on the student as that is stored."""
+    try:
+        if whole:
+            return load_whole(directory, dtype="auto")
+        return PeftModel.from_pretrained(load_whole(job.student_path, dtype="auto"), str(directory))
+    except UserError as error:
+        raise StageError(
+            f"the trained model was saved, but cannot be loaded again: {error.message}",
+            "its last saved state is kept; report this with the name of the student",
+        ) from error
