@@ -89,6 +89,8 @@ def test_each_way_is_measured_over_enough_tokens() -> None:
     assert {*with_text[0].tolist(), *with_text[2].tolist()} <= set(text)
     drawn = {*with_text[1].tolist(), *with_text[3].tolist()}
     assert not drawn <= set(text) and not {7, 8} & drawn
+    few = proof._Trial(build("llama"), [200, 201, 202], ()).sequences
+    assert [len(one) for one in few] == [len(one) for one in with_text], "a tokenizer that makes few tokens of the text"
 
 
 def test_a_model_with_few_positions_is_measured_within_them() -> None:

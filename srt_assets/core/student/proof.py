@@ -256,6 +256,8 @@ def _sequences(model, vocabulary: int, text: Sequence[int], avoid: Sequence[int]
     if not len(ordinary):
         ordinary = drawn.choice(usable, longest)
     shared = _share(_SHARED, longest)
+    # A tokenizer with very long tokens makes few of the text.
+    ordinary = np.resize(ordinary, max(len(ordinary), shared))
     found, place = [], shared
     for i in range(number):
         rest = longest - (i % 4) * (longest // 15) - shared
