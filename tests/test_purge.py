@@ -19,7 +19,7 @@ from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 from srt_assets.core.sql.catalog import path_of, publish
-from srt_assets.core.student import checkpoints, folders, retired
+from srt_assets.core.student import checkpoints, folders, retired, sources
 from srt_assets.core.student.stage import STAGE
 from srt_assets.core.training import finished, job
 from srt_assets.settings import Project, Settings
@@ -267,3 +267,18 @@ def test_a_run_that_has_not_begun_holds_it_too(command: Lake, capsys: pytest.Cap
     assert 0 not in rows(command, "a").values()
     assert srt("students", "remove", "b") == 0 and srt("students", "remove", "a") == 0
     assert f"The run {run.run_id[:8]} of it goes on" in capsys.readouterr().out
+
+
+def test_the_packaged_student_is_built_again_when_it_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(project=Project(home=tmp_path / "home"))
+    lake = Lake(settings.home)
+    monkeypatch.setattr(sources, "convert_packaged", make_tiny_student)
+    before = checkpoints.add(settings, lake, "smollm2")
+    for _ in range(2):
+        retire.retire(settings, lake, "smollm2")
+        purge.purge(lake, "smollm2")
+        assert not (before.path / "config.json").exists()
+        again = checkpoints.add(settings, lake, "smollm2")
+        assert again.fingerprint == before.fingerprint and (again.path / "model.safetensors").is_file()

@@ -97,10 +97,12 @@ def _place(lake: Lake, slug: str, origin: sources.Origin, given: str, before: di
     try:
         files, revision = _collect(origin, aside)
         facts = {"source": origin.source, "given": given, "revision": revision, **_ancestry(lake, files)}
-        if known and facts.items() <= known.items() and _links(root / slug) == _links(aside):
+        # What is built here has no links: that there are none says nothing.
+        same = bool(known) and not origin.built_once and _links(root / slug) == _links(aside)
+        if same and facts.items() <= known.items():
             leave()
             return
-        if known and not origin.built_once and _links(root / slug) == _links(aside):
+        if same:
             # `get` compares the signature: the same files are not read again for their fingerprint.
             facts |= {key: known[key] for key in ("signature", "fingerprint") if key in known}
         (aside / RECORD).write_text(json.dumps(facts))
