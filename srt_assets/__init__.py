@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
-
-# Read once, when torch is loaded. Threads that wait by spinning stop each other as soon as anything else computes on
-# the machine: with both of two cores in use by others, scoring ran at 43 tokens/s spinning and at 202 sleeping.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ import typer
 
 from srt_assets.commands import terminal
 from srt_assets.core import rights
-from srt_assets.core.children import protect
+from srt_assets.core.children import protect, wait_asleep
 from srt_assets.core.errors import StageError, UserError, explained
 from srt_assets.core.masking import mask_uncaught
 from srt_assets.core.signals import listen, not_lost
@@ -42,6 +42,7 @@ def main() -> None:
     """Entry point: runs a command and turns errors that carry a remedy into one message and an exit code."""
     listen()
     protect()
+    wait_asleep()
     mask_uncaught()
     terminal.guard()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from srt_assets.core.children import protect
+from srt_assets.core.children import protect, wait_asleep
 from srt_assets.defs import assets, automation, jobs, sql_models, status
 from srt_assets.defs.resources import LakeResource
 from srt_assets.settings import Settings, load_settings
@@ -29,4 +29,5 @@ def build_defs(settings: Settings | None = None, tick_s: int = automation.TICK_S
 
 # Runs and their steps are children of the process that reads this: Dagster's code server.
 protect()
+wait_asleep()
 defs = build_defs()

@@ -38,8 +38,6 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 When = Literal["auto", "always", "never"]
-# Variables of these names are switches of the program, not settings.
-_NOT_SETTINGS = {"SRT_SETTINGS", "SRT_HOME"}
 # Parameters of a request that the program sets itself.
 _OWN_PARAMETERS = dict.fromkeys(("api_key", "extra_headers", "headers"), "keys come from the environment only")
 _OWN_PARAMETERS |= {name: f"use teacher.{name}" for name in ("model", "api_base", "temperature", "max_tokens")}
@@ -221,10 +219,12 @@ class Automation(_Section):
     @classmethod
     def _fires(cls, value: str) -> str:
         if value != cls.model_fields["nightly"].default:
-            from dagster._utils.schedules import is_valid_cron_string  # slow, and what will read the line
+            import dagster as dg  # slow, and what will read the line
 
-            if not is_valid_cron_string(value):
-                raise ValueError("it is no cron line (minute hour day month weekday)")
+            try:
+                dg.ScheduleDefinition(job_name="nightly", cron_schedule=value)
+            except dg.DagsterInvalidDefinitionError:
+                raise ValueError("it is no cron line (minute hour day month weekday)") from None
         return value
 
 
@@ -308,7 +308,7 @@ def _apply_environment(facts: dict[str, Any]) -> dict[tuple[str, str], str]:
     """Lay `SRT_SECTION__KEY` variables over the file's facts; gives back which variable set which key."""
     origins: dict[tuple[str, str], str] = {}
     for variable, text in sorted(os.environ.items()):
-        if not variable.startswith("SRT_") or "__" not in variable or variable in _NOT_SETTINGS:
+        if not variable.startswith("SRT_") or "__" not in variable:
             continue
         section, _, key = variable.removeprefix("SRT_").lower().partition("__")
         if section == "datasets":
