@@ -21,6 +21,8 @@ PASSES = ("response", "response_given_prompt", "instruction", "instruction_given
 def read(home: Path, sample_id: str, student: str) -> dict[str, Any]:
     """What a home knows of one record."""
     from srt_assets.core.lake import Lake
+    from srt_assets.core.student import checkpoints
+    from srt_assets.core.student.loading import load_tokenizer
     from srt_assets.core.student.sight import sight
     from srt_assets.core.tables import rows_as_dicts
     from srt_assets.settings import load_settings
@@ -56,7 +58,10 @@ def read(home: Path, sample_id: str, student: str) -> dict[str, Any]:
             "WHERE is_active_policy AND student = $student AND $id <> ''"
         )
     seen = sight(settings, lake, student, sample_id)
-    sample = {key: seen["training"][key] for key in ("ids", "tokens", "start")}
+    ids, start = seen["training"]["ids"], seen["training"]["start"]
+    tokenizer = load_tokenizer(checkpoints.get(lake, student).path)
+    sample = {"tokens": len(ids), "start": start}
+    sample |= {"given": tokenizer.decode(ids[:start]), "learnt": tokenizer.decode(ids[start:])}
     return {
         "student": student,
         "teacher": settings.teacher.model,
@@ -89,8 +94,6 @@ def render(facts: dict[str, Any]) -> str:
     """The page."""
     raw, decision, training = facts["raw"], facts["decision"], facts["training"]
     sample = training["sample"]
-    before = "".join(sample["tokens"][: sample["start"]])
-    trained = "".join(sample["tokens"][sample["start"] :])
     one = facts["scores"]["original"]
     calls = [
         f"| `{c['purpose']}` | {c['prompt_tokens']} | {c['completion_tokens']} | `{c['finish_reason']}` |"
@@ -100,15 +103,14 @@ def render(facts: dict[str, Any]) -> str:
     return f"""# How it works
 
 The method on one page: what happens to one record, step by step, which file does it, and the numbers. The record is
-from the demo's data, the teacher is the demo's local one (`{facts["teacher"]}`)
-and the student is `{facts["student"]}`, SmolLM2 with
-135 million parameters. Both models are small: the numbers show how the method works, not how good it is.
+from the demo's data, the teacher is the demo's local one and the student `{facts["student"]}`, SmolLM2 with 135 million
+parameters. Both models are small: the numbers show how the method works, not how good it is.
 `docs/how_it_works.py` made this page from a finished home; a test keeps it in step with the code.
 
 ## 1. A row becomes a record: `raw_dataset`
 
 {at("records/read.py")} reads a row into an instruction, an input
-(here {"one" if raw["input"] else "none"}) and a response. Its id is a hash of these texts
+(here {"not empty" if raw["input"] else "empty"}) and a response. Its id is a hash of these texts
 ({at("hashing.py")}): `{raw["sample_id"]}`.
 
 {_texts(raw)}
@@ -168,30 +170,34 @@ that is only as good loses.
 2. **Which response to it?** The reflected one wins if its r-IFD is lower: it fits the instruction better.
    {second}
 
-The record's version is `{decision["chosen"]}`; its outcome is
-**{decision["outcome"]}** (`{decision["reason"]}`). A version is kept only if its IFD is
-below 1 and the response was rewritten. `srt explain {raw["sample_id"][:6]}` tells all this for any record.
+The record's version is `{decision["chosen"]}`; its outcome is **{decision["outcome"]}**{_reason(decision)}.
+A version is kept only if its IFD is below 1 and the response was rewritten. `srt explain {raw["sample_id"][:6]}`
+tells all this for any record.
 
 ## 6. The student is finetuned on its picks: `finetuned_checkpoint`
 
 {at("training/rows.py")} takes the kept versions: {training["n_train"]} to train on,
 {training["n_held_out"]} held out. The same encoder makes the training sample, here of
-{len(sample["ids"])} tokens. The loss counts from token {sample["start"]} on, the response and what ends it:
+{sample["tokens"]} tokens. The loss counts from token {sample["start"]} on, the response and what ends it:
 
 ```text
-{before}
+{sample["given"]}
 ```
 
 is given, and
 
 ```text
-{trained}
+{sample["learnt"]}
 ```
 
 is learnt. After {training["steps"]} steps ({at("training/train.py")}) the loss on the held-out records
 went from {training["eval_loss_before"]:.4f} to {training["eval_loss_after"]:.4f} nats per token.
 The checkpoint can be registered as the next student, and the teacher's replies serve it too.
 """
+
+
+def _reason(decision: dict[str, Any]) -> str:
+    return "" if decision["reason"] == decision["outcome"] else f" (`{decision['reason']}`)"
 
 
 def at(path: str) -> str:

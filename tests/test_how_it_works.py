@@ -33,8 +33,8 @@ def test_the_verdict_follows_from_the_losses(facts: dict) -> None:
     raw = facts["raw"]
     assert raw["sample_id"] == sample_id(raw["instruction"], raw["input"], raw["response"])
     sample = facts["training"]["sample"]
-    learnt = "".join(sample["tokens"][sample["start"] :])
-    assert facts["candidates"][decision["chosen"]]["response"] in learnt and len(sample["ids"]) == len(sample["tokens"])
+    assert facts["candidates"][decision["chosen"]]["response"] in sample["learnt"]
+    assert facts["candidates"][decision["chosen"]]["instruction"] in sample["given"]
 
 
 def test_the_files_that_it_names_are_there() -> None:
