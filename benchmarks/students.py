@@ -25,19 +25,7 @@ from pathlib import Path
 from typing import Any
 
 RECORDS = 20
-# What is measured in a process: by name, what is prepared, and what is then counted.
 COMMANDS = {"srt status": ["status"], "srt students list": ["students", "list"], "srt sql": ["sql", "SELECT 1 AS x"]}
-
-
-def _settings(home: Path, **changes: Any):
-    from srt_assets.settings import Automation, Dataset, Project, Settings
-
-    return Settings(
-        project=Project(home=home / "home"),
-        datasets=(Dataset(name="d", path=str(home / "d.jsonl")),),
-        automation=Automation(enabled=True, watch=str(home / "watched")),
-        **changes,
-    )
 
 
 def make(place: Path, n: int, bare: bool) -> None:
@@ -213,7 +201,8 @@ def measure(place: Path, name: str) -> float:
     """CPU seconds, in this process or of the process that is the thing."""
     if command := COMMANDS.get(name):
         before = _cpu(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", "from srt_assets.cli import main; main()", *command], cwd=place, check=True, capture_output=True)
+        srt = [sys.executable, "-c", "from srt_assets.cli import main; main()"]
+        subprocess.run([*srt, *command], cwd=place, check=True, capture_output=True)
         return _cpu(resource.RUSAGE_CHILDREN) - before
     os.chdir(place)
     if name == "load definitions":
