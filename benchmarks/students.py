@@ -54,8 +54,10 @@ def make(place: Path, n: int, bare: bool) -> None:
         shutil.copytree(one, place / "watched" / slug)
         checkpoints.add(settings, lake, str(place / "watched" / slug), slug)
     _teacher_side(settings, lake)
-    for slug in () if bare else slugs:
-        _student_side(settings, lake, slug, one)
+    if not bare:
+        _student_side(settings, lake, slugs[0], one)
+        for slug in slugs[1:]:
+            _as_the_first(settings, lake, slugs[0], slug, one)
     prepare_instance(settings)
     with dg.DagsterInstance.get() as instance:
         retirement.add_partitions(lake, instance, slugs)
@@ -99,7 +101,6 @@ def _student_side(settings, lake, slug: str, checkpoint: Path) -> None:
     from srt_assets.core.student import scores
     from srt_assets.core.student import stage as students
     from srt_assets.core.tables import PASSES, rows_as_dicts
-    from srt_assets.core.training import stage as training
 
     students.STAGE.run(settings, lake, slug)
     with lake.connect() as con:
@@ -119,14 +120,43 @@ def _student_side(settings, lake, slug: str, checkpoint: Path) -> None:
     wanted = scores.STAGE.wanted(settings, lake, slug)
     _commit(lake, "student_scores", rows, wanted, scores.STAGE.version, partition)
     decide.STAGE.run(settings, lake, slug)
+    run = {"student": slug, "run": "run", "arm": "selective", "is_active_policy": True}
+    steps = [{"student": slug, "run": "run", "step": i, "loss": 1.0} for i in range(3)]
+    _trained(settings, lake, slug, {"training_steps": steps, "training_runs": [run]}, checkpoint)
+
+
+def _trained(settings, lake, slug: str, rows: dict[str, list], checkpoint: Path) -> None:
+    from srt_assets.core.training.stage import STAGE
+
     made = lake.home / "checkpoints" / slug / "run"
     shutil.copytree(checkpoint, made)
-    run = {"student": slug, "run": "run", "arm": "selective", "is_active_policy": True, "path": str(made)}
-    steps = [{"student": slug, "run": "run", "step": i, "loss": 1.0} for i in range(3)]
-    stage = training.STAGE
-    wanted = stage.wanted(settings, lake, slug)
-    _commit(lake, "training_steps", steps, wanted, stage.version, partition)
-    _commit(lake, "training_runs", [run], wanted, stage.version, partition, runs="run")
+    wanted = STAGE.wanted(settings, lake, slug)
+    for table, of_it in rows.items():
+        of_it = [row | {"path": str(made)} for row in of_it]
+        _commit(lake, table, of_it, wanted, STAGE.version, f"student={slug}", runs="run")
+
+
+def _as_the_first(settings, lake, first: str, slug: str, checkpoint: Path) -> None:
+    """A student with the rows of the first one: deciding takes a second, and is not what is measured."""
+    import duckdb
+
+    from srt_assets.core.selection import decide
+    from srt_assets.core.student import scores
+    from srt_assets.core.student import stage as students
+    from srt_assets.core.tables import rows_as_dicts
+    from srt_assets.core.training import stage as training
+
+    def rows(table: str) -> list[dict]:
+        with duckdb.connect() as con:
+            source = lake.source(table, f"student={first}")
+            return rows_as_dicts(con.execute(f"SELECT * REPLACE ('{slug}' AS student) FROM {source}"))
+
+    students.STAGE.run(settings, lake, slug)
+    for stage in (scores.STAGE, decide.STAGE):
+        wanted = stage.wanted(settings, lake, slug)
+        for table in reversed(stage.tables):
+            _commit(lake, table, rows(table), wanted, stage.version, f"student={slug}")
+    _trained(settings, lake, slug, {table: rows(table) for table in reversed(training.STAGE.tables)}, checkpoint)
 
 
 def _commit(lake, table: str, rows: list, wanted, version: str, partition: str, **stats: str) -> None:
