@@ -7,6 +7,7 @@ partitions under another name: `dagster run wipe` forgets both, and retires nobo
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 
 import dagster as dg
 
@@ -15,7 +16,7 @@ from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.retire import retire
 from srt_assets.core.sql.catalog import Publisher
-from srt_assets.core.student import folders, retired, watch
+from srt_assets.core.student import folders, news, retired, watch
 from srt_assets.core.student.retired import Retired
 from srt_assets.defs import names
 from srt_assets.settings import Settings
@@ -31,6 +32,8 @@ def settle(settings: Settings, lake: Lake, instance: dg.DagsterInstance) -> list
 
     Whoever asks which students there are comes by here first: sensors, schedules, commands.
     """
+    files = _files(instance)
+    seen = news.look(lake, Path(instance.root_directory), files) if files else {}
     had, now = _had(lake, instance), _partitions(instance)
     out, later = [], set()
     for slug in sorted(had - now):
@@ -43,10 +46,12 @@ def settle(settings: Settings, lake: Lake, instance: dg.DagsterInstance) -> list
     for slug in had - now - later:
         forget(lake, instance, slug)
     note(lake, instance, now)
-    for slug in retired.every(lake):
+    for slug in (known := retired.every(lake)):
         _tidy(settings, lake, instance, slug)
     if out:
         Publisher().ended(lake)
+    if seen and not later and not known.keys() & now:
+        news.remember(lake, seen)
     return out
 
 
@@ -130,6 +135,15 @@ def _partitions(instance: dg.DagsterInstance) -> set[str]:
 
 def _memory(lake: Lake) -> str:
     return f"students that {digest(home=str(lake.home))[:16]} has had"
+
+
+def _files(instance: dg.DagsterInstance) -> list[Path]:
+    """The files whose content says which partitions there are; [] if that is elsewhere, such as on a server."""
+    path_of = getattr(instance.event_log_storage, "path_for_shard", None)
+    if path_of is None:
+        return []
+    index = path_of("index")
+    return [Path(index), Path(f"{index}-wal"), Path(instance.root_directory) / "dagster.yaml"]
 
 
 def _had(lake: Lake, instance: dg.DagsterInstance) -> set[str]:
