@@ -46,8 +46,8 @@ def settle(settings: Settings, lake: Lake, instance: dg.DagsterInstance) -> list
     for slug in had - now - later:
         forget(lake, instance, slug)
     note(lake, instance, now)
-    for slug in (known := retired.every(lake)):
-        _tidy(settings, lake, instance, slug)
+    known = retired.every(lake)
+    _tidy(settings, lake, instance, known)
     if out:
         Publisher().ended(lake)
     if seen and not later and not known.keys() & now:
@@ -59,24 +59,26 @@ def _deleted(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug:
     """Retire the student of a deleted partition, unless there is none, or it was added again meanwhile."""
 
     def still() -> bool:
-        there = slug in folders.slugs(lake) or (slug in watch.offered(settings) and not retired.get(lake, slug))
+        offered = watch.offered(settings, slug)
+        there = folders.is_registered(lake, slug) or (slug in offered and not retired.get(lake, slug))
         return there and slug in _had(lake, instance) - _partitions(instance)
 
     return retire(settings, lake, slug, still) is not None
 
 
-def _tidy(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: str) -> None:
-    """What whoever retired it and was killed has left: its row, its partition."""
-    try:
-        retired.show(lake, slug)
-    except UserError as error:
-        log.warning("the table students does not say that %s is retired: %s", slug, error)
-    if slug not in _partitions(instance):
-        return
-    offered = watch.offered(settings).get(slug)
-    if offered and not watch.kept_out(lake, slug, offered):
-        return  # new files under its name: a run is about to make them a student
-    instance.delete_dynamic_partition(STUDENTS, slug)
+def _tidy(settings: Settings, lake: Lake, instance: dg.DagsterInstance, out: Iterable[str]) -> None:
+    """What whoever retired these students and was killed has left: their rows, their partitions."""
+    for slug in out:
+        try:
+            retired.show(lake, slug)
+        except UserError as error:
+            log.warning("the table students does not say that %s is retired: %s", slug, error)
+    for slug in sorted({*out} & _partitions(instance)):
+        offered = watch.offered(settings, slug).get(slug)
+        if offered and not watch.kept_out(lake, slug, offered):
+            continue  # new files under its name: a run is about to make them a student
+        if retired.get(lake, slug):  # still, for somebody may have added it meanwhile
+            instance.delete_dynamic_partition(STUDENTS, slug)
 
 
 def remove(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: str) -> Retired:
