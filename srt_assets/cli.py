@@ -172,7 +172,7 @@ def students_list() -> None:
     from srt_assets.commands import show
 
     settings, lake = _open()
-    _settle(settings)
+    _settle(settings, lake)
     show.students(lake)
 
 
@@ -206,11 +206,12 @@ def students_remove(
     remove.run(settings, lake, student, purge, yes)
 
 
-def _settle(settings: Settings) -> None:
-    """Look whether somebody has deleted a student's partition in the UI, if there is an instance to look into."""
-    from srt_assets.defs.instance import is_made
+def _settle(settings: Settings, lake: "Lake") -> None:
+    """Look whether somebody has deleted a student's partition in the UI, if there is an instance that may say so."""
+    from srt_assets import home
+    from srt_assets.core.student import news
 
-    if not is_made(settings):
+    if not home.has_instance(settings) or news.none(lake, home.dagster_home(settings)):
         return
     from srt_assets.commands import run
 
@@ -239,7 +240,7 @@ def status() -> None:
     from srt_assets.commands import show
 
     settings, lake = _open()
-    _settle(settings)
+    _settle(settings, lake)
     show.status(settings, lake, _slugs(lake))
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from srt_assets.core.errors import UserError
 from srt_assets.settings import Settings, find_settings_file, load_settings
 
+# The file that says that the databases of a Dagster instance are made.
+READY = ".srt_ready"
 # One of them is in every home in which something was made.
 _MADE = ("lake", "students", "srt.duckdb")
 _NAMED_BY = ("SRT_HOME", "SRT_PROJECT__HOME")
@@ -36,6 +38,17 @@ def to_read(home: Path) -> Path:
         what,
         f"did you mean {inside}?" if _is_home(inside) else "make it: srt run; or correct project.home or SRT_HOME",
     )
+
+
+def dagster_home(settings: Settings) -> Path:
+    """DAGSTER_HOME if it is set, else a folder of the home."""
+    return Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster").absolute()
+
+
+def has_instance(settings: Settings) -> bool:
+    """True if a Dagster instance was made here that we may write to: whoever only looks makes none."""
+    ready = dagster_home(settings) / READY
+    return ready.exists() and os.access(ready.parent, os.W_OK) and os.access(settings.home, os.W_OK)
 
 
 def _is_home(path: Path) -> bool:

@@ -22,7 +22,7 @@ from test_teacher_ledger import write as write_replies
 
 import srt_assets
 from srt_assets.cli import main
-from srt_assets.core import damage, integrity, manifest, parquet, sweep
+from srt_assets.core import damage, integrity, looks, manifest, parquet, sweep
 from srt_assets.core.errors import Damaged, StageError, UserError
 from srt_assets.core.lake import FAILURE, Lake
 from srt_assets.core.repair import repair
@@ -124,7 +124,7 @@ def test_answers_are_remembered_and_a_file_just_touched_is_read_again(
         return len(read) - before
 
     assert (look(), look()) == (1, 1), "it may have changed within this tick of the clock"
-    monkeypatch.setattr(integrity, "SETTLED_S", -1.0)
+    monkeypatch.setattr(looks, "SETTLED_S", -1.0)
     assert (look(), look()) == (1, 0)
     os.utime(part)
     assert (look(), look()) == (1, 0)

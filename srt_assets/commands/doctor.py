@@ -104,7 +104,8 @@ def _home(settings: Settings) -> Iterator[Finding]:
     there = next(p for p in (settings.home, *settings.home.parents) if p.exists())
     if not os.access(there, os.W_OK):
         yield Finding("error", f"{there} cannot be written to", "set project.home or SRT_HOME to a folder of yours")
-    from srt_assets.defs.instance import dagster_home, not_for_dagster
+    from srt_assets.defs.instance import not_for_dagster
+    from srt_assets.home import dagster_home
 
     if unusable := not_for_dagster(dagster_home(settings)):
         yield Finding("error", unusable.message, unusable.remedy)

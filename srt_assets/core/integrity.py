@@ -5,29 +5,21 @@ is remembered, in a file of the home, so that asking again costs a `stat` a part
 times alone: for those there is `deep` (`srt doctor --verify`, and before a training).
 """
 
-import json
 import stat
 import time
-import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from srt_assets.core import looks
 from srt_assets.core.errors import Damaged
-from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.parquet import read_failures, row_content_hash
 from srt_assets.core.tables import TABLES
 
-# A file may change twice within one tick of its clock: what was touched this lately (seconds) is hashed again.
-SETTLED_S = 2.0
-
-# What is remembered of a part: size, times of change (of the content, of the inode), inode, SHA-256.
-_CHANGED = 2
-# What this process has seen, by path.
+# What this process has seen, by path: how a part looked, and its SHA-256.
 _seen: dict[Path, list[Any]] = {}
 
 
@@ -38,30 +30,32 @@ def verify(directory: Path, manifest: Manifest, memory: Path, deep: bool = False
     """
     known: dict[str, Any] | None = None
     read: dict[str, list[Any]] = {}
+    settled: dict[str, list[Any]] = {}
     for name in manifest.parts:
-        path = directory / name
-        facts = [*_looks(path), manifest.sums.get(name)]
+        path, now = directory / name, time.time_ns()
+        look = _look(path)
+        facts = [*look, manifest.sums.get(name)]
         if not deep and _seen.get(path) == facts:
             continue
         if known is None:
-            known = _remembered(memory)
+            known = looks.remembered(memory)
         if deep or known.get(name) != facts:
             _compare(path, manifest.sums.get(name))
             read[name] = facts
+            if looks.is_settled(look, now):
+                settled[name] = facts
         else:
             _seen[path] = facts
     if read and not manifest.sums:
         _compare_rows(directory, manifest)
-    settled = {n: f for n, f in read.items() if time.time_ns() - f[_CHANGED] > SETTLED_S * 1e9}
     if settled:
         _seen.update({directory / name: facts for name, facts in settled.items()})
-        _remember(memory, {name: f for name in manifest.parts if (f := _seen.get(directory / name))})
+        looks.remember(memory, {name: f for name in manifest.parts if (f := _seen.get(directory / name))})
 
 
 def memory_of(home: Path, manifest: Manifest) -> Path:
-    """Where the answers for a table or partition are remembered: beside the lake, for reading changes nothing in it."""
-    name = f"{manifest.table}.{manifest.partition}" if manifest.partition else manifest.table
-    return home / "locks" / "verified" / f"{name}.json"
+    """Where the answers for a table or partition are remembered."""
+    return looks.memory_of(home, f"{manifest.table}.{manifest.partition}" if manifest.partition else manifest.table)
 
 
 def problems(directory: Path, manifest: Manifest) -> list[Damaged]:
@@ -82,19 +76,19 @@ def problems(directory: Path, manifest: Manifest) -> list[Damaged]:
 
 def check(path: Path, expected: str | None) -> None:
     """Damaged if this part is gone, or not of this SHA-256; None for one whose sum nobody knows."""
-    _looks(path)
+    _look(path)
     _compare(path, expected)
 
 
-def _looks(path: Path) -> list[Any]:
-    """Size, times and inode of a part. Damaged if it is not there, or no file."""
+def _look(path: Path) -> list[int]:
+    """How a part looks. Damaged if it is not there, or no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
         raise Damaged(path, "it is gone") from None
     if not stat.S_ISREG(found.st_mode):
         raise Damaged(path, "it is no file")
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    return looks.looks(found)
 
 
 def _compare(path: Path, expected: str | None) -> None:
@@ -117,22 +111,3 @@ def _compare_rows(directory: Path, manifest: Manifest) -> None:
     if found != manifest.content_hash:
         which = paths[0] if len(paths) == 1 else f"one of the {len(paths)} parts in {directory}"
         raise Damaged(which, "its rows are not those that were written")
-
-
-def _remembered(memory: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(read_own(memory))
-    except (OSError, ValueError, Damaged):  # lost or unreadable: the parts are read again
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _remember(memory: Path, parts: dict[str, list[Any]]) -> None:
-    temporary = memory.with_name(f".{memory.name}.{uuid.uuid4().hex}")
-    # Somebody else's home, a full disk: then every process reads them once more.
-    with suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(parts))
-        temporary.replace(memory)
-    with suppress(OSError):
-        temporary.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from srt_assets.core.files import read_own
 from srt_assets.core.hashing import Fingerprint, file_sha256
 from srt_assets.core.locks import file_lock, keep_while, replace_text
 from srt_assets.core.manifest import Manifest
+from srt_assets.core.one_look import once_a_look
 from srt_assets.core.scratch import spill_into
 from srt_assets.core.sweep import sweep
 from srt_assets.core.tables import TABLES, sql_literal
@@ -65,6 +66,7 @@ class Lake:
         """Partitions that have content, sorted."""
         return sorted(p.parent.name for p in self.directory(table).glob("*=*/_manifest.json"))
 
+    @once_a_look
     def manifest(self, table: str, partition: str | None = None) -> Manifest | None:
         """What a table or partition holds. UserError if a newer program wrote it, or it is damaged."""
         return manifests.read(self.directory(table, partition))

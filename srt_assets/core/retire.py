@@ -32,7 +32,7 @@ def retire(settings: Settings, lake: Lake, slug: str, still: Callable[[], bool] 
             return None
         record = known(settings, lake, slug)
         if RETIRED not in record:
-            offered = watch.offered(settings).get(slug)
+            offered = watch.offered(settings, slug).get(slug)
             signatures = {record.get("signature"), offered.signature if offered else None} - {None}
             record[RETIRED] = {"at": datetime.now(UTC).isoformat(), "signatures": sorted(map(str, signatures))}
             path.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def known(settings: Settings, lake: Lake, slug: str) -> dict[str, Any]:
         return record
     with duckdb.connect() as con:
         rows = rows_as_dicts(con.execute(f"SELECT * FROM {lake.source(TABLE, f'student={slug}')}"))
-    offered = watch.offered(settings).get(slug)
+    offered = watch.offered(settings, slug).get(slug)
     if not rows and not offered:
         names = {*folders.slugs(lake), *retired.every(lake)}
         raise UserError(f"there is no student {slug!r}", nearest(slug, names) if names else "none is registered")

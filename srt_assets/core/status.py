@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from srt_assets.core import stages
 from srt_assets.core.lake import Lake
+from srt_assets.core.one_look import one_look
 from srt_assets.core.stage import Stage, State
 from srt_assets.settings import Settings
 
@@ -22,9 +23,10 @@ class Standing:
 def standings(settings: Settings, lake: Lake, students: Sequence[str]) -> list[Standing]:
     """Teacher side first, then each student's side. What rests on something changed is changed too."""
     found: list[Standing] = []
-    upstream = _walk(settings, lake, stages.shared(), None, None, found)
-    for student in students:
-        _walk(settings, lake, stages.of_student(), student, upstream, found)
+    with one_look():
+        upstream = _walk(settings, lake, stages.shared(), None, None, found)
+        for student in students:
+            _walk(settings, lake, stages.of_student(), student, upstream, found)
     return found
 
 

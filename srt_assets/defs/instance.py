@@ -15,14 +15,13 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.files import is_there
 from srt_assets.core.locks import file_lock
 from srt_assets.defs import names
+from srt_assets.home import READY, dagster_home
 from srt_assets.settings import Settings
 
 PID_TAG = "srt/pid"
 PID_STARTED_TAG = "srt/pid_started"
 HOST_OF_RUNS = "srt/host_of_runs"
 BOOT_OF = "srt/boot_of/"
-# The file that says that the instance's databases are made.
-READY = ".srt_ready"
 WITH_A_PROCESS = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -79,12 +78,6 @@ def prepare_instance(settings: Settings) -> Path:
     return home
 
 
-def is_made(settings: Settings) -> bool:
-    """True if `prepare_instance` has made one here that we may write to: whoever only looks makes none."""
-    ready = dagster_home(settings) / READY
-    return ready.exists() and os.access(ready.parent, os.W_OK) and os.access(settings.home, os.W_OK)
-
-
 def not_for_dagster(home: Path) -> UserError | None:
     """Why Dagster cannot keep its databases in this folder: it writes its path into a URL as it stands."""
     found = re.search(r"\?|%[0-9A-Fa-f]{2}", str(home))
@@ -92,11 +85,6 @@ def not_for_dagster(home: Path) -> UserError | None:
         return None
     remedy = f"rename the folder, or set DAGSTER_HOME or SRT_HOME to a folder without {found[0]}"
     return UserError(f"{home}: Dagster cannot keep its databases where the path has {found[0]!r}", remedy)
-
-
-def dagster_home(settings: Settings) -> Path:
-    """DAGSTER_HOME if it is set, else a folder of the home."""
-    return Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster").absolute()
 
 
 def write_workspace() -> Path:

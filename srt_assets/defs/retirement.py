@@ -7,6 +7,7 @@ partitions under another name: `dagster run wipe` forgets both, and retires nobo
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 
 import dagster as dg
 
@@ -15,7 +16,7 @@ from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.retire import retire
 from srt_assets.core.sql.catalog import Publisher
-from srt_assets.core.student import folders, retired, watch
+from srt_assets.core.student import folders, news, retired, watch
 from srt_assets.core.student.retired import Retired
 from srt_assets.defs import names
 from srt_assets.settings import Settings
@@ -31,6 +32,8 @@ def settle(settings: Settings, lake: Lake, instance: dg.DagsterInstance) -> list
 
     Whoever asks which students there are comes by here first: sensors, schedules, commands.
     """
+    files = _files(instance)
+    seen = news.look(lake, Path(instance.root_directory), files) if files else {}
     had, now = _had(lake, instance), _partitions(instance)
     out, later = [], set()
     for slug in sorted(had - now):
@@ -43,10 +46,12 @@ def settle(settings: Settings, lake: Lake, instance: dg.DagsterInstance) -> list
     for slug in had - now - later:
         forget(lake, instance, slug)
     note(lake, instance, now)
-    for slug in retired.every(lake):
-        _tidy(settings, lake, instance, slug)
+    known = retired.every(lake)
+    _tidy(settings, lake, instance, known)
     if out:
         Publisher().ended(lake)
+    if seen and not later and not known.keys() & now:
+        news.remember(lake, seen)
     return out
 
 
@@ -54,24 +59,26 @@ def _deleted(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug:
     """Retire the student of a deleted partition, unless there is none, or it was added again meanwhile."""
 
     def still() -> bool:
-        there = slug in folders.slugs(lake) or (slug in watch.offered(settings) and not retired.get(lake, slug))
+        offered = watch.offered(settings, slug)
+        there = folders.is_registered(lake, slug) or (slug in offered and not retired.get(lake, slug))
         return there and slug in _had(lake, instance) - _partitions(instance)
 
     return retire(settings, lake, slug, still) is not None
 
 
-def _tidy(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: str) -> None:
-    """What whoever retired it and was killed has left: its row, its partition."""
-    try:
-        retired.show(lake, slug)
-    except UserError as error:
-        log.warning("the table students does not say that %s is retired: %s", slug, error)
-    if slug not in _partitions(instance):
-        return
-    offered = watch.offered(settings).get(slug)
-    if offered and not watch.kept_out(lake, slug, offered):
-        return  # new files under its name: a run is about to make them a student
-    instance.delete_dynamic_partition(STUDENTS, slug)
+def _tidy(settings: Settings, lake: Lake, instance: dg.DagsterInstance, out: Iterable[str]) -> None:
+    """What whoever retired these students and was killed has left: their rows, their partitions."""
+    for slug in out:
+        try:
+            retired.show(lake, slug)
+        except UserError as error:
+            log.warning("the table students does not say that %s is retired: %s", slug, error)
+    for slug in sorted({*out} & _partitions(instance)):
+        offered = watch.offered(settings, slug).get(slug)
+        if offered and not watch.kept_out(lake, slug, offered):
+            continue  # new files under its name: a run is about to make them a student
+        if retired.get(lake, slug):  # still, for somebody may have added it meanwhile
+            instance.delete_dynamic_partition(STUDENTS, slug)
 
 
 def remove(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: str) -> Retired:
@@ -130,6 +137,15 @@ def _partitions(instance: dg.DagsterInstance) -> set[str]:
 
 def _memory(lake: Lake) -> str:
     return f"students that {digest(home=str(lake.home))[:16]} has had"
+
+
+def _files(instance: dg.DagsterInstance) -> list[Path]:
+    """The files whose content says which partitions there are; [] if that is elsewhere, such as on a server."""
+    path_of = getattr(instance.event_log_storage, "path_for_shard", None)
+    if path_of is None:
+        return []
+    index = path_of("index")
+    return [Path(index), Path(f"{index}-wal"), Path(instance.root_directory) / "dagster.yaml"]
 
 
 def _had(lake: Lake, instance: dg.DagsterInstance) -> set[str]:

@@ -3,13 +3,16 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import Fingerprint, file_sha256, sample_id
+from srt_assets.core.hashing import Fingerprint, sample_id
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
+from srt_assets.core.records import inputs
 from srt_assets.core.records.formats import SENTINEL_INPUTS, Pair, Reject, detect, to_pair
 from srt_assets.core.records.read import dataset_files, read_hub, read_rows
 from srt_assets.core.stage import Stage, Work
@@ -37,26 +40,31 @@ class RawDataset(Stage):
         if not settings.datasets:
             raise UserError("no dataset in the settings", "add a [[datasets]] block with name and path to srt.toml")
         facts = []
-        for dataset in settings.datasets:
+        paths = [dataset_files(dataset) if dataset.path else [] for dataset in settings.datasets]
+        sums = inputs.sums(lake.home, chain(*paths))
+        for dataset, of_it in zip(settings.datasets, paths, strict=True):
             rules = dataset.model_dump(include={"name", "format", "limit", "multi_turn"})
             if dataset.path:
-                rules["files"] = [file_sha256(f) for f in dataset_files(dataset)]
+                rules["files"] = [sums[path] for path in of_it]
             else:
                 rules["hub"] = [dataset.hf, dataset.split]
             facts.append(rules)
         return Fingerprint.of(stage=RECORDS, version=self.version, datasets=facts)
 
     def make(self, work: Work) -> Made:
-        """Read all datasets. UserError names the file and line that cannot be read."""
+        """Read all datasets. UserError names the file and line that cannot be read, StageError a file that changed."""
         writer = _Writer(work.lake)
-        for dataset in work.settings.datasets:
+        paths = [_files(*each) for each in zip(work.settings.datasets, work.want.facts["datasets"], strict=True)]
+        reading = inputs.Reading(work.lake.home, {path: one for of_it in paths for path, one in of_it.items()})
+        for dataset, of_it in zip(work.settings.datasets, paths, strict=True):
             known, reasons = len(writer.ids), writer.reasons.copy()
-            for file, index, row, format in _rows(dataset):
+            for file, index, row, format in _rows(dataset, of_it, reading):
                 writer.add(dataset, file, index, row, format)
                 if writer.seen % 1000 == 0:
                     work.progress(writer.seen, 0, "rows")
             if len(writer.ids) == known:
                 _warn_of_no_record(dataset, writer.reasons - reasons)
+        reading.check()
         writer.flush()
         work.progress(writer.seen, writer.seen, "rows")
         stats = {"rows_read": writer.seen, **{f"rejected_{r}": n for r, n in sorted(writer.reasons.items())}}
@@ -101,10 +109,18 @@ def _warn_of_no_record(dataset: Dataset, reasons: Counter[str]) -> None:
     )
 
 
-def _rows(dataset: Dataset) -> Iterator[tuple[str, int, Any, str]]:
+def _files(dataset: Dataset, rules: Mapping[str, Any]) -> dict[Path, str]:
+    """The files of a dataset with the sums that are wanted. StageError if others are there by now."""
+    paths = dataset_files(dataset) if dataset.path else []
+    if len(paths) != len(rules.get("files", ())):
+        raise inputs.changed(dataset.path)
+    return dict(zip(paths, rules.get("files", ()), strict=True))
+
+
+def _rows(dataset: Dataset, paths: Iterable[Path], reading: inputs.Reading) -> Iterator[tuple[str, int, Any, str]]:
     sources: list[tuple[str, Iterator[tuple[int, Any]]]]
     if dataset.path:
-        sources = [(str(f), read_rows(f)) for f in dataset_files(dataset)]
+        sources = [(str(path), read_rows(path, reading.opened)) for path in paths]
     else:
         sources = [(f"hf://{dataset.hf}/{dataset.split}", read_hub(dataset))]
     given = 0

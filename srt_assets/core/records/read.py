@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from glob import glob
+from io import BufferedReader
 from itertools import dropwhile
 from os.path import lexists
 from pathlib import Path
@@ -19,6 +20,8 @@ from srt_assets.settings import Dataset
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 LONGEST_LINE = 1 << 28
+# How a file is opened: `inputs.Reading` hashes what is read of it.
+Opener = Callable[[Path], BufferedReader]
 
 
 def dataset_files(dataset: Dataset) -> list[Path]:
@@ -94,23 +97,23 @@ def _folders(top: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         yield from _folders(top / entry.name, seen)
 
 
-def read_rows(file: Path) -> Iterator[tuple[int, Any]]:
+def read_rows(file: Path, opened: Opener = files.opened) -> Iterator[tuple[int, Any]]:
     """(0-based index, JSON value) of every row. UserError names file and line of the first thing that is no JSON."""
     try:
         if file.suffix == ".parquet":
-            yield from _parquet(file)
+            yield from _parquet(file, opened)
         elif file.suffix == ".jsonl":
-            yield from _jsonl(file)
+            yield from _jsonl(file, opened)
         else:
-            yield from _json(file)
+            yield from _json(file, opened)
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: byte {error.start} is not UTF-8", "save the file as UTF-8") from None
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}", "make the file readable") from None
 
 
-def _json(file: Path) -> Iterator[tuple[int, Any]]:
-    with files.opened(file) as source:
+def _json(file: Path, opened: Opener) -> Iterator[tuple[int, Any]]:
+    with opened(file) as source:
         text = source.read().decode("utf-8-sig")
     try:
         rows = json.loads(text)
@@ -122,9 +125,9 @@ def _json(file: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(rows)
 
 
-def _jsonl(file: Path) -> Iterator[tuple[int, Any]]:
+def _jsonl(file: Path, opened: Opener) -> Iterator[tuple[int, Any]]:
     index = 0
-    with files.opened(file) as lines:
+    with opened(file) as lines:
         for number, raw in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), b""), start=1):
             if len(raw) > LONGEST_LINE:
                 what = f"{file}, line {number} is longer than {LONGEST_LINE >> 20} MB, which no record is"
@@ -145,14 +148,14 @@ def _jsonl(file: Path) -> Iterator[tuple[int, Any]]:
             index += 1
 
 
-def _parquet(file: Path) -> Iterator[tuple[int, Any]]:
+def _parquet(file: Path, opened: Opener) -> Iterator[tuple[int, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     index = 0
-    with files.opened(file) as opened:
+    with opened(file) as bytes_of:
         try:
-            source = pq.ParquetFile(opened)
+            source = pq.ParquetFile(bytes_of)
         except pa.ArrowInvalid as error:
             raise UserError(f"{file} is no Parquet file: {error}", "write it again or correct its ending") from None
         for batch in source.iter_batches(batch_size=8192):

@@ -200,6 +200,8 @@ def code_version(model: Model, project: Project) -> str:
     return digest(sql=canonical(model.sql()), refs=above)[:16]
 
 
+# `srt status` asks once for each student, and each time it took a quarter of a second.
+@lru_cache(maxsize=256)
 def canonical(sql: str) -> str:
     """The SQL as sqlglot prints it, without comments; the raw text if sqlglot cannot read it."""
     import sqlglot

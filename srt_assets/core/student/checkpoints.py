@@ -16,6 +16,7 @@ from typing import Any
 from srt_assets.core.errors import Damaged, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import replace_text
+from srt_assets.core.one_look import once_a_look
 from srt_assets.core.student import folders, retired, sources
 from srt_assets.core.student.checkpoint_files import Files, inspect, readable, slugify
 from srt_assets.core.student.folders import RECORD, RETIRED
@@ -120,6 +121,7 @@ def taken_by(lake: Lake, slug: str, source: str, replace: bool = False) -> str:
     return known["source"] if known and _is_taken(path, known, source, sources.resolve(source), replace) else ""
 
 
+@once_a_look
 def get(lake: Lake, slug: str) -> StudentInfo:
     """A registered student with its present fingerprint. Raises UserError if unknown, retired, or no longer whole."""
     path = lake.home / "students" / slug

@@ -32,16 +32,26 @@ def slugs(lake: Lake) -> list[str]:
     return sorted(slug for slug, found in records(lake) if RETIRED not in found)
 
 
+def is_registered(lake: Lake, slug: str) -> bool:
+    """Whether `slugs` has this one."""
+    found = _record_now(lake.home / "students", slug)
+    return found is not None and RETIRED not in found
+
+
 def records(lake: Lake) -> Iterator[tuple[str, dict]]:
     """Slug and record of every student, retired ones too; the record is {} where it cannot be read."""
     root = lake.home / "students"
     for slug in {p.name.removeprefix(".old-") for p in root.glob("*")}:
         if slug.startswith("."):
             continue
-        # The last place once more: it may have been replaced while we looked.
-        found = (_readable(place) for place in (root / slug, old(root, slug), root / slug))
-        if (one := next((r for r in found if r is not None), None)) is not None:
+        if (one := _record_now(root, slug)) is not None:
             yield slug, one
+
+
+def _record_now(root: Path, slug: str) -> dict | None:
+    # The last place once more: it may have been replaced while we looked.
+    found = (_readable(place) for place in (root / slug, old(root, slug), root / slug))
+    return next((record for record in found if record is not None), None)
 
 
 def _readable(path: Path) -> dict | None:

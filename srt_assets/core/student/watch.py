@@ -29,8 +29,11 @@ class Found:
     listed: bool = False
 
 
-def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
-    """(students by slug, reasons by name of directories and lines that are none, or not whole yet)."""
+def scan(folder: Path, only: str | None = None) -> tuple[dict[str, Found], dict[str, str]]:
+    """(students by slug, reasons by name of directories and lines that are none, or not whole yet).
+
+    `only`: look into the student of this key and no other.
+    """
     whole: dict[str, Found] = {}
     refused: dict[str, str] = {}
     entries = sorted(p for p in folder.glob("*") if not p.name.startswith("."))
@@ -42,7 +45,10 @@ def scan(folder: Path) -> tuple[dict[str, Found], dict[str, str]]:
     offered += [(f"{LIST}: {name}", name, value) for name, value in _lines(folder / LIST, refused).items()]
     for label, name, value in offered:
         try:
-            slug, found = slugify(name), _found(value)
+            slug = slugify(name)
+            if only not in (None, slug):
+                continue
+            found = _found(value)
         except UserError as error:
             refused[label] = error.message
         except OSError as error:  # being moved or written while we look, or a name that no file system takes
@@ -80,9 +86,9 @@ def _found(value: object) -> Found:
     return Found(value, digest(source=value), listed=True)
 
 
-def offered(settings: Settings) -> dict[str, Found]:
-    """The students that the watched folder offers, retired ones too; {} if none is watched."""
-    return scan(Path(settings.automation.watch))[0] if settings.automation.watch else {}
+def offered(settings: Settings, only: str | None = None) -> dict[str, Found]:
+    """The students that the watched folder offers, retired ones too; {} if none is watched. `only` as in `scan`."""
+    return scan(Path(settings.automation.watch), only)[0] if settings.automation.watch else {}
 
 
 def kept_out(lake: Lake, slug: str, found: Found) -> Retired | None:
@@ -96,7 +102,7 @@ def register(settings: Settings, lake: Lake, slug: str) -> None:
 
     UserError if it is retired and its files are those it had.
     """
-    if found := offered(settings).get(slug):
+    if found := offered(settings, slug).get(slug):
         known = retired.get(lake, slug)
         if known and _same_files(lake, known, found):
             raise known.error

@@ -5,14 +5,18 @@ from math import isfinite
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Checked, Description, Facts
+from srt_assets.core.parquet import read_failures
 from srt_assets.core.tables import TABLES, rows_as_dicts
-from srt_assets.core.training.finished import Finished
+from srt_assets.core.training.finished import Finished, directory
 
 TABLE = "training_runs"
 STEPS = "training_steps"
+# Names of the runs in the manifest, with spaces: `srt status` opens no part.
+RUNS = "runs"
 FINITE = "loss_is_finite"
 LEARNED = "held_out_loss_fell"
 SAVED = "saved_model_is_the_trained_one"
@@ -22,10 +26,17 @@ NOT_MEASURED = "not measured by the program that made it"
 
 
 def current(lake: Lake, student: str) -> list[Path]:
-    """The checkpoints that `training_runs` names, the present answer of the graph."""
-    with duckdb.connect() as con:
-        found = con.execute(f"SELECT path FROM {lake.source(TABLE, f'student={student}')}").fetchall()
-    return [Path(path) for (path,) in found]
+    """The checkpoints that `training_runs` names, the present answer of the graph. Damaged if it cannot be read."""
+    manifest = lake.manifest(TABLE, f"student={student}")
+    names = manifest.stats.get(RUNS) if manifest else ""
+    if names is None:  # of an older program, which named them in the rows only
+        runs: list[str] = []
+        for part in lake.parts(TABLE, f"student={student}"):
+            with read_failures(part):
+                runs += pq.read_table(part, columns=["run"])["run"].to_pylist()
+    else:
+        runs = names.split()
+    return [directory(lake, student) / run for run in runs]
 
 
 def paths_in_parts(lake: Lake, student: str) -> set[str]:

@@ -97,6 +97,7 @@ class FinetunedCheckpoint(Stage):
         main = done[0].record
         stats = {k: main[k] for k in ("steps", "tokens", "tokens_per_s", "peak_memory_bytes")}
         stats |= {"training_seconds": main["seconds"], "trainings": len(done)}
+        stats[results.RUNS] = " ".join(f.path.name for f in done)
         return Made(results.parts(work.lake, work.student, done), stats)
 
     def tidy(self, work: Work) -> Facts:
