@@ -1,17 +1,19 @@
 """What is still to pay: calls that no reply in the ledger serves, their tokens and price, and what that assumes."""
 
-import asyncio
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.teacher import instructions, stage
+from srt_assets.core.teacher import instructions, responses, stage
 from srt_assets.core.teacher.ask import Ask, Room, must_ask
 from srt_assets.core.teacher.call import LOCAL, Call, Prompter, Source
 from srt_assets.core.teacher.client import check_model, room_of
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import prices_of
-from srt_assets.core.teacher.steps import Step, resolve
+from srt_assets.core.teacher.rows import Rows
+from srt_assets.core.teacher.steps import Step
+from srt_assets.core.teacher.survey import Subject, Survey
 from srt_assets.settings import Settings, Teacher
 
 # Lengths of replies where the ledger knows none of this model: critique and texts as long as the paper's (table 6).
@@ -46,11 +48,11 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
     teacher = settings.teacher
     check_model(teacher)
     found = Estimate()
-    older: set[str] = set()
-    with Lookup(lake) as lookup, asyncio.Runner() as loop:
+    with Lookup(lake) as lookup:
         means = lookup.mean_tokens(teacher.model)
         seen = {purpose: (prompt, reply, n) for purpose, prompt, reply, n in means if n >= _ENOUGH_REPLIES}
-        for purpose, call in _missing(lake, lookup, teacher, loop, older):
+        dry = _DryRun(settings, lake, lookup)
+        for purpose, call in dry.calls():
             found.calls += 1
             found.by_purpose[purpose] = found.by_purpose.get(purpose, 0) + 1
             guess = (_prompt_tokens(call), _reply_tokens(purpose, teacher), 0)
@@ -68,49 +70,73 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
     ]
     if found.by_purpose.get("reflect_instruction"):
         found.assumptions.append("every instruction is reflected successfully; its length is that of the original")
-    if older:
+    if dry.older:
         found.assumptions.append(
-            f"{len(older)} replies are to prompts of an older program; they serve, and --renew would pay for them again"
+            f"{dry.older} replies are to prompts of an older program; they serve, and --renew would pay for them again"
         )
     return found
 
 
-def _missing(
-    lake: Lake, lookup: Lookup, teacher: Teacher, loop: asyncio.Runner, older: set[str]
-) -> Iterator[tuple[str, Call]]:
-    """The calls a run would make. Those of instructions that are still to come are counted by the original's texts.
+class _DryRun:
+    """Both assets, without asking. `older`: replies that serve although an older program asked for them."""
 
-    The keys of replies that serve although an older program asked them are put into `older`.
-    """
-    stage.upstream_hash(lake, "raw_records", None, "raw_dataset")
-    prompter, room = Prompter(teacher), room_offline(teacher)
-    seen: set[str] = set()
+    def __init__(self, settings: Settings, lake: Lake, lookup: Lookup) -> None:
+        self.older = 0
+        self._settings, self._lake, self._lookup = settings, lake, lookup
+        self._teacher = settings.teacher
+        self._prompter, self._room = Prompter(self._teacher), room_offline(self._teacher)
 
-    def asked(step: Step) -> Call | None:
-        turn = step.missing(teacher.max_tokens)
-        older.update(t.reply.key for t in step.turns if t.reply and t.is_older and t is not turn)
-        if turn is None or turn.call.key in seen:
-            return None
-        if not isinstance(must_ask(turn, loop.run(room.allowance(turn.call)), teacher.max_attempts), Ask):
-            return None
-        seen.add(turn.call.key)
-        return turn.call
+    def calls(self) -> Iterator[tuple[str, Call]]:
+        """The calls a run would make; those about instructions that are still to come, by the texts of the original."""
+        lake, prompter = self._lake, self._prompter
+        stage.upstream_hash(lake, "raw_records", None, "raw_dataset")
+        if self._is_made(instructions.STAGE):
+            if not self._is_made(responses.STAGE):
+                with Survey(lake, responses.STAGE, prompter) as survey:
+                    yield from self._answers(survey)
+            return
+        with Survey(lake, instructions.STAGE, prompter) as survey:
+            rows = Rows(survey, prompter)
+            deque(rows.take(self._settled(survey, self._teacher.max_tokens)), maxlen=0)
+            for source, call in self._missing(survey):
+                yield source.purpose, call
+                id, texts = source.sample_id, source.texts
+                yield _OF_REFLECTED, prompter.call(Source(id, _OF_REFLECTED, *texts), key="not needed")
+            deque(rows.take(self._settled(survey, None)), maxlen=0)
+            rows.flush()
+            yield from self._answers(Survey(lake, _OfRows(), prompter, con=survey.con))
 
-    for sources in stage.sources_of(instructions.STAGE.subjects(lake)):
-        others: list[Source] = []
-        for step in resolve(lookup, prompter, sources, teacher.api_base):
-            id, texts = step.source.sample_id, step.source.texts
-            others.append(Source(id, "reflect_response", *texts))
-            if call := asked(step):
-                yield step.source.purpose, call
-                yield _OF_REFLECTED, prompter.call(Source(id, _OF_REFLECTED, *texts))
-            else:
-                parsed, _ = step.result(prompter, {})
-                if parsed.instruction and parsed.response:
-                    others.append(Source(id, _OF_REFLECTED, parsed.instruction, "", parsed.response))
-        for step in resolve(lookup, prompter, others, teacher.api_base):
-            if call := asked(step):
-                yield step.source.purpose, call
+    def _is_made(self, plan: stage.Reflection) -> bool:
+        """A run would leave the asset as it is. Its replies to older prompts are counted."""
+        made = plan.right(self._lake, "", plan.wanted(self._settings, self._lake))
+        if made:
+            version = self._prompter.facts["prompt_version"]
+            self.older += self._lookup.older_replies(self._lake.source(stage.TABLE, plan.share), version)
+        return made is not None
+
+    def _answers(self, survey: Survey) -> Iterator[tuple[str, Call]]:
+        deque(self._settled(survey, self._teacher.max_tokens), maxlen=0)
+        yield from ((source.purpose, call) for source, call in self._missing(survey))
+
+    def _settled(self, survey: Survey, max_tokens: int | None) -> Iterator[tuple[int, Subject, Step]]:
+        for place, subject, step in survey.settled(self._lookup, max_tokens):
+            self.older += sum(turn.is_older for turn in step.turns) if max_tokens else 0
+            yield place, subject, step
+
+    def _missing(self, survey: Survey) -> Iterator[tuple[Source, Call]]:
+        for step in survey.missing(self._lookup, self._teacher.api_base):
+            turn = step.missing(self._teacher.max_tokens)
+            assert turn is not None
+            self.older += sum(other.is_older for other in step.turns if other is not turn)
+            if isinstance(must_ask(turn, _at_once(self._room, turn.call), self._teacher.max_attempts), Ask):
+                yield step.source, turn.call
+
+
+class _OfRows(responses.ReflectedResponses):
+    """The second asset's rows, from what the survey of the first one has given so far."""
+
+    def query(self, lake: Lake) -> str:
+        return responses.query_of("rows")
 
 
 def room_offline(teacher: Teacher) -> Room:
@@ -120,6 +146,15 @@ def room_offline(teacher: Teacher) -> Room:
         return _prompt_tokens(call)
 
     return room_of(teacher, guess)
+
+
+def _at_once(room: Room, call: Call) -> int | None:
+    """The allowance in a room that only guesses, and so never waits: an event loop would take longer than all else."""
+    try:
+        room.allowance(call).send(None)  # type: ignore[attr-defined]
+    except StopIteration as end:
+        return end.value
+    raise RuntimeError("a room without a teacher waits for nothing")
 
 
 def _of_the_budget(teacher: Teacher, spent: float, found: Estimate) -> list[str]:
