@@ -151,7 +151,7 @@ def room_offline(teacher: Teacher) -> Room:
 def _at_once(room: Room, call: Call) -> int | None:
     """The allowance in a room that only guesses, and so never waits: an event loop would take longer than all else."""
     try:
-        room.allowance(call).send(None)  # type: ignore[attr-defined]
+        room.allowance(call).send(None)
     except StopIteration as end:
         return end.value
     raise RuntimeError("a room without a teacher waits for nothing")

@@ -1,5 +1,6 @@
 """How far each pair is: which call it needs next, given what the ledger holds. Correction turns included."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +41,7 @@ class Step:
         """The turn to ask next, as far as can be told before the request's tokens are counted (see `ask.must_ask`)."""
         return next((turn for turn in self.turns if not (turn.reply and turn.reply.serves(max_tokens))), None)
 
-    def result(self, prompter: Prompter, unanswered: dict[str, Verdict]) -> tuple[Parsed, str]:
+    def result(self, prompter: Prompter, unanswered: Mapping[str, Verdict]) -> tuple[Parsed, str]:
         """The outcome and the key of the call that decided it."""
         key = self.first.call.key
         verdict = unanswered.get(key)
