@@ -109,13 +109,13 @@ class Survey:
             gone = stack.enter_context(self._scratch("gone"))
             self.con.execute("DELETE FROM corrections")
             with Filler(self.con, "corrections", WANTED) as corrections:
-                for place, subject, step in self._steps(lookup, "open", None, only_answered=max_tokens is not None):
+                for place, subject, step in self._firsts(lookup, only_answered=max_tokens is not None):
                     if step.needs_correction:
                         corrections.add(wanted_row(place, corrected(self._prompter, step)))
                     elif max_tokens is None or not step.missing(max_tokens):
                         gone.add({"place": place})
                         yield place, subject, step
-            for place, subject, step in self._steps(lookup, "corrections", None):
+            for place, subject, step in self._corrected(lookup, "corrections", None):
                 if max_tokens is None or not step.missing(max_tokens):
                     gone.add({"place": place})
                     yield place, subject, step
@@ -126,27 +126,34 @@ class Survey:
     def missing(self, lookup: Lookup, api_base: str) -> Iterator[Step]:
         """The steps to ask, in order: those of open pairs, as `settled` has left them. Equal calls are asked once."""
         self.con.execute("CREATE OR REPLACE TABLE asked AS SELECT min(place) AS place FROM open GROUP BY call_key")
-        for _, _, step in self._steps(lookup, "asked", api_base):
+        for _, _, step in self._corrected(lookup, "asked", api_base):
             yield step
 
-    def _steps(
-        self, lookup: Lookup, which: str, api_base: str | None, only_answered: bool = False
+    def _firsts(
+        self, lookup: Lookup, which: str = "open", api_base: str | None = None, only_answered: bool = False
     ) -> Iterator[tuple[int, Subject, Step]]:
-        """The open pairs whose places are in a table, in order, with the corrections that are known to be due."""
+        """The open pairs whose places are in a table, in order, as far as their first turn goes."""
+        if not _number(self.con, f"SELECT count(*) FROM {which}"):
+            return
         with ExitStack() as stack:
-            keys, firsts = self._looked_up(stack, lookup, "open", which, api_base)
-            other_keys, others = self._looked_up(stack, lookup, "corrections", which, api_base)
+            keys, found = self._looked_up(stack, lookup, "open", which, api_base)
             for place, subject in self.all():
                 if subject.source is None or (key := keys.at(place)) is None:
                     continue
-                known = firsts.at(place)
+                known = found.at(place)
                 if only_answered and known.reply is None:
                     continue
                 first = Turn(self._prompter.call(subject.source, key), *known)
                 parsed = read(subject.source, self._prompter, known.reply) if known.reply else None
-                step = Step(subject.source, first, parsed)
-                if key := other_keys.at(place):
-                    step = replace(step, correction=Turn(corrected(self._prompter, step, key), *others.at(place)))
+                yield place, subject, Step(subject.source, first, parsed)
+
+    def _corrected(self, lookup: Lookup, which: str, api_base: str | None) -> Iterator[tuple[int, Subject, Step]]:
+        """The same with the corrections that `settled` has found to be due."""
+        with ExitStack() as stack:
+            keys, found = self._looked_up(stack, lookup, "corrections", which, api_base)
+            for place, subject, step in self._firsts(lookup, which, api_base):
+                if key := keys.at(place):
+                    step = replace(step, correction=Turn(corrected(self._prompter, step, key), *found.at(place)))
                 yield place, subject, step
 
     def _looked_up(
