@@ -11,6 +11,7 @@ import pyarrow as pa
 from srt_assets.core.lake import Lake
 from srt_assets.core.tables import TABLES, rows_as_dicts
 from srt_assets.core.teacher import sealing
+from srt_assets.core.teacher.call import PURPOSES
 from srt_assets.core.teacher.fill import ROWS, fill
 from srt_assets.core.teacher.known import INTERRUPTED as INTERRUPTED
 from srt_assets.core.teacher.known import WANTED, Found, Known
@@ -62,6 +63,11 @@ class Lookup:
         with self.look_up(pa.Table.from_pylist(rows, schema=WANTED), None, api_base) as found:
             known = {key: found.at(place) for place, key in enumerate(names)}
         return {key: one for key, one in known.items() if one.reply or one.tried}
+
+    def asked_before(self) -> pa.Table:
+        """The pairs that were ever asked about: `source_key` (null in rows of the oldest programs) and `purpose`."""
+        sql = "SELECT DISTINCT source_key, purpose FROM calls WHERE purpose IN (SELECT unnest(?))"
+        return self._con.execute(sql, [list(PURPOSES)]).to_arrow_table()
 
     def older_replies(self, rows: str, prompt_version: str) -> int:
         """How many replies to other prompts stand behind rows of `candidates`, given as a relation."""

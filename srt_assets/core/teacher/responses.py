@@ -24,7 +24,7 @@ class ReflectedResponses(stage.Reflection):
         return query_of(lake.source(stage.TABLE, instructions.PARTITION))
 
     def subjects(self, record: tuple) -> tuple[Subject, ...]:
-        sample_id, dataset, instruction, input, response, status, *new = record
+        sample_id, dataset, instruction, input, response, status, *new, _ = record
         given = Source(sample_id, "reflect_response", instruction, input, response)
         both = Source(sample_id, "reflect_response_of_reflected", *new) if status == "ok" else None
         return (
@@ -34,10 +34,10 @@ class ReflectedResponses(stage.Reflection):
 
 
 def query_of(rows: str) -> str:
-    """The records to answer, as SQL; `rows` of `reflected_instructions` as a relation."""
+    """The records to answer as SQL, with the content key of the reflected pair. `rows`: of `reflected_instructions`."""
     return (
         "SELECT o.sample_id, o.dataset, o.instruction, o.input, o.response, "
-        "q.status, q.instruction, q.input, q.response "
+        "q.status, q.instruction, q.input, q.response, q.content_key "
         f"FROM {rows} o JOIN {rows} q USING (sample_id) "
         "WHERE o.candidate = 'original' AND q.candidate = 'reflected_instruction' "
         "ORDER BY o.dataset, o.sample_id"
