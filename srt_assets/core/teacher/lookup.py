@@ -32,6 +32,8 @@ class Lookup:
             # Opened before the manifest is read: what is sealed meanwhile is in the parts, or can still be read here.
             live = [stack.enter_context(file) for path in segments(lake) if (file := open_segment(path))]
             self._con = lake.connect(MEMORY)
+            # A damaged ledger is said now, not when some calls have been paid again.
+            self._con.execute(f"SELECT call_key FROM {TABLE} LIMIT 1")
             # Copied in: a registered table is not seen by the cursors made from this connection.
             self._con.execute(f"CREATE TABLE unsealed AS FROM {TABLE} LIMIT 0")
             rows = itertools.chain.from_iterable(map(read_lines, live))
