@@ -14,8 +14,8 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, prompts, responses, stage
 from srt_assets.core.teacher.ask import Ask, Room, Turn, must_ask
 from srt_assets.core.teacher.call import Call, Prompter, Source
-from srt_assets.core.teacher.fill import ROWS, fill
-from srt_assets.core.teacher.lookup import MEMORY, Lookup
+from srt_assets.core.teacher.fill import ROWS, bounded, fill
+from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.rows import Rows
 from srt_assets.core.teacher.steps import Step
 from srt_assets.core.teacher.survey import Subject, Survey
@@ -62,7 +62,7 @@ class DryRun:
         records_made = self._is_made(instructions.STAGE)
         if records_made and self._is_made(responses.STAGE):
             return
-        with lake.connect(MEMORY) as con:
+        with bounded(lake) as con:
             before = self._lookup.asked_before()
             con.execute("CREATE TABLE asked_before (source_key VARCHAR, purpose VARCHAR)")
             fill(con, "asked_before", before)

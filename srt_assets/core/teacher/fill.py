@@ -1,4 +1,6 @@
-"""Rows made in Python, put into a DuckDB table piece by piece: what is large lies there, where it can be spilled."""
+"""DuckDB with bounded memory, and rows made in Python put into its tables piece by piece: what is large lies there,
+where it can be spilled.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +8,21 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from srt_assets.core.lake import Lake
+
+# Memory of a connection; a run has two of them.
+_MEMORY = "384MB"
+# Each needs some of it, and Python is what takes the time.
+_THREADS = 2
 # Rows that are Python objects at the same time.
 ROWS = 2000
+
+
+def bounded(lake: Lake) -> duckdb.DuckDBPyConnection:
+    """A connection to the lake that spills what does not fit into a few hundred megabytes. Close it."""
+    con = lake.connect(_MEMORY)
+    con.execute(f"SET threads = {_THREADS}")
+    return con
 
 
 def fill(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:

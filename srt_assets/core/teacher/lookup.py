@@ -12,14 +12,11 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.tables import TABLES, rows_as_dicts
 from srt_assets.core.teacher import sealing
 from srt_assets.core.teacher.call import PURPOSES
-from srt_assets.core.teacher.fill import ROWS, fill
+from srt_assets.core.teacher.fill import ROWS, bounded, fill
 from srt_assets.core.teacher.known import INTERRUPTED as INTERRUPTED
 from srt_assets.core.teacher.known import WANTED, Found, Known
 from srt_assets.core.teacher.known import Reply as Reply
 from srt_assets.core.teacher.ledger import TABLE, open_segment, read_lines, segments
-
-# Memory of a connection; what does not fit is spilled. A run has two of them.
-MEMORY = "512MB"
 
 
 class Lookup:
@@ -31,7 +28,7 @@ class Lookup:
         with ExitStack() as stack:
             # Opened before the manifest is read: what is sealed meanwhile is in the parts, or can still be read here.
             live = [stack.enter_context(file) for path in segments(lake) if (file := open_segment(path))]
-            self._con = lake.connect(MEMORY)
+            self._con = bounded(lake)
             # A damaged ledger is said now, not when some calls have been paid again.
             self._con.execute(f"SELECT call_key FROM {TABLE} LIMIT 1")
             # Copied in: a registered table is not seen by the cursors made from this connection.

@@ -14,9 +14,9 @@ import pyarrow as pa
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher.ask import Turn
 from srt_assets.core.teacher.call import Prompter, Source
-from srt_assets.core.teacher.fill import ROWS, Filler
+from srt_assets.core.teacher.fill import ROWS, Filler, bounded
 from srt_assets.core.teacher.known import WANTED, ByPlace, Found
-from srt_assets.core.teacher.lookup import MEMORY, Lookup
+from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.steps import Step, corrected, read, wanted_row
 
 
@@ -61,7 +61,7 @@ class Survey:
         """`renew`: what only an older program asked is not known. `con`: that of a survey which is no longer used, if
         the plan reads tables in it.
         """
-        self.con = con or lake.connect(MEMORY)
+        self.con = con or bounded(lake)
         self._plan, self._prompter, self._renew = plan, prompter, renew
         self._query = plan.query(lake)
         for name in ("open", "corrections"):
