@@ -399,7 +399,7 @@ def test_the_ledger_without_its_manifest_is_found_again(lake: Lake) -> None:
 def test_without_a_manifest_no_reply_is_asked_for_again(lake: Lake) -> None:
     (lake.directory("teacher_calls") / manifest.NAME).unlink()
     with Lookup(lake) as lookup:
-        assert set(lookup.replies([f"k{n}" for n in range(30)])) == {f"k{n}" for n in range(30)}
+        assert set(lookup.known([f"k{n}" for n in range(30)])) == {f"k{n}" for n in range(30)}
     assert lake.manifest("teacher_calls") is not None
 
 

@@ -143,8 +143,13 @@ def test_lines_and_files_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     one_sentence(caught.value, "line 2 is longer than 1 MB")
     endless = endless.rename(tmp_path / "a.json")
     with pytest.raises(UserError) as caught:
-        dataset_files(Dataset(name="d", path=str(endless)))
-    one_sentence(caught.value, "larger than this machine's memory")
+        list(read_rows(endless))
+    one_sentence(caught.value, "line 2, column 1: broken JSON: Extra data")
+    monkeypatch.setattr("srt_assets.core.records.json_array.LONGEST", 1 << 20)
+    endless.write_text('[{"output": "' + "x" * (1 << 22))
+    with pytest.raises(UserError) as caught:
+        list(read_rows(endless))
+    one_sentence(caught.value, "line 1, column 2: broken JSON: a value longer than 1 MB")
 
 
 LONG = "x" * 5000

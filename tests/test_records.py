@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from srt_assets.core.errors import UserError
@@ -16,6 +17,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.progress import throttled
 from srt_assets.core.records import raw
 from srt_assets.core.records.formats import REASONS, Pair, Reject, to_pair
+from srt_assets.core.records.ids import Ids
 from srt_assets.settings import Dataset, Settings
 
 GOOD = {"instruction": "Name a colour.", "input": "", "output": "Red."}
@@ -224,3 +226,16 @@ def test_progress_of_unknown_length_is_throttled_and_the_last_word_is_not() -> N
     for done, total in ((1, 0), (2, 0), (3, 9), (9, 9)):
         report(done, total)
     assert heard == [(1, 0), (9, 9)]
+
+
+@examples(deadline=None, max_examples=50)
+@given(st.lists(st.lists(st.integers(0, 40) | st.integers(2**64 - 3, 2**64 - 1), max_size=30), max_size=12))
+def test_an_id_is_new_once_however_they_come(chunks: list[list[int]]) -> None:
+    ids, seen = Ids(), set()
+    for chunk in chunks:
+        names = [f"{number:016x}" for number in chunk]
+        expected = []
+        for name in names:
+            expected.append(name not in seen)
+            seen.add(name)
+        assert ids.add(names) == expected

@@ -173,6 +173,6 @@ def test_a_ledger_of_both_programs_is_sealed_and_read(tmp_path):
         both(settings, lake)
     with Lookup(lake) as lookup:
         keys = [key for (key,) in table(lake, "SELECT call_key FROM teacher_calls")]
-        natives = [reply.native_finish_reason for reply in lookup.replies(keys).values()]
+        natives = [known.reply.native_finish_reason for known in lookup.known(keys).values()]
     assert sorted(natives, key=str) == [None] + ["stop"] * 6 and len(keys) == 7
     assert ledger.TABLE == "teacher_calls" and responses.STAGE.run(settings, lake).cached

@@ -55,7 +55,7 @@ def test_truncation_at_every_byte_of_the_last_record(tmp_path):
     assert sealing.seal(lake) == 2 and not path.exists()
     assert write(lake, row("c")).name != path.name
     with Lookup(lake) as lookup:
-        assert sorted(lookup.replies(["a", "b", "c", "d"])) == ["a", "b", "c"]
+        assert sorted(lookup.known(["a", "b", "c", "d"])) == ["a", "b", "c"]
 
 
 def test_a_crash_between_commit_and_removal_counts_no_row_twice(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def test_a_crash_between_commit_and_removal_counts_no_row_twice(tmp_path, monkey
     sealing.seal(lake)
     path.write_bytes(content)
     with Lookup(lake) as lookup:
-        assert len(lookup.replies(["a", "b"])) == 2
+        assert len(lookup.known(["a", "b"])) == 2
     sealing.seal(lake)
     assert table(lake, "SELECT count(*) FROM teacher_calls") == [(2,)] and not path.exists()
 
@@ -143,12 +143,12 @@ def test_half_a_line_of_a_living_writer_is_not_there_yet(tmp_path, caplog):
             file.write(half)
         for _ in range(2):
             with Lookup(lake) as lookup:
-                assert list(lookup.replies(["a", "b"])) == ["a"]
+                assert list(lookup.known(["a", "b"])) == ["a"]
         assert sealing.seal(lake) == 0 and path.exists()
     assert not lost(caplog)
     # Its writer is gone: the half line is lost, and that is said once.
     with Lookup(lake) as lookup:
-        assert list(lookup.replies(["a", "b"])) == ["a"]
+        assert list(lookup.known(["a", "b"])) == ["a"]
     assert sealing.seal(lake) == 1 and sealing.seal(lake) == 0
     assert len(lost(caplog)) == 1 and path.name in lost(caplog)[0] and "1 record(s)" in lost(caplog)[0]
 
@@ -167,8 +167,9 @@ def test_a_cut_reply_serves_only_as_many_tokens_as_it_was_allowed(tmp_path):
     lake = Lake(tmp_path)
     write(lake, row("a", finish_reason="length"), row("b"), row("a", finish_reason="length", max_tokens=50))
     with Lookup(lake) as lookup:
-        found = lookup.replies(["a", "b"])
-    assert found["a"].serves(50) and not found["a"].serves(51) and found["b"].serves(9999)
+        found = lookup.known(["a", "b"])
+    a, b = found["a"].reply, found["b"].reply
+    assert a.serves(50) and not a.serves(51) and b.serves(9999)
 
 
 def test_a_full_disk_ends_the_call_not_the_ledger(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint, sample_id
@@ -14,6 +14,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
 from srt_assets.core.records import inputs
 from srt_assets.core.records.formats import SENTINEL_INPUTS, Pair, Reject, detect, to_pair
+from srt_assets.core.records.ids import Ids
 from srt_assets.core.records.read import dataset_files, read_hub, read_rows
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts
@@ -21,6 +22,8 @@ from srt_assets.settings import Dataset, Settings
 
 RECORDS, REJECTS = "raw_records", "raw_rejects"
 CHUNK = 20_000
+# Rows that are compared with all before them at a time.
+_TOGETHER = 1000
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +60,13 @@ class RawDataset(Stage):
         paths = [_files(*each) for each in zip(work.settings.datasets, work.want.facts["datasets"], strict=True)]
         reading = inputs.Reading(work.lake.home, {path: one for of_it in paths for path, one in of_it.items()})
         for dataset, of_it in zip(work.settings.datasets, paths, strict=True):
-            known, reasons = len(writer.ids), writer.reasons.copy()
+            known, reasons = writer.kept, writer.reasons.copy()
             for file, index, row, format in _rows(dataset, of_it, reading):
                 writer.add(dataset, file, index, row, format)
                 if writer.seen % 1000 == 0:
                     work.progress(writer.seen, 0, "rows")
-            if len(writer.ids) == known:
+            writer.sort()
+            if writer.kept == known:
                 _warn_of_no_record(dataset, writer.reasons - reasons)
         reading.check()
         writer.flush()
@@ -135,6 +139,15 @@ def _rows(dataset: Dataset, paths: Iterable[Path], reading: inputs.Reading) -> I
             given += 1
 
 
+class _Row(NamedTuple):
+    """A row as read, and what it is: a pair with its id, or a reject."""
+
+    place: dict[str, Any]
+    pair: Pair | Reject
+    id: str
+    row: Any
+
+
 class _Writer:
     """Sorts rows into records and rejects and writes them in parts of CHUNK rows, so that memory stays flat."""
 
@@ -143,9 +156,12 @@ class _Writer:
         self.records: list[str] = []
         self.rejects: list[str] = []
         self.seen = 0
+        self.kept = 0
         self.sentinels = 0
         self.reasons: Counter[str] = Counter()
-        self.ids: set[str] = set()
+        self._ids = Ids()
+        # Rows that nobody has compared with those before them.
+        self._waiting: list[_Row] = []
         self._good: list[dict] = []
         self._bad: list[dict] = []
 
@@ -153,23 +169,33 @@ class _Writer:
         self.seen += 1
         place = {"dataset": dataset.name, "source_file": file, "source_index": index}
         pair = to_pair(row, format, dataset.multi_turn)
-        if isinstance(pair, Pair):
-            key = sample_id(*pair)
-            if key not in self.ids:
-                self.ids.add(key)
+        self._waiting.append(_Row(place, pair, sample_id(*pair) if isinstance(pair, Pair) else "", row))
+        if len(self._waiting) >= _TOGETHER:
+            self.sort()
+
+    def sort(self) -> None:
+        """Decide about the rows that wait, in their order."""
+        is_new = iter(self._ids.add([row.id for row in self._waiting if row.id]))
+        for place, pair, key, row in self._waiting:
+            if isinstance(pair, Pair) and next(is_new):
+                self.kept += 1
                 self.sentinels += pair.input.strip().lower() in SENTINEL_INPUTS
                 self._good.append({"sample_id": key, **pair._asdict(), **place})
-                if len(self._good) >= CHUNK:
-                    self.flush()
-                return
-            pair = Reject("duplicate")
-        self.reasons[pair.reason] += 1
-        # ASCII escapes, so that text no Parquet file can hold is still shown.
-        self._bad.append({**place, "reason": pair.reason, "raw": json.dumps(row, default=str)[:2000]})
-        if len(self._bad) >= CHUNK:
-            self.flush()
+            else:
+                reason = pair.reason if isinstance(pair, Reject) else "duplicate"
+                self.reasons[reason] += 1
+                # ASCII escapes, so that text no Parquet file can hold is still shown.
+                self._bad.append({**place, "reason": reason, "raw": json.dumps(row, default=str)[:2000]})
+            if max(len(self._good), len(self._bad)) >= CHUNK:
+                self._write()
+        self._waiting = []
 
     def flush(self) -> None:
+        """Write all rows that were added."""
+        self.sort()
+        self._write()
+
+    def _write(self) -> None:
         if self._good:
             self.records.append(self.lake.write_part(RECORDS, self._good))
         if self._bad:

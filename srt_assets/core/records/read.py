@@ -10,11 +10,10 @@ from os.path import lexists
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
 from srt_assets.core.masking import redact
+from srt_assets.core.records import json_array
 from srt_assets.paths import brief, shown
 from srt_assets.settings import Dataset
 
@@ -46,11 +45,6 @@ def dataset_files(dataset: Dataset) -> list[Path]:
         if file.suffix not in SUFFIXES:
             raise UserError(
                 f"dataset {dataset.name!r}: {file} is none of {', '.join(SUFFIXES)}", "convert it or narrow the glob"
-            )
-        if file.suffix == ".json" and file.stat().st_size > psutil.virtual_memory().total:
-            raise UserError(
-                f"dataset {dataset.name!r}: {file} is read whole, and is larger than this machine's memory",
-                "write it as .jsonl, one object a line, or as .parquet",
             )
         if shown(file) != str(file):  # no table takes it
             raise UserError(f"dataset {dataset.name!r}: the name {shown(file)} is not UTF-8", "rename the file")
@@ -113,16 +107,13 @@ def read_rows(file: Path, opened: Opener = files.opened) -> Iterator[tuple[int, 
 
 
 def _json(file: Path, opened: Opener) -> Iterator[tuple[int, Any]]:
-    with opened(file) as source:
-        text = source.read().decode("utf-8-sig")
     try:
-        rows = json.loads(text)
+        yield from enumerate(json_array.values(file, opened))
     except json.JSONDecodeError as error:
         hint = "one object a line needs the ending .jsonl" if error.msg == "Extra data" else "correct that line"
         raise UserError(f"{file}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}", hint) from None
-    if not isinstance(rows, list):
-        raise UserError(f"{file} holds one {type(rows).__name__}, not a list of records", "wrap the records in [ ]")
-    yield from enumerate(rows)
+    except json_array.NotAnArray as error:
+        raise UserError(f"{file} holds one {error}, not a list of records", "wrap the records in [ ]") from None
 
 
 def _jsonl(file: Path, opened: Opener) -> Iterator[tuple[int, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from srt_assets.core.teacher.call import Call
-from srt_assets.core.teacher.lookup import Attempts, Reply
+from srt_assets.core.teacher.known import Attempts, Reply
 
 # A reply needs at least this much room beside the prompt to be worth its price.
 MIN_REPLY_TOKENS = 256

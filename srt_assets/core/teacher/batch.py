@@ -5,12 +5,13 @@ that was submitted. Replies end in the same ledger; what failed, and only that, 
 """
 
 import asyncio
+import io
 import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from srt_assets.core.progress import Progress
 from srt_assets.core.teacher import ends, ledger, sealing
 from srt_assets.core.teacher.answers import Answer, read_body
 from srt_assets.core.teacher.ask import Ask, Verdict, must_ask, prompt_bound
-from srt_assets.core.teacher.call import Call
 from srt_assets.core.teacher.client import Client, connect, litellm
 from srt_assets.core.teacher.engine import Tally, cost_of, ledger_row
 from srt_assets.core.teacher.failures import Failure, Unreadable, classify, code_of, of_http
@@ -42,18 +42,11 @@ _OVER = ("completed", "failed", "expired", "cancelled")
 _MARK = "srt_batch"
 
 
-@dataclass(frozen=True)
-class _Item:
-    call: Call
-    row: dict[str, Any]  # of the ledger, but for what comes back
-    most_usd: float
-
-
 def ask_batches(
     teacher: Teacher,
     lake: Lake,
     stage: str,
-    missing: Callable[[Lookup], Iterator[list[Step]]],
+    missing: Callable[[Lookup], Iterator[Step]],
     unanswered: dict[str, Verdict],
     tally: Tally,
     progress: Progress,
@@ -66,23 +59,35 @@ def ask_batches(
         for state in desk.open():
             desk.collect(state)
         sealing.seal(lake)
+        submitted = 0
         with Lookup(lake) as lookup:
-            items = _items(client, desk.prices, missing(lookup), lookup.spent_usd(), unanswered)
-        if not items:
+            spent_usd = lookup.spent_usd()
+            unanswered.clear()
+            for file in _files(_lines(client, desk.prices, missing(lookup), spent_usd, unanswered)):
+                desk.submit(file)
+                submitted += 1
+        if not submitted:
             return
-        for chunk in _files(client, items):
-            desk.submit(chunk)
 
 
-def _items(
-    client: Client, prices: Prices, chunks: Iterator[list[Step]], spent_usd: float, unanswered: dict[str, Verdict]
-) -> list[_Item]:
-    """The calls to submit now. Those that are too long, hopeless or beyond the budget get their verdict."""
+@dataclass
+class _File:
+    """A batch to be submitted: its lines, and by key what the ledger will need of each."""
+
+    lines: io.BytesIO = field(default_factory=io.BytesIO)
+    calls: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def _lines(
+    client: Client, prices: Prices, steps: Iterator[Step], spent_usd: float, unanswered: dict[str, Verdict]
+) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    """The calls to submit now: key, what the ledger will need, line. Those that are too long, hopeless or beyond the
+    budget get their verdict.
+    """
     teacher = client.teacher
-    items: list[_Item] = []
-    unanswered.clear()
     with asyncio.Runner() as loop:
-        for turn in (step.missing(teacher.max_tokens) for chunk in chunks for step in chunk):
+        for step in steps:
+            turn = step.missing(teacher.max_tokens)
             assert turn is not None
             call = turn.call
             ask = must_ask(turn, loop.run(client.room.allowance(call)), teacher.max_attempts)
@@ -90,28 +95,26 @@ def _items(
                 most = prices.most(prompt_bound(call), ask.allowed)
                 if not teacher.budget_usd or spent_usd + most <= teacher.budget_usd:
                     spent_usd += most
-                    items.append(_Item(call, ledger_row(teacher, call, ask.allowed, ask.attempt), most))
+                    line = {"custom_id": call.key, "method": "POST", "url": "/v1/chat/completions"}
+                    text = json.dumps(line | {"body": client.body(call, ask.allowed)}).encode() + b"\n"
+                    yield call.key, {"row": ledger_row(teacher, call, ask.allowed, ask.attempt), "most": most}, text
                     continue
                 ask = "over_budget"
             if isinstance(ask, str):  # a verdict; a reply that serves needs nothing
                 unanswered[call.key] = ask
-    return items
 
 
-def _files(client: Client, items: list[_Item]) -> Iterator[list[tuple[_Item, bytes]]]:
-    """Batches within the provider's limits. Two records that need the same call share one line."""
-    chunk: list[tuple[_Item, bytes]] = []
-    size = 0
-    for item in {item.call.key: item for item in items}.values():
-        line = {"custom_id": item.call.key, "method": "POST", "url": "/v1/chat/completions"}
-        text = json.dumps(line | {"body": client.body(item.call, item.row["max_tokens"])}).encode() + b"\n"
-        if chunk and (len(chunk) >= MAX_CALLS or size + len(text) > MAX_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append((item, text))
-        size += len(text)
-    if chunk:
-        yield chunk
+def _files(lines: Iterator[tuple[str, dict[str, Any], bytes]]) -> Iterator[_File]:
+    """Batches within the provider's limits; one at a time is held."""
+    file = _File()
+    for key, facts, line in lines:
+        if file.calls and (len(file.calls) >= MAX_CALLS or file.lines.tell() + len(line) > MAX_BYTES):
+            yield file
+            file = _File()
+        file.lines.write(line)
+        file.calls[key] = facts
+    if file.calls:
+        yield file
 
 
 class _Desk:
@@ -136,25 +139,23 @@ class _Desk:
         files = self.folder.glob("*.json")
         return sorted(path for path in files if self._mine.items() <= json.loads(read_own(path)).items())
 
-    def submit(self, chunk: list[tuple[_Item, bytes]]) -> None:
+    def submit(self, batch: _File) -> None:
         """Write down what is about to be asked, upload it, start the batch."""
         self.folder.mkdir(parents=True, exist_ok=True)
         mark = uuid.uuid4().hex
         path = self.folder / f"{mark}.json"
-        calls = {item.call.key: {"row": item.row, "most": item.most_usd} for item, _ in chunk}
-        state = self._mine | {"mark": mark, "submitted_at": time.time(), "batch_id": None, "calls": calls}
+        state = self._mine | {"mark": mark, "submitted_at": time.time(), "batch_id": None, "calls": batch.calls}
         _write(path, state)
-        content = b"".join(text for _, text in chunk)
         with self._explained(submitted=path):
-            file = self._module.create_file(file=("calls.jsonl", content), purpose="batch", **self._at)
-            batch = self._module.create_batch(
+            file = self._module.create_file(file=("calls.jsonl", batch.lines.getvalue()), purpose="batch", **self._at)
+            made = self._module.create_batch(
                 completion_window="24h",
                 endpoint="/v1/chat/completions",
                 input_file_id=file.id,
                 metadata={_MARK: mark},
                 **self._at,
             )
-        _write(path, state | {"batch_id": batch.id})
+        _write(path, state | {"batch_id": made.id})
 
     def collect(self, path: Path) -> None:
         """Wait for the batch to end and put its lines into the ledger."""
@@ -234,15 +235,15 @@ class _Desk:
             stop = replace(refused[-1], action="stop")
         with Lookup(self.lake) as lookup, ledger.Ledger(self.lake) as book:
             # A run that died between this and forgetting the batch has written them already.
-            replies = lookup.replies(calls)
-            attempts = lookup.attempts(calls, self.teacher.api_base)
+            known = lookup.known(calls, self.teacher.api_base)
 
             def is_new(row: dict[str, Any]) -> bool:
-                key, allowed = row["call_key"], row["max_tokens"]
+                if (before := known.get(row["call_key"])) is None:
+                    return True
                 if row["status"] == "ok":
-                    return key not in replies or replies[key].max_tokens < allowed
-                before = attempts.get(key, {}).get(allowed)
-                return before is None or before.count < row["attempt"]
+                    return before.reply is None or before.reply.max_tokens < row["max_tokens"]
+                tried = before.tried.get(row["max_tokens"])
+                return tried is None or tried.count < row["attempt"]
 
             await asyncio.gather(*(book.append(row) for row in rows if is_new(row)))
         return rows, stop

@@ -46,7 +46,7 @@ class Call:
     """One request. `shape` is what holds the reply to its form: a response_format, a grammar's text, or None.
 
     `facts` are columns of the ledger. They tell what has changed when a key is not found, and but for `prompt_version`
-    they are all that a user decides about it: with equal ones, only the program is another (`Lookup.older`).
+    they are all that a user decides about it: with equal ones, only the program is another (`known.Found`).
     """
 
     key: str
@@ -65,7 +65,7 @@ class Call:
 def call_key(messages: list[Message], model: str, sampling: dict[str, Any], shape: dict[str, Any] | str | None) -> str:
     """Content address (64 hex digits) over messages, model, sampling and schema: all that can change the reply.
 
-    Not `max_tokens` (see `lookup`), api_base, run, path, order or concurrency. Key order in the schema does not count.
+    Not `max_tokens` (see `known`), api_base, run, path, order or concurrency. Key order in the schema does not count.
     """
     return digest(messages=messages, model=model, sampling=sampling, shape=shape)
 
@@ -81,34 +81,36 @@ class Prompter:
         self.good_finish_reasons = teacher.good_finish_reasons
         # float(): 0 and 0.0 in the settings are the same temperature.
         self.sampling: dict[str, Any] = {"temperature": float(teacher.temperature)} | teacher.sampling
-        self._parameters = json.dumps(teacher.sampling, sort_keys=True) if teacher.sampling else None
+        # What the settings say of every call.
+        self.facts: dict[str, Any] = {
+            "prompt_version": prompts.PROMPT_VERSION,
+            "model_id": self.identity,
+            "temperature": self.sampling["temperature"],
+            "reply_format": self.form,
+            "parameters": json.dumps(teacher.sampling, sort_keys=True) if teacher.sampling else None,
+        }
         if self.local:
             self.sampling |= LOCAL_SAMPLING
 
-    def call(self, source: Source) -> Call:
+    def call(self, source: Source, key: str = "") -> Call:
+        """The call for a pair. `key`: its key, if it is known already."""
         messages = prompts.messages(source.kind, self.form, *source.texts, brief=self.local)
-        return self._call(source, source.purpose, messages)
+        return self._call(source, source.purpose, messages, key)
 
-    def correction(self, source: Source, before: Call, reply: str, status: str) -> Call:
+    def correction(self, source: Source, before: Call, reply: str, status: str, key: str = "") -> Call:
         """The one further turn after a reply that could not be read (`parse.CORRECTABLE`)."""
         messages = prompts.correction(before.messages, reply, status, source.kind, self.form, self.local)
-        return self._call(source, source.purpose + _CORRECTION, messages, reply)
+        return self._call(source, source.purpose + _CORRECTION, messages, key, reply)
 
-    def _call(self, source: Source, purpose: str, messages: list[Message], reply: str = "") -> Call:
+    def _call(self, source: Source, purpose: str, messages: list[Message], key: str, reply: str = "") -> Call:
         shape: dict[str, Any] | str | None = None
         if self.form == "json_schema":
             shape = grammar.json_schema(source.kind)
         elif self.form == "grammar":
             shape = grammar.gbnf(source.kind, bounded=self.local)
-        key = call_key(messages, self.identity, self.sampling, shape)
-        facts = {
-            "prompt_version": prompts.PROMPT_VERSION,
-            "model_id": self.identity,
-            "temperature": self.sampling["temperature"],
-            "reply_format": self.form,
-            "parameters": self._parameters,
-            "source_key": content_key(*source.texts) if not reply else digest(texts=source.texts, reply=reply)[:16],
-        }
+        key = key or call_key(messages, self.identity, self.sampling, shape)
+        source_key = content_key(*source.texts) if not reply else digest(texts=source.texts, reply=reply)[:16]
+        facts = {**self.facts, "source_key": source_key}
         return Call(key, source.sample_id, purpose, messages, shape, facts)
 
 

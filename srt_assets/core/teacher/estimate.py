@@ -1,24 +1,20 @@
 """What is still to pay: calls that no reply in the ledger serves, their tokens and price, and what that assumes."""
 
-import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.teacher import instructions, stage
-from srt_assets.core.teacher.ask import Ask, Room, must_ask
-from srt_assets.core.teacher.call import LOCAL, Call, Prompter, Source
+from srt_assets.core.teacher.ask import Room
+from srt_assets.core.teacher.call import LOCAL, Call
 from srt_assets.core.teacher.client import check_model, room_of
+from srt_assets.core.teacher.dry_run import DryRun
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import prices_of
-from srt_assets.core.teacher.steps import Step, resolve
 from srt_assets.settings import Settings, Teacher
 
 # Lengths of replies where the ledger knows none of this model: critique and texts as long as the paper's (table 6).
 _REPLY_TOKENS = {"reflect_instruction": 700, "reflect_response": 500, "reflect_response_of_reflected": 550}
 _LOCAL_REPLY_TOKENS = {"reflect_instruction": 170, "reflect_response": 140, "reflect_response_of_reflected": 140}
 _ENOUGH_REPLIES = 20
-_OF_REFLECTED = "reflect_response_of_reflected"
 _CHARS_PER_TOKEN = 4.0
 
 
@@ -46,11 +42,11 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
     teacher = settings.teacher
     check_model(teacher)
     found = Estimate()
-    older: set[str] = set()
-    with Lookup(lake) as lookup, asyncio.Runner() as loop:
+    with Lookup(lake) as lookup:
         means = lookup.mean_tokens(teacher.model)
         seen = {purpose: (prompt, reply, n) for purpose, prompt, reply, n in means if n >= _ENOUGH_REPLIES}
-        for purpose, call in _missing(lake, lookup, teacher, loop, older):
+        dry = DryRun(settings, lake, lookup, room_offline(teacher))
+        for purpose, call in dry.calls():
             found.calls += 1
             found.by_purpose[purpose] = found.by_purpose.get(purpose, 0) + 1
             guess = (_prompt_tokens(call), _reply_tokens(purpose, teacher), 0)
@@ -68,49 +64,11 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
     ]
     if found.by_purpose.get("reflect_instruction"):
         found.assumptions.append("every instruction is reflected successfully; its length is that of the original")
-    if older:
+    if dry.older:
         found.assumptions.append(
-            f"{len(older)} replies are to prompts of an older program; they serve, and --renew would pay for them again"
+            f"{dry.older} replies are to prompts of an older program; they serve, and --renew would pay for them again"
         )
     return found
-
-
-def _missing(
-    lake: Lake, lookup: Lookup, teacher: Teacher, loop: asyncio.Runner, older: set[str]
-) -> Iterator[tuple[str, Call]]:
-    """The calls a run would make. Those of instructions that are still to come are counted by the original's texts.
-
-    The keys of replies that serve although an older program asked them are put into `older`.
-    """
-    stage.upstream_hash(lake, "raw_records", None, "raw_dataset")
-    prompter, room = Prompter(teacher), room_offline(teacher)
-    seen: set[str] = set()
-
-    def asked(step: Step) -> Call | None:
-        turn = step.missing(teacher.max_tokens)
-        older.update(t.reply.key for t in step.turns if t.reply and t.is_older and t is not turn)
-        if turn is None or turn.call.key in seen:
-            return None
-        if not isinstance(must_ask(turn, loop.run(room.allowance(turn.call)), teacher.max_attempts), Ask):
-            return None
-        seen.add(turn.call.key)
-        return turn.call
-
-    for sources in stage.sources_of(instructions.STAGE.subjects(lake)):
-        others: list[Source] = []
-        for step in resolve(lookup, prompter, sources, teacher.api_base):
-            id, texts = step.source.sample_id, step.source.texts
-            others.append(Source(id, "reflect_response", *texts))
-            if call := asked(step):
-                yield step.source.purpose, call
-                yield _OF_REFLECTED, prompter.call(Source(id, _OF_REFLECTED, *texts))
-            else:
-                parsed, _ = step.result(prompter, {})
-                if parsed.instruction and parsed.response:
-                    others.append(Source(id, _OF_REFLECTED, parsed.instruction, "", parsed.response))
-        for step in resolve(lookup, prompter, others, teacher.api_base):
-            if call := asked(step):
-                yield step.source.purpose, call
 
 
 def room_offline(teacher: Teacher) -> Room:

@@ -9,7 +9,8 @@ from srt_assets.core.teacher import instructions, responses, stage
 from srt_assets.core.teacher.ask import Ask, Room, Turn, must_ask
 from srt_assets.core.teacher.call import Call, Prompter, Source
 from srt_assets.core.teacher.estimate import room_offline
-from srt_assets.core.teacher.lookup import Lookup, Reply
+from srt_assets.core.teacher.known import Reply
+from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.steps import Step, resolve
 from srt_assets.settings import Settings, Teacher
 
@@ -44,15 +45,16 @@ def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
     prompter = Prompter(settings.teacher)
     sources = []
     instructions_made = lake.manifest(stage.TABLE, instructions.PARTITION) is not None
-    for plan in (instructions.STAGE, responses.STAGE) if instructions_made else (instructions.STAGE,):
-        sources += [s for chunk in stage.sources_of(plan.subjects(lake)) for s in chunk if s.sample_id == sample_id]
+    with lake.connect() as con:
+        for plan in (instructions.STAGE, responses.STAGE) if instructions_made else (instructions.STAGE,):
+            found = con.execute(f"FROM ({plan.query(lake)}) WHERE sample_id = ?", [sample_id]).fetchall()
+            sources += [subject.source for record in found for subject in plan.subjects(record) if subject.source]
+        rows = con.execute(f"SELECT candidate, status FROM {stage.TABLE} WHERE sample_id = ?", [sample_id]).fetchall()
     if not sources:
         raise UserError(
             f"no record has the sample_id {sample_id!r}",
             "look it up: srt sql 'FROM raw_records LIMIT 5'; an edited record has another one, the hash of its texts",
         )
-    with lake.connect() as con:
-        rows = con.execute(f"SELECT candidate, status FROM {stage.TABLE} WHERE sample_id = ?", [sample_id]).fetchall()
     statuses: dict[str, str] = dict(rows)
     with Lookup(lake) as lookup:
         steps = resolve(lookup, prompter, sources, settings.teacher.api_base)

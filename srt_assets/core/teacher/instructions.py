@@ -1,10 +1,9 @@
 """The stage behind `reflected_instructions`: the record as given, and the teacher's new instruction with its answer."""
 
-from collections.abc import Iterator
-
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import stage
 from srt_assets.core.teacher.call import Source
+from srt_assets.core.teacher.survey import Subject
 
 PARTITION = "asset=reflected_instructions"
 
@@ -19,18 +18,17 @@ class ReflectedInstructions(stage.Reflection):
     def upstream(self, lake: Lake) -> dict[str, str]:
         return {"raw_records": stage.upstream_hash(lake, "raw_records", None, "raw_dataset").content_hash}
 
-    def subjects(self, lake: Lake) -> Iterator[list[stage.Subject]]:
-        with lake.connect() as con:
-            cursor = con.execute(
-                "SELECT sample_id, dataset, instruction, input, response FROM raw_records ORDER BY dataset, sample_id"
-            )
-            while records := cursor.fetchmany(stage.CHUNK):
-                chunk: list[stage.Subject] = []
-                for sample_id, dataset, *texts in records:
-                    source = Source(sample_id, "reflect_instruction", *texts)
-                    chunk.append(stage.Subject(sample_id, dataset, "original", None, "ok", source.texts))
-                    chunk.append(stage.Subject(sample_id, dataset, "reflected_instruction", source))
-                yield chunk
+    def query(self, lake: Lake) -> str:
+        records = lake.source("raw_records")
+        return f"SELECT sample_id, dataset, instruction, input, response FROM {records} ORDER BY dataset, sample_id"
+
+    def subjects(self, record: tuple) -> tuple[Subject, ...]:
+        sample_id, dataset, *texts = record
+        source = Source(sample_id, "reflect_instruction", *texts)
+        return (
+            Subject(sample_id, dataset, "original", None, "ok", source.texts),
+            Subject(sample_id, dataset, "reflected_instruction", source),
+        )
 
 
 STAGE = ReflectedInstructions()

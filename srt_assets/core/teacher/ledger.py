@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from srt_assets.core import reserve
 from srt_assets.core.errors import is_disk_full
@@ -184,21 +184,32 @@ def decode(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
+def open_segment(path: Path) -> BinaryIO | None:
+    """A segment to read; None if another process sealed it just now: its rows are in a part."""
+    try:
+        return opened(path)
+    except FileNotFoundError:
+        return None
+
+
 def read_segment(path: Path, damaged: list[bytes] | None = None) -> Iterator[dict[str, Any]]:
-    """The whole rows of a segment. The last line may be half: its writer lives and is not done, or died.
+    """The whole rows of a segment, none if it was sealed just now. `damaged` gets the lines that are not whole."""
+    if file := open_segment(path):
+        with file:
+            yield from read_lines(file, damaged)
+
+
+def read_lines(file: BinaryIO, damaged: list[bytes] | None = None) -> Iterator[dict[str, Any]]:
+    """The whole rows of an open segment. The last line may be half: its writer lives and is not done, or died.
 
     `damaged` gets the lines that are not whole.
     """
-    try:
-        with opened(path) as file:
-            for line in file:
-                if (row := decode(line)) is not None:
-                    row["created_at"] = datetime.fromisoformat(row["created_at"]) if row.get("created_at") else None
-                    yield row
-                elif damaged is not None:
-                    damaged.append(line)
-    except FileNotFoundError:  # sealed by another process just now: its rows are in a part
-        return
+    for line in file:
+        if (row := decode(line)) is not None:
+            row["created_at"] = datetime.fromisoformat(row["created_at"]) if row.get("created_at") else None
+            yield row
+        elif damaged is not None:
+            damaged.append(line)
 
 
 def segments(lake: Lake) -> list[Path]:

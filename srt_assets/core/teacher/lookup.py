@@ -1,63 +1,22 @@
-"""Finding calls again: which replies the ledger holds for a set of keys, and how often the rest was tried.
+"""The ledger as it is now, for questions: what it knows of calls, what was spent, what was asked a moment ago."""
 
-A reply that was cut by its length is a hit only if it was allowed at least the tokens now wanted.
-"""
-
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.tables import TABLES, rows_as_dicts
 from srt_assets.core.teacher import sealing
-from srt_assets.core.teacher.call import Call
-from srt_assets.core.teacher.ledger import TABLE, read_segment, segments
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A reply as the ledger holds it: text, why it ended, tokens it was allowed, key of the call it answered.
-
-    `native_finish_reason` is the provider's word for why it ended, None if an older program asked; `note` is what is
-    wrong with that.
-    """
-
-    text: str | None
-    finish_reason: str | None
-    max_tokens: int
-    key: str
-    native_finish_reason: str | None = None
-    note: str | None = None
-
-    @property
-    def is_cut(self) -> bool:
-        return self.finish_reason == "length"
-
-    def serves(self, max_tokens: int) -> bool:
-        return not self.is_cut or self.max_tokens >= max_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Attempts:
-    """Failed tries of one call at one endpoint with one `max_tokens`; the last one's kind and message."""
-
-    count: int
-    kind: str
-    message: str
-    hopeless: bool
-
-    def plus(self, older: "Attempts") -> "Attempts":
-        """Both together; the last one is still the last one."""
-        return replace(self, count=self.count + older.count, hopeless=self.hopeless or older.hopeless)
-
-
-# Sent, and the run was stopped before anything came back. No attempt of the call, but perhaps billed.
-INTERRUPTED = "interrupted"
-HOPELESS = ("bad_request", "context_length", "content_filter", "unreadable_reply")
+from srt_assets.core.teacher.call import PURPOSES
+from srt_assets.core.teacher.fill import ROWS, bounded, fill
+from srt_assets.core.teacher.known import INTERRUPTED as INTERRUPTED
+from srt_assets.core.teacher.known import WANTED, Found, Known
+from srt_assets.core.teacher.known import Reply as Reply
+from srt_assets.core.teacher.ledger import TABLE, open_segment, read_lines, segments
 
 
 class Lookup:
@@ -65,13 +24,20 @@ class Lookup:
 
     def __init__(self, lake: Lake) -> None:
         sealing.adopt(lake)
-        # Segments before the manifest: what is sealed meanwhile is then in the parts.
-        rows = [row for path in segments(lake) for row in read_segment(path)]
-        self._con = lake.connect()
-        # Copied in: a registered table is not seen by the cursors made from this connection.
-        self._con.register("arrived", pa.Table.from_pylist(rows, schema=TABLES[TABLE].arrow_schema))
-        self._con.execute(f"CREATE TABLE unsealed AS SELECT * FROM arrived ANTI JOIN {TABLE} USING (segment)")
-        self._con.unregister("arrived")
+        self._names = (f"keys_{n}" for n in itertools.count())
+        with ExitStack() as stack:
+            # Opened before the manifest is read: what is sealed meanwhile is in the parts, or can still be read here.
+            live = [stack.enter_context(file) for path in segments(lake) if (file := open_segment(path))]
+            self._con = bounded(lake)
+            # A damaged ledger is said now, not when some calls have been paid again.
+            self._con.execute(f"SELECT call_key FROM {TABLE} LIMIT 1")
+            # Copied in: a registered table is not seen by the cursors made from this connection.
+            self._con.execute(f"CREATE TABLE unsealed AS FROM {TABLE} LIMIT 0")
+            rows = itertools.chain.from_iterable(map(read_lines, live))
+            while piece := list(itertools.islice(rows, ROWS)):
+                fill(self._con, "unsealed", pa.Table.from_pylist(piece, schema=TABLES[TABLE].arrow_schema))
+        if live:
+            self._con.execute(f"DELETE FROM unsealed WHERE segment IN (SELECT segment FROM {TABLE})")
         self._con.execute(f"CREATE VIEW calls AS SELECT * FROM {TABLE} UNION ALL BY NAME SELECT * FROM unsealed")
 
     def __enter__(self) -> "Lookup":
@@ -83,56 +49,33 @@ class Lookup:
     def close(self) -> None:
         self._con.close()
 
-    def replies(self, keys: Iterable[str]) -> dict[str, Reply]:
-        """The best reply of each key: a finished one, else the one that was allowed the most tokens."""
-        with self._with_keys(keys) as cursor:
-            rows = cursor.execute(
-                "SELECT reply, finish_reason, coalesce(max_tokens, 0), call_key, native_finish_reason, error "
-                "FROM calls JOIN keys USING (call_key) "
-                "WHERE status = 'ok' QUALIFY row_number() OVER (PARTITION BY call_key "
-                "ORDER BY finish_reason IS NOT DISTINCT FROM 'length', max_tokens DESC, created_at, segment) = 1"
-            ).fetchall()
-        return {reply.key: reply for reply in (Reply(*row) for row in rows)}
+    def look_up(
+        self, wanted: pa.Table | pa.RecordBatchReader, facts: dict[str, Any] | None, api_base: str | None
+    ) -> Found:
+        """What the ledger knows of many calls (rows of `known.WANTED`): see `known.Found`."""
+        return Found(self._con, next(self._names), wanted, facts, api_base)
 
-    def older(self, calls: Iterable[Call]) -> dict[str, list[str]]:
-        """The keys under which other versions of this program asked the same questions; newest replies come first.
+    def known(self, keys: Iterable[str], api_base: str | None = None) -> dict[str, Known]:
+        """What the ledger knows of a few keys; those it does not know are left out."""
+        names = sorted(set(keys))
+        rows = [{"place": place, "call_key": key} for place, key in enumerate(names)]
+        with self.look_up(pa.Table.from_pylist(rows, schema=WANTED), None, api_base) as found:
+            known = {key: found.at(place) for place, key in enumerate(names)}
+        return {key: one for key, one in known.items() if one.reply or one.tried}
 
-        Under one version these facts determine the key, so that with equal facts another key is another version's.
-        """
-        asked = [{"call_key": call.key, "purpose": call.purpose, **call.facts} for call in calls]
-        with self._con.cursor() as cursor:
-            cursor.register("asked", pa.Table.from_pylist(asked, schema=TABLES[TABLE].arrow_schema))
-            rows = cursor.execute(
-                "SELECT asked.call_key, calls.call_key FROM calls JOIN asked ON calls.source_key = asked.source_key "
-                "AND calls.purpose = asked.purpose AND calls.temperature = asked.temperature "
-                "AND calls.reply_format = asked.reply_format "
-                "AND calls.parameters IS NOT DISTINCT FROM asked.parameters "
-                "AND coalesce(calls.model_id, calls.model) = asked.model_id "
-                "WHERE calls.call_key <> asked.call_key GROUP BY ALL "
-                "ORDER BY max(calls.created_at) FILTER (calls.status = 'ok') DESC NULLS LAST, calls.call_key"
-            ).fetchall()
-        found: dict[str, list[str]] = {}
-        for key, older in rows:
-            found.setdefault(key, []).append(older)
-        return found
+    def asked_before(self) -> pa.Table:
+        """The pairs that were ever asked about: `source_key` (null in rows of the oldest programs) and `purpose`."""
+        sql = "SELECT DISTINCT source_key, purpose FROM calls WHERE purpose IN (SELECT unnest(?))"
+        return self._con.execute(sql, [list(PURPOSES)]).to_arrow_table()
 
-    def attempts(self, keys: Iterable[str], api_base: str) -> dict[str, dict[int, Attempts]]:
-        """Failed tries per key and max_tokens at this endpoint. Another endpoint or allowance is another chance.
-
-        A 400 is hopeless only if its run had a reply to another call: else the server may have been set up wrong.
-        """
-        with self._with_keys(keys) as cursor:
-            rows = cursor.execute(
-                "SELECT call_key, max_tokens, count(*), arg_max(status, created_at), arg_max(error, created_at), "
-                "bool_or(list_contains(?, status) AND (status <> 'bad_request' OR segment IN "
-                "(SELECT segment FROM calls WHERE status = 'ok'))) FROM calls JOIN keys USING (call_key) "
-                "WHERE status NOT IN ('ok', ?) AND coalesce(attempt, 1) > 0 AND api_base = ? GROUP BY ALL",
-                [list(HOPELESS), INTERRUPTED, api_base],
-            ).fetchall()
-        found: dict[str, dict[int, Attempts]] = {}
-        for key, allowed, n, kind, message, dead in rows:
-            found.setdefault(key, {})[allowed] = Attempts(n, kind, message or "", dead)
-        return found
+    def older_replies(self, rows: str, prompt_version: str) -> int:
+        """How many replies to other prompts stand behind rows of `candidates`, given as a relation."""
+        sql = (
+            f"SELECT count(DISTINCT call_key) FROM calls SEMI JOIN {rows} made USING (call_key) "
+            "WHERE status = 'ok' AND prompt_version IS DISTINCT FROM ?"
+        )
+        row = self._con.execute(sql, [prompt_version]).fetchone()
+        return int(row[0]) if row else 0
 
     def spent_usd(self) -> float:
         """What all calls in the ledger cost together (USD), as far as prices were known."""
@@ -167,8 +110,3 @@ class Lookup:
         sql = f"SELECT * FROM calls WHERE {conditions} AND status = 'ok' ORDER BY created_at DESC LIMIT 1"
         cursor = self._con.execute(sql, list(where.values()))
         return next(iter(rows_as_dicts(cursor)), None)
-
-    def _with_keys(self, keys: Iterable[str]) -> duckdb.DuckDBPyConnection:
-        cursor = self._con.cursor()
-        cursor.register("keys", pa.table({"call_key": pa.array(sorted(set(keys)), pa.string())}))
-        return cursor

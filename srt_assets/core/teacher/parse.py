@@ -6,7 +6,9 @@ only at the end of a line or of its section; no word inside a text does.
 
 import json
 import re
+import sys
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,14 +29,39 @@ _EMPHASIS = r"[*_`]{0,8}"
 # Before a marker at the start of a line: heading, quote or list signs and a number. Never a number inside a line.
 _SIGN = r"(?:[#>\-•]+[ \t]*+|\*[ \t]++)?"
 _LEAD = rf"(?:(?:^|(?<=\n))[ \t]*+{_SIGN}(?:[*_]{{0,2}}\d{{1,2}}[.):]+[*_]{{0,2}})?[ \t]*)?"
-_END = re.compile(rf"{_LEAD}{_EMPHASIS}\[[ \t]*end[ \t]*\]{_EMPHASIS}(?=[ \t.,;]*(\n|\Z))", re.IGNORECASE)
+
+
+class _Marker:
+    """A bracketed name with what may stand before and behind it on its line.
+
+    It is searched only on lines with the name: on its own, the pattern is tried at every place of a text, which took
+    half the time of reading a reply.
+    """
+
+    def __init__(self, before: str, name: str, behind: str) -> None:
+        name = rf"\[[ \t]*{name}[ \t]*\]"
+        self._name = re.compile(name, re.IGNORECASE)
+        self._whole = re.compile(before + name + behind, re.IGNORECASE)
+
+    def finditer(self, text: str, start: int = 0, end: int = sys.maxsize) -> Iterator[re.Match[str]]:
+        """All matches in text[start:end], in order."""
+        while name := self._name.search(text, start, end):
+            line = text.rfind("\n", start, name.start()) + 1
+            found = self._whole.search(text, max(line, start), end)
+            if found is None:
+                return
+            yield found
+            start = found.end()
+
+    def search(self, text: str, start: int = 0, end: int = sys.maxsize) -> re.Match[str] | None:
+        return next(self.finditer(text, start, end), None)
+
+
+_END = _Marker(f"{_LEAD}{_EMPHASIS}", "end", rf"{_EMPHASIS}(?=[ \t.,;]*(\n|\Z))")
 # Emphasis closes only where it was opened: the text behind a marker may begin in bold or with a code fence.
 _CLOSED = r"\1[ \t]*:|[ \t]*:\1"
 _WORDS = {"instruction": r"new[ \t]+instruction", "answer": r"new[ \t]+answer", "better": r"better[ \t]+answer"}
-_BRACKETS = {
-    name: re.compile(rf"{_LEAD}({_EMPHASIS})\[[ \t]*{words}[ \t]*\](?:{_CLOSED}|\1)", re.IGNORECASE)
-    for name, words in _WORDS.items()
-}
+_BRACKETS = {name: _Marker(f"{_LEAD}({_EMPHASIS})", words, rf"(?:{_CLOSED}|\1)") for name, words in _WORDS.items()}
 _NUMBERED = rf"^[ \t]*{_SIGN}(?:\d{{1,2}}[.):]+[ \t]*)?"
 _COLONS = {
     name: re.compile(rf"{_NUMBERED}({_EMPHASIS}){words}(?:{_CLOSED})", re.IGNORECASE | re.MULTILINE)
@@ -210,8 +237,8 @@ def _is_placeholder(text: str) -> bool:
 
 
 _TEXTS = (*prompts.CRITERIA.values(), *prompts.BRIEF.values())
-_OURS = [normal(line) for text in _TEXTS for line in text.splitlines() if line]
 _ECHO_CHARS = 40
+_OURS = [line for text in _TEXTS for line in map(normal, text.splitlines()) if len(line) >= _ECHO_CHARS]
 # Sentences of the example that the packaged teacher is shown: it sometimes hands them back as its own.
 _EXAMPLES = [normal(text.split("Answer]")[-1]).split(". ") for text in prompts.EXAMPLE.values()]
 _EXAMPLE_SENTENCES = [sentence for sentences in _EXAMPLES for sentence in sentences if len(sentence) > 20]
@@ -236,5 +263,4 @@ def _worthless(instruction: str | None, response: str, source: tuple[str, str, s
 def _repeats_us(text: str) -> bool:
     if any(text.startswith(sentence) for sentence in _EXAMPLE_SENTENCES):
         return True
-    ours = (line for line in _OURS if len(line) >= _ECHO_CHARS)
-    return any(line in text or (len(text) >= _ECHO_CHARS and text in line) for line in ours)
+    return any(line in text or (len(text) >= _ECHO_CHARS and text in line) for line in _OURS)

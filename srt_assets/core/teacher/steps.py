@@ -1,13 +1,16 @@
 """How far each pair is: which call it needs next, given what the ledger holds. Correction turns included."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
+from typing import Any
+
+import pyarrow as pa
 
 from srt_assets.core.teacher import ends
 from srt_assets.core.teacher.ask import Turn, Verdict
 from srt_assets.core.teacher.call import Call, Prompter, Source
-from srt_assets.core.teacher.lookup import Attempts, Lookup, Reply
+from srt_assets.core.teacher.known import WANTED, Reply
+from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.parse import CORRECTABLE, Parsed, parse
 
 
@@ -19,6 +22,11 @@ class Step:
     first: Turn
     parsed: Parsed | None = None
     correction: Turn | None = None
+
+    @property
+    def needs_correction(self) -> bool:
+        """Its reply could not be read, and asking once more may help."""
+        return self.parsed is not None and self.parsed.status in CORRECTABLE
 
     @property
     def turns(self) -> list[Turn]:
@@ -33,7 +41,7 @@ class Step:
         """The turn to ask next, as far as can be told before the request's tokens are counted (see `ask.must_ask`)."""
         return next((turn for turn in self.turns if not (turn.reply and turn.reply.serves(max_tokens))), None)
 
-    def result(self, prompter: Prompter, unanswered: dict[str, Verdict]) -> tuple[Parsed, str]:
+    def result(self, prompter: Prompter, unanswered: Mapping[str, Verdict]) -> tuple[Parsed, str]:
         """The outcome and the key of the call that decided it."""
         key = self.first.call.key
         verdict = unanswered.get(key)
@@ -50,26 +58,28 @@ class Step:
         return Parsed("over_budget" if over_budget else self.parsed.status), key
 
 
-def resolve(
-    lookup: Lookup, prompter: Prompter, sources: list[Source], api_base: str | None = None, renew: bool = False
-) -> list[Step]:
-    """What the ledger already knows about these pairs; without `api_base`, nothing of failed tries.
+def resolve(lookup: Lookup, prompter: Prompter, sources: list[Source], api_base: str | None = None) -> list[Step]:
+    """What the ledger already knows about a few pairs; without `api_base`, nothing of failed tries.
 
-    What an older program asked counts as asked, unless `renew`.
+    What an older program asked counts as asked. For many pairs, see `survey`.
     """
-    firsts = _turns(lookup, [prompter.call(source) for source in sources], api_base, renew)
+    firsts = _turns(lookup, prompter, [prompter.call(source) for source in sources], api_base)
     steps = [
         Step(source, turn, read(source, prompter, turn.reply) if turn.reply else None)
         for source, turn in zip(sources, firsts, strict=True)
     ]
-    corrections = {
-        place: prompter.correction(step.source, step.first.call, step.first.reply.text or "", step.parsed.status)
-        for place, step in enumerate(steps)
-        if step.first.reply and step.parsed and step.parsed.status in CORRECTABLE
-    }
-    for place, turn in zip(corrections, _turns(lookup, list(corrections.values()), api_base, renew), strict=True):
+    due = [place for place, step in enumerate(steps) if step.needs_correction]
+    turns = _turns(lookup, prompter, [corrected(prompter, steps[place]) for place in due], api_base)
+    for place, turn in zip(due, turns, strict=True):
         steps[place] = replace(steps[place], correction=turn)
     return steps
+
+
+def corrected(prompter: Prompter, step: Step, key: str = "") -> Call:
+    """The correction turn's call, for a step that needs one. `key`: its key, if it is known already."""
+    reply, parsed = step.first.reply, step.parsed
+    assert reply is not None and parsed is not None
+    return prompter.correction(step.source, step.first.call, reply.text or "", parsed.status, key)
 
 
 def read(source: Source, prompter: Prompter, reply: Reply) -> Parsed:
@@ -79,26 +89,12 @@ def read(source: Source, prompter: Prompter, reply: Reply) -> Parsed:
     return parse(source.kind, prompter.form, reply.text, end, source.texts, of_older)
 
 
-def _turns(lookup: Lookup, calls: list[Call], api_base: str | None, renew: bool) -> list[Turn]:
-    """Each call with its reply, else the best one to an older program's call of the same question, and failed tries.
+def wanted_row(place: int, call: Call) -> dict[str, Any]:
+    """A call as it is looked up (`known.WANTED`)."""
+    return {"place": place, "call_key": call.key, "source_key": call.facts["source_key"], "purpose": call.purpose}
 
-    An upgrade alone must not cause a paid call, and trying again what was given up is one if it succeeds.
-    """
-    if not calls:
-        return []
-    replies = lookup.replies(call.key for call in calls)
-    unasked = [call for call in calls if call.key not in replies]
-    older = lookup.older(unasked) if unasked and not renew else {}
-    theirs = lookup.replies(chain(*older.values())) if older else {}
-    for key, keys in older.items():
-        if found := [theirs[k] for k in keys if k in theirs]:
-            replies[key] = max(found, key=lambda reply: reply.max_tokens if reply.is_cut else math.inf)
-    unfinished = [c.key for c in calls if c.key not in replies or replies[c.key].is_cut]
-    tried: dict[str, dict[int, Attempts]] = {}
-    if unfinished and api_base is not None:
-        tried = lookup.attempts(chain(unfinished, *older.values()), api_base)
-    for key, keys in older.items():
-        for allowed, more in chain(*(tried.get(k, {}).items() for k in keys)):
-            before = tried.setdefault(key, {}).get(allowed)
-            tried[key][allowed] = before.plus(more) if before else more
-    return [Turn(call, replies.get(call.key), tried.get(call.key, {})) for call in calls]
+
+def _turns(lookup: Lookup, prompter: Prompter, calls: list[Call], api_base: str | None) -> list[Turn]:
+    wanted = pa.Table.from_pylist([wanted_row(place, call) for place, call in enumerate(calls)], schema=WANTED)
+    with lookup.look_up(wanted, prompter.facts, api_base) as found:
+        return [Turn(call, *found.at(place)) for place, call in enumerate(calls)]
