@@ -264,8 +264,8 @@ class Lake:
         path = self.directory(table, partition) / FAILURE
         try:
             found = json.loads(read_own(path))
-            inputs = found.get("inputs")
-            return Failure(str(found["fingerprint"]), None if inputs is None else dict(inputs), str(found["message"]))
+            fingerprint, message, inputs = found["fingerprint"], found["message"], found.get("inputs")
+            return Failure(str(fingerprint), None if inputs is None else dict(inputs), str(message))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
