@@ -6,7 +6,6 @@ tables hold, and need no key of a call: that is most of the time.
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import duckdb
 
@@ -14,35 +13,28 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, prompts, responses, stage
 from srt_assets.core.teacher.ask import Ask, Room, Turn, must_ask
 from srt_assets.core.teacher.call import Call, Prompter, Source
-from srt_assets.core.teacher.fill import ROWS, bounded, fill
+from srt_assets.core.teacher.fill import bounded, fill
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.rows import Rows
 from srt_assets.core.teacher.steps import Step
-from srt_assets.core.teacher.survey import Subject, Survey
+from srt_assets.core.teacher.survey import Subject, Survey, grouped
 from srt_assets.settings import Settings
 
 _OF_REFLECTED = "reflect_response_of_reflected"
 # An input of blanks is shown to nobody: such a record, and others like it, may need the same call.
 _BLANK = r"input <> '' AND NOT regexp_matches(input, '[\pL\pN\pP\pS]')"
-_LIKE_BLANK = "hash(instruction, response) IN (FROM blank)"
-_ASKED = "IN (SELECT source_key FROM asked_before WHERE purpose = '{}')"
-_KNOWN_RECORDS = " OR ".join(f"sample_id {_ASKED.format(p)}" for p in ("reflect_instruction", "reflect_response"))
-_KNOWN_ANSWERS = f"sample_id {_ASKED.format('reflect_response')} OR content_key {_ASKED.format(_OF_REFLECTED)}"
+# Whether the ledger may know something of a record, whatever the settings were.
+_IS_KNOWN, _IS_NEW = "sample_id IN (FROM known)", "sample_id NOT IN (FROM known)"
 
 
-@dataclass(frozen=True)
 class _Some:
-    """Those records of a query for which a condition holds."""
+    """The records that a plan finds by a query of its own."""
 
-    plan: stage.Reflection
-    of: str
-    where: str
+    def __init__(self, plan: stage.Reflection, query: str) -> None:
+        self.together, self.subjects, self._query = plan.together, plan.subjects, query
 
     def query(self, lake: Lake) -> str:
-        return f"FROM ({self.of}) WHERE {self.where}"
-
-    def subjects(self, record: tuple) -> tuple[Subject, ...]:
-        return self.plan.subjects(record)
+        return self._query
 
 
 class DryRun:
@@ -66,31 +58,42 @@ class DryRun:
             before = self._lookup.asked_before()
             con.execute("CREATE TABLE asked_before (source_key VARCHAR, purpose VARCHAR)")
             fill(con, "asked_before", before)
-            # The oldest rows do not say what they are about.
-            known = "true OR " if before["source_key"].null_count else ""
-            of = f"SELECT hash(instruction, response) FROM {lake.source('raw_records')} WHERE {_BLANK}"
-            con.execute(f"CREATE TABLE blank AS {of}")
+            raw = lake.source("raw_records")
+            con.execute(f"CREATE TABLE blank AS SELECT hash(instruction, response) FROM {raw} WHERE {_BLANK}")
+            con.execute(
+                f"CREATE TABLE known AS SELECT sample_id FROM {raw} WHERE hash(instruction, response) IN (FROM blank) "
+                # The key of a record's texts is its id.
+                "UNION SELECT source_key FROM asked_before WHERE purpose IN ('reflect_instruction', 'reflect_response')"
+            )
+            if before["source_key"].null_count:  # the oldest rows do not say what they are about
+                con.execute(f"INSERT INTO known SELECT sample_id FROM {raw}")
             if records_made:
-                query = responses.STAGE.query(lake)
+                rows = lake.source(stage.TABLE, instructions.PARTITION)
             else:
-                query = instructions.STAGE.query(lake)
-                yield from self._records(con, query, f"{known}{_LIKE_BLANK} OR {_KNOWN_RECORDS}")
-                query = responses.query_of("rows")
-            yield from self._answers(con, query, f"{known}{_LIKE_BLANK} OR {_KNOWN_ANSWERS}")
+                yield from self._records(con)
+                rows = "rows"
+            con.execute(
+                f"INSERT INTO known SELECT sample_id FROM {rows} WHERE content_key IN "
+                f"(SELECT source_key FROM asked_before WHERE purpose = '{_OF_REFLECTED}')"
+            )
+            yield from self._answers(con, rows)
 
-    def _records(self, con: duckdb.DuckDBPyConnection, query: str, known: str) -> Iterator[tuple[str, Call]]:
+    def _records(self, con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, Call]]:
         """The calls about records, and those about answers of records of which nothing is known. What is known of the
         others is then in the table `rows`.
         """
-        for record in self._new(con, query, known):
-            source = Source(record[0], "reflect_instruction", *record[2:])
+        plan, lake = instructions.STAGE, self._lake
+        for subject in self._new(con, plan, plan.query(lake, _IS_NEW)):
+            source = subject.source
+            if source is None:
+                continue
             if call := self._needed(source):
                 yield source.purpose, call
                 yield _OF_REFLECTED, self._call(source, _OF_REFLECTED)
             given = Source(source.sample_id, "reflect_response", *source.texts)
             if call := self._needed(given):
                 yield given.purpose, call
-        survey = Survey(self._lake, _Some(instructions.STAGE, query, known), self._prompter, con=con)
+        survey = Survey(lake, _Some(plan, plan.query(lake, _IS_KNOWN)), self._prompter, con=con)
         rows = Rows(survey, self._prompter)
         deque(rows.take(self._settled(survey, self._teacher.max_tokens)), maxlen=0)
         for source, call in self._missing(survey):
@@ -99,14 +102,20 @@ class DryRun:
         deque(rows.take(survey.settled(self._lookup, None)), maxlen=0)
         rows.flush()
 
-    def _answers(self, con: duckdb.DuckDBPyConnection, query: str, known: str) -> Iterator[tuple[str, Call]]:
-        for record in self._new(con, query, known):
-            for subject in responses.STAGE.subjects(record):
-                if subject.source and (call := self._needed(subject.source)):
-                    yield subject.source.purpose, call
-        survey = Survey(self._lake, _Some(responses.STAGE, query, known), self._prompter, con=con)
+    def _answers(self, con: duckdb.DuckDBPyConnection, rows: str) -> Iterator[tuple[str, Call]]:
+        plan = responses.STAGE
+        for subject in self._new(con, plan, responses.query_of(rows, _IS_NEW)):
+            if subject.source and (call := self._needed(subject.source)):
+                yield subject.source.purpose, call
+        known = _Some(plan, responses.query_of(rows, _IS_KNOWN))
+        survey = Survey(self._lake, known, self._prompter, con=con)
         deque(self._settled(survey, self._teacher.max_tokens), maxlen=0)
         yield from ((source.purpose, call) for source, call in self._missing(survey))
+
+    def _new(self, con: duckdb.DuckDBPyConnection, plan: stage.Reflection, query: str) -> Iterator[Subject]:
+        with con.cursor() as cursor:
+            for rows in grouped(cursor.execute(query), plan.together):
+                yield from plan.subjects(*rows)
 
     def _is_made(self, plan: stage.Reflection) -> bool:
         """A run would leave the asset as it is. Its replies to older prompts are counted."""
@@ -115,13 +124,6 @@ class DryRun:
             version = self._prompter.facts["prompt_version"]
             self.older += self._lookup.older_replies(self._lake.source(stage.TABLE, plan.share), version)
         return made is not None
-
-    def _new(self, con: duckdb.DuckDBPyConnection, query: str, known: str) -> Iterator[tuple]:
-        """The records of which the ledger knows nothing, whatever the settings were."""
-        with con.cursor() as cursor:
-            cursor.execute(f"FROM ({query}) WHERE ({known}) IS NOT true")
-            while records := cursor.fetchmany(ROWS):
-                yield from records
 
     def _call(self, source: Source, purpose: str) -> Call:
         """A call without a key."""

@@ -47,8 +47,8 @@ def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
     instructions_made = lake.manifest(stage.TABLE, instructions.PARTITION) is not None
     with lake.connect() as con:
         for plan in (instructions.STAGE, responses.STAGE) if instructions_made else (instructions.STAGE,):
-            found = con.execute(f"FROM ({plan.query(lake)}) WHERE sample_id = ?", [sample_id]).fetchall()
-            sources += [subject.source for record in found for subject in plan.subjects(record) if subject.source]
+            found = con.execute(plan.query(lake, "sample_id = ?"), [sample_id]).fetchall()
+            sources += [subject.source for subject in (plan.subjects(*found) if found else ()) if subject.source]
         rows = con.execute(f"SELECT candidate, status FROM {stage.TABLE} WHERE sample_id = ?", [sample_id]).fetchall()
     if not sources:
         raise UserError(

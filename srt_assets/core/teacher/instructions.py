@@ -18,12 +18,14 @@ class ReflectedInstructions(stage.Reflection):
     def upstream(self, lake: Lake) -> dict[str, str]:
         return {"raw_records": stage.upstream_hash(lake, "raw_records", None, "raw_dataset").content_hash}
 
-    def query(self, lake: Lake) -> str:
-        records = lake.source("raw_records")
-        return f"SELECT sample_id, dataset, instruction, input, response FROM {records} ORDER BY dataset, sample_id"
+    def query(self, lake: Lake, where: str = "true") -> str:
+        return (
+            f"SELECT sample_id, dataset, instruction, input, response FROM {lake.source('raw_records')} WHERE {where} "
+            "ORDER BY dataset, sample_id"
+        )
 
-    def subjects(self, record: tuple) -> tuple[Subject, ...]:
-        sample_id, dataset, *texts = record
+    def subjects(self, *rows: tuple) -> tuple[Subject, ...]:
+        ((sample_id, dataset, *texts),) = rows
         source = Source(sample_id, "reflect_instruction", *texts)
         return (
             Subject(sample_id, dataset, "original", None, "ok", source.texts),

@@ -113,7 +113,8 @@ class Found:
 
     def close(self) -> None:
         with suppress(duckdb.ConnectionException):  # the whole look-up was closed before, and its tables are gone
-            self._con.execute(f"DROP TABLE IF EXISTS {self._name}")
+            for table in (self._name, f"{self._name}_replies", f"{self._name}_tried"):
+                self._con.execute(f"DROP TABLE IF EXISTS {table}")
         self._con.close()
 
     def at(self, place: int) -> Known:
@@ -146,10 +147,11 @@ class Found:
         """The best reply of each call: a finished one, else the one that was allowed the most tokens."""
         cut = "(finish_reason IS NOT DISTINCT FROM 'length')"
         rows = self._rows(
-            "SELECT place, reply, finish_reason, coalesce(max_tokens, 0), call_key, native_finish_reason, error "
-            f"FROM calls JOIN {self._name} USING (call_key) WHERE status = 'ok' "
+            "replies",
+            "SELECT place, reply, finish_reason, coalesce(max_tokens, 0) AS allowed, call_key, native_finish_reason, "
+            f"error FROM calls JOIN {self._name} USING (call_key) WHERE status = 'ok' "
             f"ORDER BY place, {cut}, CASE WHEN {cut} THEN coalesce(max_tokens, 0) END DESC, rank, max_tokens DESC, "
-            "created_at, segment"
+            "created_at, segment",
         )
         last = -1
         for place, *columns in rows:
@@ -164,9 +166,10 @@ class Found:
         A 400 is hopeless only if its run had a reply to another call: else the server may have been set up wrong.
         """
         rows = self._rows(
-            "SELECT place, max_tokens, count(*), arg_max(status, created_at), arg_max(error, created_at), "
-            "bool_or(list_contains(?, status) AND (status <> 'bad_request' OR segment IN "
-            "(SELECT segment FROM calls WHERE status = 'ok'))) "
+            "tried",
+            "SELECT place, max_tokens, count(*) AS n, arg_max(status, created_at) AS kind, "
+            "arg_max(error, created_at) AS message, bool_or(list_contains(?, status) AND (status <> 'bad_request' "
+            "OR segment IN (SELECT segment FROM calls WHERE status = 'ok'))) AS dead "
             f"FROM calls JOIN {self._name} USING (call_key) WHERE place NOT IN (SELECT place FROM calls "
             f"JOIN {self._name} USING (call_key) WHERE status = 'ok' AND finish_reason IS DISTINCT FROM 'length') "
             "AND status NOT IN ('ok', ?) AND coalesce(attempt, 1) > 0 AND api_base = ? "
@@ -184,8 +187,11 @@ class Found:
         if tried:
             yield last, tried
 
-    def _rows(self, sql: str, parameters: list[Any] | None = None) -> Iterator[tuple]:
+    def _rows(self, kind: str, sql: str, parameters: list[Any] | None = None) -> Iterator[tuple]:
+        """The rows of a query, made at once as a table: one that is still being read keeps memory that others need."""
+        table = f"{self._name}_{kind}"
+        self._con.execute(f"CREATE TABLE {table} AS {sql}", parameters)
         with self._con.cursor() as cursor:
-            cursor.execute(sql, parameters)
+            cursor.execute(f"FROM {table}")
             while rows := cursor.fetchmany(_FETCHED):
                 yield from rows

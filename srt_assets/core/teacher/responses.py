@@ -15,32 +15,30 @@ class ReflectedResponses(stage.Reflection):
     asset = "reflected_responses"
     share = PARTITION
     needs = ("raw_dataset", "reflected_instructions")
+    together = 2
 
     def upstream(self, lake: Lake) -> dict[str, str]:
         before = stage.upstream_hash(lake, stage.TABLE, instructions.PARTITION, "reflected_instructions")
         return {"reflected_instructions": before.content_hash}
 
-    def query(self, lake: Lake) -> str:
-        return query_of(lake.source(stage.TABLE, instructions.PARTITION))
+    def query(self, lake: Lake, where: str = "true") -> str:
+        return query_of(lake.source(stage.TABLE, instructions.PARTITION), where)
 
-    def subjects(self, record: tuple) -> tuple[Subject, ...]:
-        sample_id, dataset, instruction, input, response, status, *new, _ = record
-        given = Source(sample_id, "reflect_response", instruction, input, response)
+    def subjects(self, *rows: tuple) -> tuple[Subject, ...]:
+        (sample_id, dataset, _, *given), (of_reflected, _, status, *new) = rows
+        assert sample_id == of_reflected, f"{sample_id} has no reflected instruction, not even a failed one"
         both = Source(sample_id, "reflect_response_of_reflected", *new) if status == "ok" else None
         return (
-            Subject(sample_id, dataset, "reflected_response", given),
+            Subject(sample_id, dataset, "reflected_response", Source(sample_id, "reflect_response", *given)),
             Subject(sample_id, dataset, "reflected_both", both, "ok" if both else NO_INSTRUCTION),
         )
 
 
-def query_of(rows: str) -> str:
-    """The records to answer as SQL, with the content key of the reflected pair. `rows`: of `reflected_instructions`."""
+def query_of(rows: str, where: str) -> str:
+    """The records to answer as SQL, two rows each: as given, and reflected. `rows`: of `reflected_instructions`."""
     return (
-        "SELECT o.sample_id, o.dataset, o.instruction, o.input, o.response, "
-        "q.status, q.instruction, q.input, q.response, q.content_key "
-        f"FROM {rows} o JOIN {rows} q USING (sample_id) "
-        "WHERE o.candidate = 'original' AND q.candidate = 'reflected_instruction' "
-        "ORDER BY o.dataset, o.sample_id"
+        f"SELECT sample_id, dataset, status, instruction, input, response FROM {rows} "
+        f"WHERE candidate IN ('original', 'reflected_instruction') AND ({where}) ORDER BY dataset, sample_id, candidate"
     )
 
 

@@ -53,13 +53,16 @@ class Reflection(Stage):
     def upstream(self, lake: Lake) -> dict[str, str]:
         """Content hashes of what the rows are made from. StageError if it has not been made."""
 
-    @abstractmethod
-    def query(self, lake: Lake) -> str:
-        """The records as SQL, in the order of the rows to make; the first column is the `sample_id`."""
+    # Of `Plan`: rows of the query that belong to one record.
+    together: ClassVar[int] = 1
 
     @abstractmethod
-    def subjects(self, record: tuple) -> tuple[Subject, ...]:
-        """The rows to make of a record, always as many."""
+    def query(self, lake: Lake, where: str = "true") -> str:
+        """The records as SQL: see `Plan`. `where`: a condition on `sample_id`."""
+
+    @abstractmethod
+    def subjects(self, *rows: tuple) -> tuple[Subject, ...]:
+        """The rows to make of a record: see `Plan`."""
 
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
         """What the share should be made of. Limits count only where a row was limited by them."""

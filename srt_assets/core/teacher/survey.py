@@ -35,11 +35,16 @@ class Subject:
 class Plan(Protocol):
     """What is to be made."""
 
-    def query(self, lake: Lake) -> str:
-        """The records as SQL, in the order of the rows to make; the first column is the `sample_id`."""
+    @property
+    def together(self) -> int:
+        """Rows of the query that belong to one record."""
         ...
 
-    def subjects(self, record: tuple) -> tuple[Subject, ...]:
+    def query(self, lake: Lake) -> str:
+        """The records as SQL, in the order of the rows to make. A sort, but no join, which would need more memory."""
+        ...
+
+    def subjects(self, *rows: tuple) -> tuple[Subject, ...]:
         """The rows to make of a record, always as many."""
         ...
 
@@ -63,7 +68,8 @@ class Survey:
         """
         self.con = con or bounded(lake)
         self._plan, self._prompter, self._renew = plan, prompter, renew
-        self._query = plan.query(lake)
+        # Read from a table, in its order: a sort or a join that is still being read keeps memory that others need.
+        self.con.execute(f"CREATE OR REPLACE TABLE records AS {plan.query(lake)}")
         for name in ("open", "corrections"):
             columns = "place BIGINT, call_key VARCHAR, source_key VARCHAR, purpose VARCHAR"
             self.con.execute(f"CREATE OR REPLACE TABLE {name} ({columns})")
@@ -91,14 +97,9 @@ class Survey:
 
     def all(self) -> Iterator[tuple[int, Subject]]:
         """Every row to make."""
-        place = 0
         with self.con.cursor() as cursor:
-            cursor.execute(self._query)
-            while records := cursor.fetchmany(ROWS):
-                for record in records:
-                    for subject in self._plan.subjects(record):
-                        yield place, subject
-                        place += 1
+            records = grouped(cursor.execute("FROM records"), self._plan.together)
+            yield from enumerate(subject for rows in records for subject in self._plan.subjects(*rows))
 
     def settled(self, lookup: Lookup, max_tokens: int | None) -> Iterator[tuple[int, Subject, Step]]:
         """The pairs that need no call any more, in no order; then they are open no longer.
@@ -160,19 +161,27 @@ class Survey:
         self, stack: ExitStack, lookup: Lookup, table: str, which: str, api_base: str | None
     ) -> tuple[ByPlace[str], Found]:
         """The keys of a table's pairs by their places, and what the ledger knows of them."""
-        sql = f"FROM {table}" if which == table else f"FROM {table} SEMI JOIN {which} USING (place)"
+        name = f"{table}_{which}"
+        chosen = f"SELECT * FROM {table} WHERE place IN (SELECT place FROM {which}) ORDER BY place"
+        self.con.execute(f"CREATE OR REPLACE TABLE {name} AS {chosen}")
         cursor = stack.enter_context(self.con.cursor())
-        wanted = cursor.execute(sql).to_arrow_reader(ROWS)
+        wanted = cursor.execute(f"FROM {name}").to_arrow_reader(ROWS)
         facts = None if self._renew else self._prompter.facts
         found = stack.enter_context(lookup.look_up(wanted, facts, api_base))
-        return ByPlace(_pairs(cursor.execute(f"SELECT place, call_key FROM ({sql}) ORDER BY place"))), found
+        return ByPlace(_rows(cursor.execute(f"SELECT place, call_key FROM {name}"))), found
 
     def _scratch(self, name: str) -> Filler:
         self.con.execute(f"CREATE OR REPLACE TABLE {name} (place BIGINT)")
         return Filler(self.con, name, pa.schema([("place", pa.int64())]))
 
 
-def _pairs(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
+def grouped(cursor: duckdb.DuckDBPyConnection, together: int) -> Iterator[tuple[tuple, ...]]:
+    """The rows of what was just executed, so many at a time."""
+    rows = _rows(cursor)
+    return zip(*[rows] * together, strict=True)
+
+
+def _rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
     while rows := cursor.fetchmany(ROWS):
         yield from rows
 
