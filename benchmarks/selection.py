@@ -22,6 +22,7 @@ from srt_assets.core.hashing import Fingerprint, digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 from srt_assets.core.selection.policies import policy_rows
+from srt_assets.core.selection.rule import rule_sql
 from srt_assets.core.sql import models
 from srt_assets.core.tables import CANDIDATES, PASSES, TABLES
 from srt_assets.settings import Project, Selection, Settings
@@ -96,9 +97,11 @@ def measure(home: Path, way: str, memory: str, threads: int) -> dict:
 
         rows = pa.Table.from_pylist(policy_rows(Selection(), 0, STUDENT), schema=TABLES["policies"].arrow_schema)
         con.register("asked", rows)
-        part = lake.sink_part(con, decide.rule_sql(lake, STUDENT, asked), "decisions", PARTITION)
+        part = lake.sink_part(con, rule_sql(lake, STUDENT, asked), "decisions", PARTITION)
     elif way == "plain aggregate":
-        scores = models.load().models["candidate_scores"].sql(lambda _, name: lake.source(name, PARTITION))
+        scores = models.written_out(
+            models.RATIOS, lambda name: lake.source("student_scores", PARTITION) if name == models.SCORES else None
+        )
         ranked = (
             "SELECT student, sample_id, arg_max(candidate, log_ifd) AS chosen, max(log_ifd) AS log_ifd "
             f"FROM ({scores}) GROUP BY student, sample_id"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from selection_lake import candidate_rows, record, score_row, small_lake, write_candidates, write_scores
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.selection import decide
+from srt_assets.core.selection import decide, rule
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.sql import models
 from srt_assets.core.tables import CANDIDATES, TABLES
@@ -89,12 +89,15 @@ def decide_all(table, selection: Selection = DEFAULT, datasets: int = 1) -> dict
     con = duckdb.connect()
     try:
         rows = policy_rows(selection, 7, "s")
-        for name, content in (("candidates", candidates), ("student_scores", scores), ("policies", rows)):
+        for name, content in (
+            ("candidates", candidates),
+            ("student_scores", scores),
+            ("policies", rows),
+            ("settled_scores", []),
+        ):
             con.register(name, pa.Table.from_pylist(content, schema=TABLES[name].arrow_schema))
-        project = models.load()
-        con.execute(f"CREATE VIEW candidate_scores AS {project.models['candidate_scores'].sql()}")
         con.execute("CREATE VIEW asked AS SELECT * REPLACE (true AS active) FROM policies")
-        rule = project.models[models.RULE].sql(lambda _, name: "asked" if name == "policies" else name)
+        rule = models.written_out(models.RULE, {"policies": "asked"}.get)
         verdicts = con.sql(rule).to_arrow_table().to_pylist()
     finally:
         con.close()
@@ -295,7 +298,7 @@ def test_stage_stores_and_caches(tmp_path):
         arm = con.execute(f"SELECT count(*) FROM ({decide.arm_sql(lake, 'tiny', 'selective')})").fetchall()
     finally:
         con.close()
-    with_active_only = decide.rule_sql(lake, "tiny", "(SELECT * FROM policies WHERE active)")
+    with_active_only = rule.rule_sql(lake, "tiny", "(SELECT * FROM policies WHERE active)")
     con = lake.connect()
     try:
         alone = con.execute(f"SELECT * FROM ({with_active_only}) ORDER BY sample_id").fetchall()

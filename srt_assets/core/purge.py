@@ -123,7 +123,8 @@ def _unfinished(lake: Lake, slug: str) -> Path:
 
 def _tables(lake: Lake, slug: str) -> list[tuple[str, Path]]:
     """The tables with a folder for this student, the last stage's first, and of each stage the one that leads."""
-    named = [table for stage in reversed(stages.of_student()) for table in stage.tables if table != retired.TABLE]
+    made = [table for stage in reversed(stages.of_student()) for table in (*stage.tables, *stage.feeds)]
+    named = [table for table in made if table != retired.TABLE]
     folders_of = [(table, lake.directory(table, f"student={slug}")) for table in named]
     return [(table, path) for table, path in folders_of if path.is_dir()]
 

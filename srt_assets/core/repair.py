@@ -50,7 +50,9 @@ def _notes(lake: Lake) -> Iterator[Repaired]:
 
 def _locked(lake: Lake, content: Content) -> Iterator[Repaired]:
     # A stage writes all its tables under the lock of its main one.
-    main = next((stage.main for stage in stages.STAGES if content.table in stage.tables), content.table)
+    of_student = {table: stage.main for stage in stages.of_student() for table in stage.feeds}
+    main = next((stage.main for stage in stages.STAGES if content.table in stage.tables), None)
+    main = main or of_student.get(content.table, content.table)
     try:
         with lake.lock(main, content.partition, wait=False):
             [now] = [c for c in damage.contents(lake) if c.directory == content.directory]

@@ -182,7 +182,7 @@ class Stage(ABC):
         """The manifest of the main table if all tables are finished and made of what is wanted. May be Damaged."""
         partition = self.partition(student)
         for table in self.feeds:
-            lake.parts(table)
+            lake.parts(table, partition if self.per_student else None)
         manifests = [lake.whole(table, partition) for table in self.tables]
         if not all(found and self._serves(found, want) for found in manifests):
             return None

@@ -115,6 +115,21 @@ _TEXTS = (
     ("response", "VARCHAR", "the response"),
 )
 
+_SCORES = (
+    _STUDENT,
+    _SAMPLE,
+    ("candidate", "VARCHAR", ", ".join(CANDIDATES)),
+    *(column for name in PASSES for column in _of_pass(name)),
+    ("content_key", "VARCHAR", "hash of the texts that were scored"),
+    ("template", "VARCHAR", "prompt template"),
+    ("protocol", "VARCHAR", "aligned or official"),
+    ("first_token", "VARCHAR", "of a pass without context: scored after bos, or dropped in both passes"),
+    ("max_length", "BIGINT", "longest sequence in tokens, context included"),
+    ("dtype", "VARCHAR", "precision of the forward pass; the losses themselves are summed in float64"),
+    ("scoring_version", "VARCHAR", "version of the scoring code"),
+    ("student_fingerprint", "VARCHAR", "hash over config, tokenizer and weights"),
+)
+
 _VERDICT = (
     _STUDENT,
     _SAMPLE,
@@ -253,20 +268,14 @@ _ALL = (
     Table(
         "student_scores",
         "What the student thinks of every candidate: summed losses of the four passes. loss = sum_nll / n_tokens.",
-        _columns(
-            _STUDENT,
-            _SAMPLE,
-            ("candidate", "VARCHAR", ", ".join(CANDIDATES)),
-            *(column for name in PASSES for column in _of_pass(name)),
-            ("content_key", "VARCHAR", "hash of the texts that were scored"),
-            ("template", "VARCHAR", "prompt template"),
-            ("protocol", "VARCHAR", "aligned or official"),
-            ("first_token", "VARCHAR", "of a pass without context: scored after bos, or dropped in both passes"),
-            ("max_length", "BIGINT", "longest sequence in tokens, context included"),
-            ("dtype", "VARCHAR", "precision of the forward pass; the losses themselves are summed in float64"),
-            ("scoring_version", "VARCHAR", "version of the scoring code"),
-            ("student_fingerprint", "VARCHAR", "hash over config, tokenizer and weights"),
-        ),
+        _columns(*_SCORES),
+        key=("student", "sample_id", "candidate"),
+        partitioned=True,
+    ),
+    Table(
+        "settled_scores",
+        "Scores in fp32 of records whose verdict was closer than low precision is exact; they count in its place.",
+        _columns(*_SCORES),
         key=("student", "sample_id", "candidate"),
         partitioned=True,
     ),

@@ -50,7 +50,7 @@ WITH means AS (
                 AND isfinite(sum_nll_instruction_given_response)
             THEN sum_nll_instruction_given_response / n_tokens_instruction_given_response
         END AS loss_instruction_given_response
-    FROM {{ source('lake', 'student_scores') }}
+    FROM {{ ref('final_scores') }}
 ),
 ratios AS (
     SELECT

@@ -1,8 +1,11 @@
 """The stage behind the asset `selected_set`: runs `decisions.sql` for one student and stores what it says.
 
 Writes four tables: `policies` (what was asked), `decisions` (the active policy), `policy_decisions` (all of them, side
-by side) and `selected_set` (the texts of what was kept). Rows never pass through Python.
+by side) and `selected_set` (the texts of what was kept). Rows never pass through Python. Verdicts that low precision
+could turn are settled before (`settle.py`).
 """
+
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -10,10 +13,14 @@ import pyarrow as pa
 from srt_assets.core.errors import StageError
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
+from srt_assets.core.manifest import Manifest
 from srt_assets.core.outcome import Description, Made
+from srt_assets.core.selection import settle
 from srt_assets.core.selection.policies import policy_rows
+from srt_assets.core.selection.rule import rule_sql
 from srt_assets.core.sql import models
 from srt_assets.core.stage import Stage, Work
+from srt_assets.core.student.scores import SETTLED_FOR
 from srt_assets.core.tables import TABLES, rows_as_dicts, sql_literal
 from srt_assets.settings import Settings
 
@@ -25,11 +32,14 @@ class SelectedSet(Stage):
 
     asset = "selected_set"
     tables = (TABLE, "policy_decisions", "decisions", "policies")
+    feeds = (settle.TABLE,)
     version = "1"
     needs = ("student_scores", "reflected_responses")
     group = "selection"
     kinds = frozenset({"duckdb", "parquet"})
     per_student = True
+    # Close verdicts are scored on one.
+    pool = "device"
 
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
         """The scores, the candidates, the policies and the meaning of the rule's SQL.
@@ -51,18 +61,46 @@ class SelectedSet(Stage):
                 f"score them: srt run selected_set --student {student}",
             )
         models.check_rule()
-        return Fingerprint.of(
-            stage=TABLE,
-            version=self.version,
-            student_scores=scores.content_hash,
-            candidates=candidates,
-            policies=policy_rows(settings.selection, settings.project.seed, student),
-            rule=models.code_version(models.load().models[models.RULE], models.load()),
-        )
+        project = models.load()
+        # What makes the scores in low precision count less counts only where there are any.
+        rule = models.code_version(project.models[models.RULE], project, {models.SCORES: "student_scores"})
+        facts = {
+            "stage": TABLE,
+            "version": self.version,
+            "student_scores": scores.content_hash,
+            "candidates": candidates,
+            "policies": policy_rows(settings.selection, settings.project.seed, student),
+            "rule": rule,
+        }
+        return Fingerprint.of(**facts, **self._settled(settings, lake, student, scores, Fingerprint.of(**facts)))
+
+    def _settled(
+        self, settings: Settings, lake: Lake, student: str, scores: Manifest, plain: Fingerprint
+    ) -> dict[str, Any]:
+        """The facts of a fingerprint about what is settled; none if nothing has to be."""
+        project = models.load()
+        final = models.code_version(project.models[models.SCORES], project) if models.SCORES in project.models else ""
+        asked = settle.policies(settings, scores, student)
+        before = lake.manifest(TABLE, f"student={student}")
+        if SETTLED_FOR in scores.inputs and before and before.fingerprint == plain.digest:
+            asked = []  # an older program settled and decided, and nothing that it knew has changed
+        if not asked and final == settle.FINAL_SCORES:
+            return {}
+        return {"settled_for": sorted(policy["policy_fingerprint"] for policy in asked), "final_scores": final}
+
+    def right(self, lake: Lake, student: str, want: Fingerprint) -> Manifest | None:
+        """Also None if rows are missing that it settled."""
+        settled = bool(want.facts.get("settled_for"))
+        if settled and not lake.whole(settle.TABLE, self.partition(student)):
+            return None
+        return super().right(lake, student, want)
 
     def make(self, work: Work) -> Made:
         """Decide for a student and store the verdicts and the kept texts."""
         lake, student, partition = work.lake, work.student, work.partition
+        scores = lake.manifest("student_scores", partition)
+        assert scores, "`wanted` has seen it"
+        settled = settle.settle(work, scores)
         with lake.connect() as con:
             parts = {"policies": lake.write_part("policies", _rows(work.settings, student), partition)}
             con.execute("CREATE TEMP TABLE asked AS SELECT * FROM " + _part(lake, "policies", partition, parts))
@@ -79,7 +117,7 @@ class SelectedSet(Stage):
             con.execute("SET preserve_insertion_order = true")
             verdicts = _part(lake, "decisions", partition, parts)
             parts[TABLE] = lake.sink_part(con, selected_sql(lake, verdicts), TABLE, partition)
-            stats = _counts(con, verdicts)
+            stats = {**_counts(con, verdicts), **settled}
         if self.wanted(work.settings, lake, student) != work.want:
             raise StageError(
                 f"scores or candidates of student {student} changed while they were being decided",
@@ -118,25 +156,6 @@ class SelectedSet(Stage):
 
 
 STAGE = SelectedSet()
-
-
-def rule_sql(lake: Lake, student: str, policies: str, active_only: bool = True) -> str:
-    """The rule over one student's scores. `policies` names a relation with the columns of the table `policies`.
-
-    Without `active_only` every policy counts as active, so that one pass over the scores decides all of them.
-    """
-    if not active_only:
-        policies = f"(SELECT * REPLACE (true AS active) FROM {policies})"
-    project = models.load()
-
-    def name_of(kind: str, name: str) -> str:
-        if kind == "ref":
-            return f"({project.models[name].sql(name_of)}\n)"
-        if name == "policies":
-            return policies
-        return lake.source(name, f"student={student}" if TABLES[name].partitioned and name != "candidates" else None)
-
-    return project.models[models.RULE].sql(name_of)
 
 
 def selected_sql(lake: Lake, verdicts: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from types import MappingProxyType
 
 import duckdb
 
@@ -23,6 +24,8 @@ from srt_assets.core.tables import TABLES
 SOURCE = "lake"
 # Written by the stage that runs it, not a view: its rows are a table of the lake under the same name.
 RULE = "decisions"
+# The ratios the rule compares, and the scores they are made of.
+RATIOS, SCORES = "candidate_scores", "final_scores"
 # What the published catalog says of itself.
 META = "srt_meta"
 
@@ -160,11 +163,31 @@ def _check_names_student(con: duckdb.DuckDBPyConnection, test: Model, view: str)
 
 def check_rule() -> None:
     """UserError with file and line if the rule, or a model it reads, is not SQL that fits the tables."""
+    check(RULE)
+
+
+def check(name: str) -> None:
+    """UserError with file and line if this model, which a stage runs, is missing or is not SQL that fits the tables."""
     project = load()
-    if RULE not in project.models:
-        raise UserError(f"{project.root}/models has no {RULE}.sql, which is the rule", "put it back")
-    if error := project.broken.get(RULE):
+    if name not in project.models:
+        raise UserError(f"{project.root}/models has no {name}.sql, which decides what is kept", "put it back")
+    if error := project.broken.get(name):
         raise error
+
+
+def written_out(name: str, relation: Callable[[str], str | None]) -> str:
+    """The SQL of a model with the models it reads written out in it.
+
+    `relation(name)` gives what is read in place of a model or table; None: the model's own SQL, or the table itself.
+    """
+    project = load()
+
+    def name_of(kind: str, name: str) -> str:
+        if (found := relation(name)) is not None:
+            return found
+        return f"({project.models[name].sql(name_of)}\n)" if kind == "ref" else f'"{name}"'
+
+    return project.models[name].sql(name_of)
 
 
 def create_view(con: duckdb.DuckDBPyConnection, model: Model, name: str | None = None) -> None:
@@ -191,13 +214,18 @@ def _explained(model: Model, error: duckdb.Error) -> UserError:
     return UserError(f"{place}: {text[: line.start()].strip() if line else text}", "correct the SQL of this file")
 
 
-def code_version(model: Model, project: Project) -> str:
+def code_version(model: Model, project: Project, as_tables: Mapping[str, str] = MappingProxyType({})) -> str:
     """Changes when the meaning of a model's SQL, or of a model it reads, may have changed.
 
-    Comments, white space and letter case of keywords do not count.
+    Comments, white space and letter case of keywords do not count. `as_tables`: models that give the rows of a table as
+    they are; they count as that table.
     """
-    above = {name: code_version(project.models[name], project) for name in model.refs}
-    return digest(sql=canonical(model.sql()), refs=above)[:16]
+
+    def name_of(kind: str, name: str) -> str:
+        return f'"{as_tables.get(name, name) if kind == "ref" else name}"'
+
+    above = {n: code_version(project.models[n], project, as_tables) for n in model.refs if n not in as_tables}
+    return digest(sql=canonical(model.sql(name_of)), refs=above)[:16]
 
 
 # `srt status` asks once for each student, and each time it took a quarter of a second.

@@ -16,7 +16,8 @@ from srt_assets.core.student.loading import load_tokenizer
 from srt_assets.core.student.proof import Proof
 from srt_assets.core.student.proofs import Place
 from srt_assets.core.student.ready import load_model
-from srt_assets.core.student.scorer import OUT_OF_MEMORY, Scorer, Tick
+from srt_assets.core.student.scorer import Scorer, Tick
+from srt_assets.core.student.store import OUT_OF_MEMORY
 from srt_assets.core.tables import PASSES
 
 # A shorter beginning saves less than handing its keys and values around costs.

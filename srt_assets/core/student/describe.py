@@ -1,32 +1,37 @@
 """A look at a student's scores: counts by status, the ratios people know, a few rows. Everything computed in SQL."""
 
+from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description
+from srt_assets.core.sql import models
+from srt_assets.core.student.precision import ratios
 from srt_assets.core.student.store import NOT_OK, TABLE
 from srt_assets.core.tables import PASSES, rows_as_dicts
 
-_LOSS = {name: f"sum_nll_{name} / n_tokens_{name}" for name in PASSES}
-_LOG_IFD = f"{_LOSS['response_given_prompt']} - {_LOSS['response']} AS log_ifd"
-_LOG_R_IFD = f"{_LOSS['instruction_given_response']} - {_LOSS['instruction']} AS log_r_ifd"
 # A histogram of all rows needs no more than this many of them.
 _HISTOGRAM_ROWS = 20_000
 
 
 def describe(lake: Lake, student: str) -> Description:
-    """Counts of rows and of passes by status, mean and median IFD and r-IFD (ratios of perplexities), five rows."""
+    """Counts of rows and of passes by status, mean and median IFD and r-IFD (ratios of perplexities), five rows.
+
+    Without the ratios, and saying so, if `candidate_scores.sql` does not compile.
+    """
+    rows = lake.source(TABLE, f"student={student}")
     with lake.connect() as con:
-        con.execute(
-            f"CREATE TEMP VIEW scored AS SELECT *, {_LOG_IFD}, {_LOG_R_IFD} "
-            f"FROM {lake.source(TABLE, f'student={student}')}"
-        )
-        each = " UNION ALL ".join(f"SELECT status_{name} AS status FROM scored" for name in PASSES)
+        each = " UNION ALL ".join(f"SELECT status_{name} AS status FROM {rows}" for name in PASSES)
         by_status = con.execute(f"SELECT status, count(*) FROM ({each}) GROUP BY 1 ORDER BY 1").fetchall()
-        truncated = " OR ".join(f"truncated_{name}" for name in PASSES)
+        numbers: dict[str, int | float | str] = {f"passes_{status}": count for status, count in by_status}
+        try:
+            models.check(models.RATIOS)
+        except UserError as error:
+            return Description(numbers | {"ratios": f"none: {error.message}"})
+        con.execute(f"CREATE TEMP VIEW scored AS {ratios(f'SELECT * FROM {rows}')}")
         (whole,) = rows_as_dicts(
             con.execute(
                 "SELECT avg(exp(log_ifd)) AS mean_ifd, exp(median(log_ifd)) AS median_ifd, "
                 "avg(exp(log_r_ifd)) AS mean_r_ifd, exp(median(log_r_ifd)) AS median_r_ifd, "
-                f"count(*) FILTER ({truncated}) AS candidates_truncated FROM scored"
+                "count(*) FILTER (truncated) AS candidates_truncated FROM scored"
             )
         )
         by_candidate = con.execute(
@@ -35,14 +40,13 @@ def describe(lake: Lake, student: str) -> Description:
         sample = rows_as_dicts(
             con.execute(
                 "SELECT sample_id, candidate, round(exp(log_ifd), 4) AS ifd, round(exp(log_r_ifd), 4) AS r_ifd, "
-                "n_tokens_response AS n_tokens, status_response_given_prompt AS status "
-                f"FROM scored WHERE status_response <> '{NOT_OK}' ORDER BY sample_id, candidate LIMIT 5"
+                "n_tokens_response AS n_tokens, status "
+                f"FROM scored WHERE status <> '{NOT_OK}' ORDER BY sample_id, candidate LIMIT 5"
             )
         )
         values = con.execute(
             f"SELECT exp(log_ifd) FROM scored WHERE log_ifd IS NOT NULL ORDER BY sample_id LIMIT {_HISTOGRAM_ROWS}"
         ).fetchall()
-    numbers: dict[str, int | float | str] = {f"passes_{status}": count for status, count in by_status}
     numbers |= {name: value for name, value in whole.items() if value is not None}
     numbers |= {f"mean_ifd_{candidate}": mean for candidate, mean in by_candidate}
     histogram = ("IFD (ratio of perplexities)", [value for (value,) in values]) if values else None

@@ -5,8 +5,8 @@ import os
 import torch
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.student.scoring import DTYPES
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # A weight copy must leave room for activations and the logits of a chunk.
 _USABLE = 0.8
 
@@ -41,7 +41,7 @@ def _check(name: str) -> None:
 def resolve_dtype(setting: str, devices: str) -> torch.dtype:
     """The setting as a dtype, for devices as in the settings. `auto`: bf16 on GPUs that compute in it, else fp32."""
     if setting != "auto":
-        return DTYPES[setting]
+        return getattr(torch, DTYPES[setting])
     on_gpu = torch.cuda.is_available() and (devices == "auto" or devices.startswith("cuda"))
     return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
 

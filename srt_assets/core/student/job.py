@@ -3,32 +3,23 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from srt_assets.core import reserve
 from srt_assets.core.errors import is_disk_full
-from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.sql import models
 from srt_assets.core.stage import Work
-from srt_assets.core.student import chat, checkpoints, precision
-from srt_assets.core.student.encoding import Texts
+from srt_assets.core.student import precision, scoring
+from srt_assets.core.student.checkpoints import StudentInfo
+from srt_assets.core.student.precision import Error
 from srt_assets.core.student.store import TABLE, Store
-from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from srt_assets.core.student.chunks import Scored, Spec
     from srt_assets.core.student.proof import Proof
 
 log = logging.getLogger(__name__)
 
-# Part of every row: change it when the same texts would get other numbers, and all are scored again.
-VERSION = "2"
-# The same for students that cap their logits: until this one, the cap was overlooked where it bent little.
-VERSION_CAPPED = "3"
-# And for those whose chat template writes another prompt before an answer than its generation prompt, which was taken.
-VERSION_PROMPTED = "4"
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _FLUSH_S = 12.0
 # Then all rows are written, not the new ones only.
 _SETTLE_FLUSH_S = 60.0
@@ -36,23 +27,13 @@ _SETTLE_FLUSH_S = 60.0
 _MOST_PARTS = 50
 
 
-def max_length(settings: Settings, info: checkpoints.StudentInfo) -> int:
-    """Longest sequence in tokens: the setting, or what the student has positions for if that is less."""
-    return min(settings.student.max_length, info.max_positions or settings.student.max_length)
-
-
-def version(settings: Settings, info: checkpoints.StudentInfo) -> str:
-    """The version of the scoring code that this student's scores must be of. UserError if it has no usable template."""
-    if settings.student.template == "chat" and not chat.of_student(info.slug, info.path, info.fingerprint).usual:
-        return VERSION_PROMPTED
-    return VERSION_CAPPED if info.caps_logits else VERSION
-
-
 class Job:
     """One run of the stage: counts, pace, and when to put rows down."""
 
-    def __init__(self, work: Work, info: checkpoints.StudentInfo, store: Store) -> None:
+    def __init__(self, work: Work, info: StudentInfo, store: Store, errors: precision.Errors) -> None:
         self.work, self.settings, self.info, self.store = work, work.settings, info, store
+        # Of low precision: as measured by runs before this one, and by it.
+        self.errors = dict(errors)
         self.known = store.counts()
         self.counts: Counter[str] = Counter()
         self.facts: dict[str, int | float | str] = {}
@@ -61,17 +42,17 @@ class Job:
         self.samples: list[str] = []
         self.rows: list[dict] = []
         self.started = self.flushed = time.monotonic()
-        self.done = self.ticked = 0
+        self.done = self.ticked = self.rescored = 0
 
     def score(self) -> None:
-        """Score what is missing; then, if the device computes in low precision, check what that could decide."""
+        """Score what is missing; in low precision also measure its error, and score again what gave no number."""
         if self.known["todo"]:
-            spec, names = self._spec(self.settings.student.dtype)
-            if spec.dtype != "float32":
-                models.check_rule()  # hours later the close calls are settled by it
+            spec, names = scoring.prepare(self.settings, self.info, self.store.lake.home, self.settings.student.dtype)
+            if spec.dtype != scoring.DTYPES[scoring.EXACT]:
+                models.check(models.RATIOS)  # hours later the error is measured by it
             self.facts = {"devices": ",".join(names), "dtype": spec.dtype}
             try:
-                for scored in _scored(spec, names, self.store.missing(), self._tick):
+                for scored in scoring.score(spec, names, self.store.missing(), self._tick):
                     self._hear(scored.proof)
                     self.counts.update(scored.counts)
                     self.done += len(scored.samples)
@@ -82,48 +63,53 @@ class Job:
                         self._flush()
             finally:  # an error or Ctrl-C keeps what is done
                 self._flush()
-        policies = policy_rows(self.settings.selection, self.settings.project.seed, self.store.student)
-        self.facts |= precision.settle(self.store, policies, self._rescore)
+        self._rescore(self.store.samples(precision.NOT_FINITE))
+        for dtype in scoring.DTYPES.values():
+            self._measure(dtype)
+        if self.rescored:
+            self.facts["rescored_in_fp32"] = self.rescored
+        if low := self.store.count(precision.LOW):
+            self.facts |= {"low_precision_records": low, **precision.as_stats(self.errors)}
 
-    def _rescore(self, samples: list[str]) -> None:
+    def _measure(self, dtype: str) -> None:
+        """Score some of the records in this precision again, as many as were not measured yet: the change is its error.
+
+        What is exact then stays so.
+        """
+        if dtype == scoring.DTYPES[scoring.EXACT]:
+            return
+        before, con = self.errors.get(dtype, Error()), self.store.con
+        left = max(0, precision.MEASURED_RECORDS - before.records)
+        if not (samples := self.store.samples(f"dtype = '{dtype}'", at_most=left)):
+            return
+        con.execute(f"CREATE OR REPLACE TABLE low AS FROM done WHERE dtype = '{dtype}'")
+        con.execute("CREATE OR REPLACE TABLE measured AS SELECT unnest(?::VARCHAR[]) AS sample_id", [samples])
+        low = self.store.rows("low", "d.content_key IS NOT NULL AND sample_id IN (FROM measured)")
+        exact = self.store.rows("done", "d.dtype = 'float32'")
+
+        def measured() -> None:
+            self.errors[dtype] = before.also(precision.measured(con, low, exact))
+
+        self._rescore(samples, measured)
+
+    def _rescore(self, samples: list[str], before_flush: Callable[[], None] = lambda: None) -> None:
         """Scores of these samples in fp32, in place of what the store has."""
         if not samples:
             return
-        started, done = time.monotonic(), 0
-
-        def report(tokens: int = 0) -> None:
-            facts = {"eta_s": (len(samples) - done) * (time.monotonic() - started) / done} if done else {}
-            self.work.progress(done, len(samples), "records", dtype="float32", **facts)
-
+        home, records = self.store.lake.home, self.store.texts_of(samples)
         try:
-            for scored in _scored(*self._spec("fp32"), self.store.texts_of(samples), report):
+            for scored in scoring.score_in_fp32(
+                self.settings, self.info, home, records, len(samples), self.work.progress
+            ):
                 self._hear(scored.proof)
                 self.store.remember(scored.rows)
-                done += len(scored.samples)
-                report()
+                self.rescored += len(scored.samples)
                 if time.monotonic() - self.flushed >= _SETTLE_FLUSH_S:
+                    before_flush()
                     self._flush_all()
         finally:
+            before_flush()
             self._flush_all()
-
-    def _spec(self, dtype: str) -> tuple["Spec", list[str]]:
-        """What the workers need, and the devices; `auto` is resolved here, so that all of them agree."""
-        from srt_assets.core.student import devices
-        from srt_assets.core.student.chunks import Spec
-
-        chosen = self.settings.student
-        resolved = devices.resolve_dtype(dtype, chosen.devices)
-        names = devices.resolve_devices(chosen.devices, self.info.n_parameters * resolved.itemsize)
-        spec = Spec(
-            path=self.info.path,
-            max_length=max_length(self.settings, self.info),
-            dtype=str(resolved).removeprefix("torch."),
-            **chosen.model_dump(include={"template", "protocol", "token_budget"}),
-            cores=devices.cores_per_worker(names),
-            home=self.store.lake.home,
-            fingerprint=self.info.fingerprint,
-        )
-        return spec, names
 
     def _hear(self, proof: "Proof") -> None:
         """Say once if the student is not asked in the fast way, and remember what was measured."""
@@ -155,11 +141,19 @@ class Job:
 
     def _flush_all(self) -> None:
         """Every row anew: those that take the place of others cannot be added as a part."""
-        self._commit([self.store.write_all()])
+        self._commit([self.store.write()])
 
     def _commit(self, parts: list[str]) -> None:
-        lake, partition = self.store.lake, self.store.partition
-        lake.commit(TABLE, parts, fingerprint=self.work.want, code_version=VERSION, partition=partition, complete=False)
+        self.store.lake.commit(
+            TABLE,
+            parts,
+            fingerprint=self.work.want,
+            code_version=scoring.VERSION,
+            partition=self.store.partition,
+            complete=False,
+            # The rows it was measured by are exact now: nobody can measure it by them again.
+            stats=precision.as_stats(self.errors),
+        )
         self.parts = parts
         self.flushed = time.monotonic()
 
@@ -189,16 +183,3 @@ class Job:
             found["records_per_s"] = round(self.done / seconds, 3)
             found["tokens_per_s"] = round(self.counts["tokens"] / seconds, 1)
         return found
-
-
-def _scored(
-    spec: "Spec", names: list[str], records: Iterable[tuple[str, str, Texts]], tick: Callable[[int], object]
-) -> "Iterator[Scored]":
-    """Score these on the devices, in chunks of a size that is learned on the way."""
-    from srt_assets.core.student import workers  # heavy: loads torch
-    from srt_assets.core.student.pace import Pace, chunks
-
-    pace = Pace()
-    for scored in workers.score_chunks(spec, names, chunks(records, pace), tick):
-        pace.learn(scored.characters, scored.seconds)
-        yield scored

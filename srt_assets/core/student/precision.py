@@ -1,105 +1,77 @@
-"""What low precision could decide: measures its error on some records, settles every close call in fp32.
+"""How exact scores in low precision are: measured on some records by scoring them again in fp32.
 
-A ratio computed in bf16 is off by about a hundredth; that matters only where a comparison or a limit of the active
-policy is closer than that, or where the loss was no number at all. What is compared with what is asked of the rule
-itself, `decisions.sql`: its verdicts carry the margins. Only the cut of a top-k, where ranks decide and not a margin,
-is not settled.
+A ratio computed in bf16 is off by about a hundredth. Here belongs how that is measured and remembered, by student and
+precision. Which verdicts are closer than that, and what is done about them, is selection's (`selection/settle.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
-import pyarrow as pa
+import duckdb
 
 from srt_assets.core.sql import models
-from srt_assets.core.student.store import Store
-from srt_assets.core.tables import PASSES, TABLES
+from srt_assets.core.student.scoring import DTYPES, EXACT
+from srt_assets.core.tables import PASSES
 
 MEASURED_RECORDS = 64
-# Comparisons whose margin the student's losses make; lengths and coins are exact in any precision.
-_OF_LOSSES = "('ifd', 'r_ifd', 'perplexity')"
-_SCORED = "wanted w JOIN done d ON w.ok AND w.content_key = d.content_key"
-# Samples with a score that was not computed in fp32.
-_LOW = f"SELECT sample_id FROM {_SCORED} GROUP BY sample_id HAVING bool_or(dtype <> 'float32')"
-# Those with a loss that was no number in low precision: it may well be one in fp32.
+# Columns of `candidate_scores` that verdicts are made of: log ratios, and a loss in nats per token.
+MEASURES = ("log_ifd", "log_r_ifd", "loss_response_given_prompt")
+LOW = f"dtype <> '{DTYPES[EXACT]}'"
 _NO_NUMBER = " OR ".join(f"status_{name} = 'not_finite'" for name in PASSES)
-_OVERFLOWED = f"SELECT sample_id FROM {_SCORED} WHERE dtype <> 'float32' AND ({_NO_NUMBER})"
+# It may well be a number in fp32.
+NOT_FINITE = f"{LOW} AND ({_NO_NUMBER})"
 
 
-def settle(store: Store, policies: list[dict], rescore: Callable[[list[str]], None]) -> dict[str, int | float | str]:
-    """Measure the error of low precision, re-score close calls in fp32, and count the decisions that turned.
+@dataclass(frozen=True)
+class Error:
+    """How far off a precision was on so many `records`, at most.
 
-    `policies`: rows of the table of that name; the active one counts. `rescore(samples)` puts fp32 scores of these
-    samples into the store. The error is the largest change of a margin among the measured records; a decision is
-    close if one of its margins is not larger.
+    Of each measure: the largest change, from this precision to fp32, of one candidate's value or of the difference
+    between two candidates of a record.
     """
-    con = store.con
-    (low,) = con.execute(f"SELECT count(*) FROM ({_LOW})").fetchall()[0]
-    if not low:
-        return {}
-    active = [policy for policy in policies if policy["active"]]
-    con.register("policy", pa.Table.from_pylist(active, schema=TABLES["policies"].arrow_schema))
-    con.execute("CREATE OR REPLACE TABLE before AS FROM done")
-    measured = _samples(store, f"FROM ({_LOW}) ORDER BY hash(sample_id) LIMIT {MEASURED_RECORDS}")
-    rescore(measured)
-    con.execute("CREATE OR REPLACE TABLE verdict_before AS " + _verdicts(store, "before"))
-    con.execute("CREATE OR REPLACE TABLE measured AS SELECT unnest(?::VARCHAR[]) AS sample_id", [measured])
-    # Margins compare like with like only where the comparison before came out the same.
-    (error,) = con.execute(
-        "SELECT coalesce(max(greatest(abs(a.m1 - b.m1), CASE WHEN a.won_1 = b.won_1 THEN abs(a.m2 - b.m2) END, "
-        "CASE WHEN a.chosen = b.chosen THEN greatest(abs(a.m3 - b.m3), abs(a.m4 - b.m4)) END)), 0.0) "
-        f"FROM verdict_before a JOIN ({_verdicts(store, 'done')}) b USING (sample_id) "
-        "SEMI JOIN measured USING (sample_id)"
-    ).fetchall()[0]
-    near = " OR ".join(f"abs({m}) <= {error!r}" for m in ("m1", "m2", "m3", "m4"))
-    close = _samples(
-        store,
-        f"SELECT sample_id FROM ({_LOW}) SEMI JOIN (SELECT sample_id FROM ({_verdicts(store, 'done')}) "
-        f"WHERE {near} UNION {_near_a_limit(store, error)} UNION {_OVERFLOWED}) USING (sample_id) ORDER BY 1",
+
+    records: int = 0
+    log_ifd: float = 0.0
+    log_r_ifd: float = 0.0
+    loss_response_given_prompt: float = 0.0
+
+    def also(self, other: "Error") -> "Error":
+        """What both measurements say together."""
+        worst = {name: max(getattr(self, name), getattr(other, name)) for name in MEASURES}
+        return Error(self.records + other.records, **worst)
+
+
+Errors = Mapping[str, Error]
+"""By precision, as the rows name it."""
+
+
+def measured(con: duckdb.DuckDBPyConnection, before: str, after: str) -> Error:
+    """The error of `before`, rows in one precision, beside `after`, rows in fp32: both SQL with rows of scores."""
+    changes = ", ".join(f"exact.{m} - low.{m} AS {m}" for m in MEASURES)
+    # The width of all changes, 0 among them: no value and no difference of two has changed by more.
+    widths = ", ".join(f"greatest(max({m}), 0) - least(min({m}), 0) AS {m}" for m in MEASURES)
+    worst = ", ".join(f"coalesce(max({m}), 0)" for m in MEASURES)
+    [row] = con.execute(
+        f"SELECT count(*), {worst} FROM (SELECT {widths} FROM (SELECT sample_id, {changes} "
+        f"FROM ({ratios(before)}) AS low JOIN ({ratios(after)}) AS exact USING (sample_id, candidate)) "
+        "GROUP BY sample_id)"
+    ).fetchall()
+    return Error(*row)
+
+
+def ratios(scores: str) -> str:
+    """SQL: the rows of `candidate_scores` for these scores instead of the lake's. The model must compile."""
+    return models.written_out(
+        models.RATIOS, lambda name: f"({scores})" if name in (models.SCORES, "student_scores") else None
     )
-    rescore(close)
-    (flipped,) = con.execute(
-        f"SELECT count(*) FROM verdict_before a JOIN ({_verdicts(store, 'done')}) b USING (sample_id) "
-        "WHERE (a.chosen, a.kept) <> (b.chosen, b.kept)"
-    ).fetchall()[0]
-    return {
-        "low_precision_records": low,
-        "low_precision_error": error,
-        "rescored_in_fp32": len(set(measured) | set(close)),
-        "decisions_flipped": flipped,
-    }
 
 
-def _samples(store: Store, sql: str) -> list[str]:
-    return [key for (key,) in store.con.execute(sql).fetchall()]
+def as_stats(errors: Errors) -> dict[str, int | float | str]:
+    """The errors as numbers of a manifest, from which `of_stats` has them again."""
+    return {f"{dtype}_error_{name}": value for dtype, error in errors.items() for name, value in asdict(error).items()}
 
 
-def _verdicts(store: Store, scores: str) -> str:
-    """One row a sample: what the rule chose, and how close it was: m1, m2 of the comparisons, m3, m4 to the limits."""
-    return f"""
-    SELECT sample_id, chosen, kept, compared_1 IN ('wins', 'wins_over_filtered_out') AS won_1,
-        CASE WHEN compare_1 IN {_OF_LOSSES} AND compared_1 IN ('wins', 'not_better') THEN margin_1 END AS m1,
-        CASE WHEN compare_2 IN {_OF_LOSSES} AND compared_2 IN ('wins', 'not_better') THEN margin_2 END AS m2,
-        log_ifd - log_ifd_below AS m3, log_r_ifd - log_r_ifd_below AS m4
-    FROM ({_model(store, scores, models.RULE)}) JOIN policy USING (policy)
-    """
-
-
-def _near_a_limit(store: Store, error: float) -> str:
-    """Samples of which any candidate is close to a limit, for a policy that filters before it compares."""
-    return f"""
-    SELECT sample_id FROM ({_model(store, scores="done", name="candidate_scores")}), policy
-    WHERE filter_before_compare
-        AND (abs(log_ifd - log_ifd_below) <= {error!r} OR abs(log_r_ifd - log_r_ifd_below) <= {error!r})
-    """
-
-
-def _model(store: Store, scores: str, name: str) -> str:
-    """A SQL model over these scores instead of the lake's."""
-    project = models.load()
-
-    def name_of(kind: str, name: str) -> str:
-        if kind == "ref":
-            return f"({project.models[name].sql(name_of)}\n)"
-        return {"policies": "policy", "student_scores": f"({store.rows(scores)})"}.get(name, name)
-
-    return project.models[name].sql(name_of)
+def of_stats(stats: Mapping) -> dict[str, Error]:
+    """The errors that a manifest of `student_scores` tells; those an older program measured were of one policy."""
+    known = [dtype for dtype in DTYPES.values() if stats.get(f"{dtype}_error_records")]
+    return {dtype: Error(**{name: stats[f"{dtype}_error_{name}"] for name in asdict(Error())}) for dtype in known}

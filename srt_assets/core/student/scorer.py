@@ -13,8 +13,8 @@ from srt_assets.core.student.batching import Batch, plan
 from srt_assets.core.student.devices import is_memory_shortage
 from srt_assets.core.student.encoding import Pass
 from srt_assets.core.student.model import Forward, Prefix
+from srt_assets.core.student.store import OUT_OF_MEMORY
 
-OUT_OF_MEMORY = "out_of_memory"
 NOT_FINITE = "not_finite"
 Tick = Callable[[int], object]
 

@@ -5,7 +5,6 @@ A row holds sums and counts for four passes; every published ratio is arithmetic
 (Li et al. 2024, Eq. 2, 3 and 8). Importing this module loads no torch: `srt status` asks it for fingerprints.
 """
 
-from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -13,14 +12,17 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Check, Checked, Description, Made
-from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.stage import Stage, Work
-from srt_assets.core.student import checkpoints, describe
-from srt_assets.core.student.job import DTYPES, VERSION, Job, max_length, version
-from srt_assets.core.student.store import TABLE, Store, Way
+from srt_assets.core.student import checkpoints, describe, precision, scoring
+from srt_assets.core.student.job import Job
+from srt_assets.core.student.store import TABLE, Store
 from srt_assets.settings import Settings
 
 COMPLETE = "every_candidate_has_a_score_or_a_status"
+# The policy for which an older program had settled the scores in low precision; a fact of its fingerprints.
+SETTLED_FOR = "settled_for"
+# What an error of low precision is measured for, beside the precision: all that `wanted` names but the candidates.
+_SAME_WAY = ("student", "code", "template", "protocol", "max_length")
 CANDIDATE_SLICES = ("asset=reflected_instructions", "asset=reflected_responses")
 
 
@@ -29,7 +31,7 @@ class StudentScores(Stage):
 
     asset = "student_scores"
     tables = (TABLE,)
-    version = VERSION
+    version = scoring.VERSION
     needs = ("reflected_responses", "student_checkpoint")
     group = "scores"
     kinds = frozenset({"pytorch", "parquet"})
@@ -46,8 +48,15 @@ class StudentScores(Stage):
 
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
         """Raises UserError if the candidates or the student are missing."""
+        facts = _inputs(settings, lake, student)
+        facts |= settings.student.model_dump(include={"template", "protocol", "max_length", "dtype"})
         before = lake.manifest(TABLE, f"student={student}")
-        return _fingerprint(settings, student, _inputs(settings, lake, student), before.stats if before else {})
+        if before and before.complete and (policy := before.inputs.get(SETTLED_FOR)):
+            # An older program would have scored again for another policy. To us they are scores like any others.
+            older = Fingerprint.of(**facts, **{SETTLED_FOR: policy})
+            if older.digest == before.fingerprint:
+                return older
+        return Fingerprint.of(**facts)
 
     def make(self, work: Work) -> Made:
         """Score what is missing, keep what is known, forget what is gone.
@@ -55,14 +64,15 @@ class StudentScores(Stage):
         Rows are put down every few seconds; after a kill the next run goes on from them. Raises UserError if the
         student or a setting cannot work, StageError if a worker dies.
         """
-        inputs = _inputs(work.settings, work.lake, work.student)
         info = checkpoints.get(work.lake, work.student)
-        with closing(Store(work.lake, work.student, _way(work.settings, info))) as store:
-            job = Job(work, info, store)
+        before = work.lake.manifest(TABLE, work.partition)
+        same = before and not work.want.changed_since(before.inputs).intersection(_SAME_WAY)
+        errors = precision.of_stats(before.stats) if before and same else {}
+        way = scoring.way(work.settings, info, work.settings.student.dtype)
+        with closing(Store(work.lake, work.student, way)) as store:
+            job = Job(work, info, store, errors)
             job.score()
-            stats = job.stats()
-            parts = [store.write_all()]
-        return Made({TABLE: parts}, stats, _fingerprint(work.settings, work.student, inputs, stats))
+            return Made({TABLE: [store.write()]}, job.stats())
 
     def describe(self, lake: Lake, student: str = "") -> Description:
         return describe.describe(lake, student)
@@ -82,7 +92,7 @@ def can_be_made(lake: Lake) -> bool:
 
 
 def _inputs(settings: Settings, lake: Lake, student: str) -> dict[str, Any]:
-    """What is scored, and by whom. Scoring takes hours: asked before it, for they may change meanwhile."""
+    """What is scored, and by whom."""
     hashes = []
     for partition in CANDIDATE_SLICES:
         manifest = lake.manifest("candidates", partition)
@@ -91,26 +101,4 @@ def _inputs(settings: Settings, lake: Lake, student: str) -> dict[str, Any]:
             raise UserError(f"{asset} is missing or unfinished: there is nothing to score", f"srt run {asset}")
         hashes.append(manifest.content_hash)
     info = checkpoints.get(lake, student)
-    return {"candidates": hashes, "student": info.fingerprint, "code": version(settings, info)}
-
-
-def _fingerprint(settings: Settings, student: str, inputs: Mapping[str, Any], stats: Mapping) -> Fingerprint:
-    # Scores in low precision are as exact as the policy needs them: another one has other close calls.
-    rows = policy_rows(settings.selection, settings.project.seed, student)
-    low = bool(stats.get("low_precision_records"))
-    settled = {"settled_for": next(row["policy_fingerprint"] for row in rows if row["active"])} if low else {}
-    student_settings = settings.student.model_dump(include={"template", "protocol", "max_length", "dtype"})
-    return Fingerprint.of(**inputs, **student_settings, **settled)
-
-
-def _way(settings: Settings, info: checkpoints.StudentInfo) -> Way:
-    chosen = settings.student.dtype
-    # "auto" takes what is there, and full precision serves every wish.
-    dtypes = tuple(DTYPES.values()) if chosen == "auto" else tuple(dict.fromkeys((DTYPES[chosen], "float32")))
-    return Way(
-        student_fingerprint=info.fingerprint,
-        **settings.student.model_dump(include={"template", "protocol"}),
-        max_length=max_length(settings, info),
-        scoring_version=version(settings, info),
-        dtypes=dtypes,
-    )
+    return {"candidates": hashes, "student": info.fingerprint, "code": scoring.version(settings, info)}

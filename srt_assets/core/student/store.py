@@ -1,7 +1,8 @@
-"""The rows of `student_scores` of one student, in SQL: which are known, which are missing, how they are written.
+"""Scores of one student, in SQL: which are known, which are missing, how they are written.
 
-A score belongs to texts (content key), student (fingerprint) and way of scoring, not to a sample: whoever has the same
-texts has the same score. Texts leave DuckDB only for candidates that must be scored.
+A score belongs to texts (content key), student (fingerprint) and way of scoring, not to a sample: candidates with the
+same texts have the same score. Texts leave DuckDB only for candidates that must be scored. Here belongs what is done
+with rows; how they are computed is in `scoring.py`.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from srt_assets.core.tables import PASSES, TABLES, rows_as_dicts, sql_literal
 
 TABLE = "student_scores"
 NOT_OK = "candidate_not_ok"
+OUT_OF_MEMORY = "out_of_memory"
 _BATCH = 2048
 _OF_PASSES = [f"{column}_{name}" for name in PASSES for column in ("sum_nll", "n_tokens", "truncated", "status")]
 _FACTS = ["template", "protocol", "first_token", "max_length", "dtype", "scoring_version", "student_fingerprint"]
@@ -39,34 +41,89 @@ class Way:
             if fact.name != "dtypes"
         ]
         # A memory shortage belongs to the machine of that day: such a row is tried again.
-        fit = [f"status_{name} <> 'out_of_memory'" for name in PASSES]
+        fit = [f"status_{name} <> '{OUT_OF_MEMORY}'" for name in PASSES]
         return " AND ".join([*same, f"dtype IN ({', '.join(map(sql_literal, self.dtypes))})", *fit])
 
 
-class Store:
-    """One run's view of the student's rows. `partition` is `student=<slug>`."""
+class Known:
+    """The scores of one student in one table with the columns of `student_scores`, those that were made in this way.
 
-    def __init__(self, lake: Lake, student: str, way: Way) -> None:
+    Close it. `partition` is `student=<slug>`. In `con`: `wanted`, all candidates; `done`, numbers by content key.
+    """
+
+    def __init__(self, lake: Lake, student: str, way: Way, table: str) -> None:
         self.lake = lake
         self.student = student
         self.partition = f"student={student}"
         self.way = way
+        self.table = table
         self.con = lake.connect()
         # Numbers only, one row for equal texts.
         self.con.execute(
             f"CREATE TABLE done AS SELECT DISTINCT ON (content_key) content_key, {', '.join(_NUMBERS)} "
-            f"FROM {lake.source(TABLE, self.partition)} WHERE {way.condition()}"
+            f"FROM {lake.source(table, self.partition)} WHERE {way.condition()}"
         )
         self.con.execute(
             "CREATE TABLE wanted AS SELECT sample_id, candidate, content_key, status = 'ok' AS ok FROM candidates"
         )
+
+    def close(self) -> None:
+        self.con.close()
+
+    def texts_of(self, samples: list[str]) -> Iterator[tuple[str, str, Texts]]:
+        """(sample_id, content_key, texts) of every candidate of these samples that can be scored, known or not."""
+        self._ask(samples)
+        return self._texts("SELECT sample_id, candidate FROM wanted SEMI JOIN asked USING (sample_id) WHERE ok")
+
+    def remember(self, rows: list[dict]) -> None:
+        """Add scores (columns as in the table, by content key) to what is known; a newer one replaces an older."""
+        schema = TABLES[self.table].arrow_schema
+        columns = ["content_key", *_NUMBERS]
+        facts = {"scoring_version": self.way.scoring_version, "student_fingerprint": self.way.student_fingerprint}
+        typed = pa.schema([schema.field(c) for c in columns])
+        self.con.register("fresh", pa.Table.from_pylist([row | facts for row in rows], schema=typed))
+        self.con.execute("DELETE FROM done WHERE content_key IN (SELECT content_key FROM fresh)")
+        self.con.execute("INSERT INTO done SELECT DISTINCT ON (content_key) * FROM fresh")
+        self.con.unregister("fresh")
+
+    def rows(self, scores: str = "done", condition: str = "true") -> str:
+        """SQL: the table's rows for these candidates, with `scores` (a table like `done`) by content key."""
+        unscored = ", ".join(
+            f"CASE WHEN ok THEN d.{c} ELSE {sql_literal(NOT_OK)} END AS {c}" if c.startswith("status_") else f"d.{c}"
+            for c in _NUMBERS
+        )
+        return (
+            f"SELECT {sql_literal(self.student)} AS student, w.sample_id, w.candidate, w.content_key, {unscored} "
+            f"FROM wanted w LEFT JOIN {scores} d ON w.ok AND d.content_key = w.content_key WHERE {condition}"
+        )
+
+    def write(self, condition: str = "true", order: str = "ORDER BY sample_id, candidate") -> str:
+        """A part with these rows."""
+        return self.lake.sink_part(self.con, f"{self.rows('done', condition)} {order}", self.table, self.partition)
+
+    def _ask(self, samples: list[str]) -> None:
+        self.con.execute("CREATE OR REPLACE TABLE asked AS SELECT unnest(?::VARCHAR[]) AS sample_id", [samples])
+
+    def _texts(self, chosen: str) -> Iterator[tuple[str, str, Texts]]:
+        with self.con.cursor() as cursor:
+            reader = cursor.execute(
+                "SELECT c.sample_id, c.content_key, c.instruction, c.input, c.response FROM candidates c "
+                f"SEMI JOIN ({chosen}) USING (sample_id, candidate) ORDER BY c.sample_id, c.content_key"
+            )
+            while rows := reader.fetchmany(_BATCH):
+                for sample_id, content_key, *texts in rows:
+                    yield sample_id, content_key, Texts(*texts)
+
+
+class Store(Known):
+    """One run's view of the student's rows in `student_scores`, with `todo`: what has no score yet."""
+
+    def __init__(self, lake: Lake, student: str, way: Way) -> None:
+        super().__init__(lake, student, way, TABLE)
         self.con.execute(
             "CREATE TABLE todo AS SELECT sample_id, content_key, min(candidate) AS candidate FROM wanted w "
             "WHERE ok AND NOT EXISTS (FROM done d WHERE d.content_key = w.content_key) GROUP BY ALL"
         )
-
-    def close(self) -> None:
-        self.con.close()
 
     def counts(self) -> dict[str, int]:
         """`candidates`, of which `candidates_ok`, `reused`; `todo` (to score) and their `samples_todo`."""
@@ -83,64 +140,34 @@ class Store:
         """(sample_id, content_key, texts) of what must be scored; a sample's candidates come one after the other."""
         return self._texts("SELECT sample_id, candidate FROM todo")
 
-    def texts_of(self, samples: list[str]) -> Iterator[tuple[str, str, Texts]]:
-        """The same for every candidate of these samples that can be scored, known already or not."""
-        self._ask(samples)
-        return self._texts("SELECT sample_id, candidate FROM wanted SEMI JOIN asked USING (sample_id) WHERE ok")
+    def samples(self, condition: str, at_most: int | None = None) -> list[str]:
+        """Samples with a score that fulfils this, in an order that says nothing of them."""
+        limit = "" if at_most is None else f"LIMIT {at_most}"
+        found = self.con.execute(
+            "SELECT DISTINCT sample_id FROM wanted w JOIN done d ON w.ok AND d.content_key = w.content_key "
+            f"WHERE {condition} ORDER BY hash(sample_id) {limit}"
+        )
+        return [sample for (sample,) in found.fetchall()]
 
-    def _ask(self, samples: list[str]) -> None:
-        self.con.execute("CREATE OR REPLACE TABLE asked AS SELECT unnest(?::VARCHAR[]) AS sample_id", [samples])
-
-    def _texts(self, chosen: str) -> Iterator[tuple[str, str, Texts]]:
-        with self.con.cursor() as cursor:
-            reader = cursor.execute(
-                "SELECT c.sample_id, c.content_key, c.instruction, c.input, c.response FROM candidates c "
-                f"SEMI JOIN ({chosen}) USING (sample_id, candidate) ORDER BY c.sample_id, c.content_key"
-            )
-            while rows := reader.fetchmany(_BATCH):
-                for sample_id, content_key, *texts in rows:
-                    yield sample_id, content_key, Texts(*texts)
+    def count(self, condition: str) -> int:
+        """How many samples have a score that fulfils this."""
+        [(n,)] = self.con.execute(
+            "SELECT count(DISTINCT sample_id) FROM wanted w JOIN done d ON w.ok AND d.content_key = w.content_key "
+            f"WHERE {condition}"
+        ).fetchall()
+        return n
 
     def write_reused(self) -> str:
         """A part with every sample that needs no scoring: all its rows are known, or not to be scored."""
-        return self._write("sample_id NOT IN (SELECT sample_id FROM todo)")
+        return self.write("sample_id NOT IN (SELECT sample_id FROM todo)", order="")
 
     def write_scored(self, samples: list[str], rows: list[dict]) -> str:
         """A part with all four rows of these samples: those just scored, and those known before."""
         self.remember(rows)
         self._ask(samples)
-        return self._write("sample_id IN (FROM asked)")
-
-    def remember(self, rows: list[dict]) -> None:
-        """Add scores (columns as in the table, by content key) to what is known; a newer one replaces an older."""
-        schema = TABLES[TABLE].arrow_schema
-        columns = ["content_key", *_NUMBERS]
-        facts = {"scoring_version": self.way.scoring_version, "student_fingerprint": self.way.student_fingerprint}
-        typed = pa.schema([schema.field(c) for c in columns])
-        self.con.register("fresh", pa.Table.from_pylist([row | facts for row in rows], schema=typed))
-        self.con.execute("DELETE FROM done WHERE content_key IN (SELECT content_key FROM fresh)")
-        self.con.execute("INSERT INTO done SELECT DISTINCT ON (content_key) * FROM fresh")
-        self.con.unregister("fresh")
-
-    def write_all(self) -> str:
-        """One part with every row, in order: what the many small parts become at the end."""
-        return self._write("true", "ORDER BY sample_id, candidate")
+        return self.write("sample_id IN (FROM asked)", order="")
 
     def merge(self, parts: list[str]) -> str:
         """One part with the rows of these: each commit, and each query, opens every part there is."""
         paths = [self.lake.directory(TABLE, self.partition) / name for name in parts]
         return self.lake.sink_part(self.con, TABLES[TABLE].select_sql(paths), TABLE, self.partition)
-
-    def rows(self, scores: str = "done", condition: str = "true") -> str:
-        """SQL: the table's rows for these candidates, with `scores` (a table like `done`) by content key."""
-        unscored = ", ".join(
-            f"CASE WHEN ok THEN d.{c} ELSE {sql_literal(NOT_OK)} END AS {c}" if c.startswith("status_") else f"d.{c}"
-            for c in _NUMBERS
-        )
-        return (
-            f"SELECT {sql_literal(self.student)} AS student, w.sample_id, w.candidate, w.content_key, {unscored} "
-            f"FROM wanted w LEFT JOIN {scores} d ON w.ok AND d.content_key = w.content_key WHERE {condition}"
-        )
-
-    def _write(self, condition: str, order: str = "") -> str:
-        return self.lake.sink_part(self.con, f"{self.rows('done', condition)} {order}", TABLE, self.partition)

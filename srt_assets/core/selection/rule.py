@@ -1,0 +1,31 @@
+"""The rule, `decisions.sql`, over one student's rows."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from srt_assets.core.lake import Lake
+from srt_assets.core.sql import models
+from srt_assets.core.tables import TABLES
+
+
+def rule_sql(
+    lake: Lake, student: str, policies: str, instead: Mapping[str, str] = MappingProxyType({}), active_only: bool = True
+) -> str:
+    """The rule over one student's scores. `policies` names a relation with the columns of the table `policies`.
+
+    `instead`: relations to read in place of tables of the lake. Without `active_only` every policy counts as active, so
+    that one pass over the scores decides all of them.
+    """
+    if not active_only:
+        policies = f"(SELECT * REPLACE (true AS active) FROM {policies})"
+
+    def relation(name: str) -> str | None:
+        if name == "policies":
+            return policies
+        if name in instead:
+            return instead[name]
+        if name not in TABLES:
+            return None
+        return lake.source(name, f"student={student}" if TABLES[name].partitioned and name != "candidates" else None)
+
+    return models.written_out(models.RULE, relation)

@@ -1,0 +1,126 @@
+"""How a student scores records: the version of the scoring code, devices and precision, records through the devices.
+
+Here belongs what everyone who needs scores asks: the stage `student_scores`, and selection for close verdicts. Nothing
+is stored here. What is known already and what is missing is in `store.py`. Importing this module loads no torch.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from srt_assets.core.progress import Progress
+from srt_assets.core.student import chat
+from srt_assets.core.student.checkpoints import StudentInfo
+from srt_assets.core.student.encoding import Texts
+from srt_assets.core.student.store import OUT_OF_MEMORY, Way
+from srt_assets.core.tables import PASSES
+from srt_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from srt_assets.core.student.chunks import Scored, Spec
+
+log = logging.getLogger(__name__)
+
+# Part of every row: change it when the same texts would get other numbers, and all are scored again.
+VERSION = "2"
+# The same for students that cap their logits: until this one, the cap was overlooked where it bent little.
+VERSION_CAPPED = "3"
+# And for those whose chat template writes another prompt before an answer than its generation prompt, which was taken.
+VERSION_PROMPTED = "4"
+# What settings call a precision, and what torch and the rows call it.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+EXACT = "fp32"
+
+# (sample_id, content_key, texts) of a candidate.
+Record = tuple[str, str, Texts]
+
+
+def max_length(settings: Settings, info: StudentInfo) -> int:
+    """Longest sequence in tokens: the setting, or what the student has positions for if that is less."""
+    return min(settings.student.max_length, info.max_positions or settings.student.max_length)
+
+
+def version(settings: Settings, info: StudentInfo) -> str:
+    """The version of the scoring code that this student's scores must be of. UserError if it has no usable template."""
+    if settings.student.template == "chat" and not chat.of_student(info.slug, info.path, info.fingerprint).usual:
+        return VERSION_PROMPTED
+    return VERSION_CAPPED if info.caps_logits else VERSION
+
+
+def way(settings: Settings, info: StudentInfo, dtype: str) -> Way:
+    """How a score must have been made to count. `dtype` as in the settings."""
+    # "auto" takes what is there, and full precision serves every wish.
+    dtypes = DTYPES.values() if dtype == "auto" else dict.fromkeys((DTYPES[dtype], DTYPES[EXACT]))
+    return Way(
+        student_fingerprint=info.fingerprint,
+        **settings.student.model_dump(include={"template", "protocol"}),
+        max_length=max_length(settings, info),
+        scoring_version=version(settings, info),
+        dtypes=tuple(dtypes),
+    )
+
+
+def prepare(settings: Settings, info: StudentInfo, home: Path, dtype: str) -> tuple["Spec", list[str]]:
+    """What the workers need to know, and their devices; `auto` is resolved here, so that all of them agree.
+
+    UserError for a device that this machine does not have.
+    """
+    from srt_assets.core.student import devices
+    from srt_assets.core.student.chunks import Spec
+
+    chosen = settings.student
+    resolved = devices.resolve_dtype(dtype, chosen.devices)
+    names = devices.resolve_devices(chosen.devices, info.n_parameters * resolved.itemsize)
+    spec = Spec(
+        path=info.path,
+        max_length=max_length(settings, info),
+        dtype=str(resolved).removeprefix("torch."),
+        **chosen.model_dump(include={"template", "protocol", "token_budget"}),
+        cores=devices.cores_per_worker(names),
+        home=home,
+        fingerprint=info.fingerprint,
+    )
+    return spec, names
+
+
+def score(
+    spec: "Spec", names: list[str], records: Iterable[Record], tick: Callable[[int], object]
+) -> "Iterator[Scored]":
+    """Score these on the devices, in chunks of a size that is learned on the way. `tick(tokens)` after each pass.
+
+    StageError if a worker dies, UserError if the student cannot be loaded.
+    """
+    from srt_assets.core.student import workers  # heavy: loads torch
+    from srt_assets.core.student.pace import Pace, chunks
+
+    pace = Pace()
+    for scored in workers.score_chunks(spec, names, chunks(records, pace), tick):
+        pace.learn(scored.characters, scored.seconds)
+        yield scored
+
+
+def score_in_fp32(
+    settings: Settings, info: StudentInfo, home: Path, records: Iterable[Record], n: int, progress: Progress
+) -> "Iterator[Scored]":
+    """Score the candidates of these `n` records in fp32. Errors as `score`.
+
+    A candidate for which fp32 needs more memory than there is has no row: what is known of it is better than nothing.
+    """
+    if not n:
+        return
+    started, done = time.monotonic(), 0
+
+    def report(tokens: int = 0) -> None:
+        facts = {"eta_s": (n - done) * (time.monotonic() - started) / done} if done else {}
+        progress(done, n, "records", dtype=DTYPES[EXACT], **facts)
+
+    for scored in score(*prepare(settings, info, home, EXACT), records, report):
+        short = [r for r in scored.rows if OUT_OF_MEMORY in (r[f"status_{name}"] for name in PASSES)]
+        if short:
+            log.warning("%d candidates keep their scores in low precision: no memory for fp32", len(short))
+            scored.rows = [row for row in scored.rows if row not in short]
+        done += len(scored.samples)
+        yield scored
+        report()
