@@ -24,6 +24,6 @@ inputs_or_code_changed: dg.AutomationCondition = (
     & _at_rest
 ).with_label("inputs_or_code_changed")
 
-# For the checkpoints themselves. A new one is asked for by the sensor `new_student_checkpoints`, which adds the student
-# a moment before its run is there: whoever looked in between and took it for forgotten would ask for it a second time.
+# For the asset student_checkpoint. The sensor `new_student_checkpoints` requests the first run of a new student. It
+# adds the partition a moment before that run exists, so a condition on "missing" would request the run twice.
 code_changed: dg.AutomationCondition = (AC.code_version_changed().since(_handled) & _at_rest).with_label("code_changed")

@@ -290,7 +290,7 @@ SELECT
     END AS chosen,
     CASE
         WHEN verdict = 'kept' AND place > top_k_count THEN 'below_top_k'
-        -- A millionth of a millionth, for 0.29 * 100 is 28.999999999999996.
+        -- The factor 1 + 1e-12 undoes rounding: 0.29 * 100 is 28.999999999999996, and its floor must be 29.
         WHEN verdict = 'kept' AND place > greatest(1, floor(top_k_share * n_kept * (1 + 1e-12))) AND top_k_share IS NOT NULL
             THEN 'below_top_k'
         ELSE verdict

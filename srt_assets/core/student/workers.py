@@ -73,8 +73,9 @@ def _spread(spec: Spec, devices: list[str], chunks: Iterator[Chunk], tick: Tick)
 
 
 class _Worker:
-    """A process on one device. What it answers comes through a pipe of its own, of which nobody else holds an end: if
-    it is killed, in the middle of an answer even, we see the pipe's end, and if we are, it does.
+    """A process on one device. It answers through a pipe of its own, whose ends only it and this process hold.
+
+    So each of the two notices when the other is killed, even in the middle of an answer: the pipe is closed.
     """
 
     def __init__(self, context: SpawnContext, spec: Spec, device: str) -> None:

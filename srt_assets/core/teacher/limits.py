@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 WINDOW_S = 60.0
-# A request reaches the server a moment after it is counted here; its window must not see one more than ours did. On a
-# busy machine that moment is long; only the reply ends it: a call counts from then, at most LAG_S later.
+# A request reaches the server a moment after it is counted here, so the server's 60 seconds begin later than ours. If a
+# call stopped counting here after exactly 60 seconds, the server could count one call too many. We add a margin. On a
+# busy machine the moment is longer: a call counts from its reply on, but at most LAG_S after it was counted first.
 MARGIN_S = 0.5
 LAG_S = 3.0
 

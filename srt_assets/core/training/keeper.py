@@ -39,7 +39,7 @@ class Keeper(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         self.at_start()
         self.tokens = self.steps.tokens_before(state.global_step)
-        # Counted once: at every step it would cost as much as there are records.
+        # Counted once, for it reads the lengths of all records.
         self._all = self.steps.tokens_before(len(self.steps))
         if args.process_index == 0:
             self._cut_curve(state.global_step)

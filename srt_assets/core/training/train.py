@@ -79,7 +79,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     steps = count_steps(len(samples.train), job.batch_size, job.epochs, job.steps)
     if job.method == "lora":
         student = model.add_adapters(student, job)
-    # Rounded down: the first warm-up step has rate 0, and a training of a few steps has none to give away.
+    # Rounded down: the first warm-up step has learning rate 0, and in a training of a few steps every step counts.
     args.warmup_steps = int(job.warmup_ratio * steps)
     budget = job.token_budget or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
     budget = _check_packing(student, samples, dtype, budget, say)
