@@ -63,7 +63,7 @@ class SelectedSet(Stage):
     def make(self, work: Work) -> Made:
         """Decide for a student and store the verdicts and the kept texts."""
         lake, student, partition = work.lake, work.student, work.partition
-        with lake.connect() as con:
+        with lake.connect(f"{_memory_mb(lake)}MB") as con:
             parts = {"policies": lake.write_part("policies", _rows(work.settings, student), partition)}
             con.execute("CREATE TEMP TABLE asked AS SELECT * FROM " + _part(lake, "policies", partition, parts))
             # No order is needed before the set's own, and keeping one costs memory.
@@ -118,6 +118,12 @@ class SelectedSet(Stage):
 
 
 STAGE = SelectedSet()
+
+
+def _memory_mb(lake: Lake) -> int:
+    """What DuckDB may take before it spills. Without a limit it takes most of the machine's."""
+    candidates = sum(manifest.rows for manifest in lake.manifests("candidates"))
+    return 1000 + 200 * (candidates // 4_000_000)
 
 
 def rule_sql(lake: Lake, student: str, policies: str, active_only: bool = True) -> str:
