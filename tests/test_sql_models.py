@@ -185,7 +185,8 @@ def test_what_does_not_compile_is_seen_in_the_ui_and_fails_no_run(tmp_path, brok
         events = [e.step_materialization_data.materialization for e in ran.get_asset_materialization_events()]
         made = {m.asset_key.to_user_string(): m for m in events}
         assert set(made) == {"score_summary", names.PIPELINE_STATUS}
-        table = str(made[names.PIPELINE_STATUS].metadata["status"].value)
+        facts = made[names.PIPELINE_STATUS].metadata
+        table = f"{facts['status'].value}\n{facts['why'].value}".replace("\\", "")  # what Markdown needs
         assert all(name in table for name in NAMED)
         noted = [e.asset_observation_data.asset_observation for e in ran.get_asset_observation_events()]
         [note] = [n for n in noted if n.asset_key == dg.AssetKey("mine")]

@@ -43,6 +43,7 @@ class Finding:
 def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
     """A finding for each call the record needs now. UserError if there is no such record."""
     prompter = Prompter(settings.teacher)
+    sample_id = sample_id.encode(errors="replace").decode()  # DuckDB refuses what is no UTF-8
     sources = []
     instructions_made = lake.manifest(stage.TABLE, instructions.PARTITION) is not None
     with lake.connect() as con:

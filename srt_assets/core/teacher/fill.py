@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from srt_assets.core.lake import Lake
 
-# Memory of a connection; a run has two of them.
-_MEMORY = "384MB"
+# Megabytes of a connection, of which a run has two; more for each million records beyond the first, because keys that
+# are compared must all be there.
+_MEMORY, _MORE = 384, 200
 # Each needs some of it, and Python is what takes the time.
 _THREADS = 2
 # Rows that are Python objects at the same time.
@@ -19,8 +20,10 @@ ROWS = 2000
 
 
 def bounded(lake: Lake) -> duckdb.DuckDBPyConnection:
-    """A connection to the lake that spills what does not fit into a few hundred megabytes. Close it."""
-    con = lake.connect(_MEMORY)
+    """A connection to the lake that spills texts which do not fit into a few hundred megabytes. Close it."""
+    records = lake.manifest("raw_records")
+    millions = max(0, records.rows - 1) // 1_000_000 if records else 0
+    con = lake.connect(f"{_MEMORY + _MORE * millions}MB")
     con.execute(f"SET threads = {_THREADS}")
     return con
 

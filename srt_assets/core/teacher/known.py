@@ -101,8 +101,11 @@ class Found:
         too. Without `api_base`, failed tries are left out.
         """
         self._con, self._name = con.cursor(), name
-        self._make_keys(wanted, facts)
+        self._tables: list[str] = []
+        self._find(wanted, facts)
         self._replies = ByPlace(self._read_replies())
+        self._con.execute(f"DROP TABLE {name}_found")
+        self._tables.remove(f"{name}_found")
         self._tried = ByPlace(self._read_tried(api_base) if api_base is not None else iter(()))
 
     def __enter__(self) -> "Found":
@@ -113,35 +116,44 @@ class Found:
 
     def close(self) -> None:
         with suppress(duckdb.ConnectionException):  # the whole look-up was closed before, and its tables are gone
-            for table in (self._name, f"{self._name}_replies", f"{self._name}_tried"):
-                self._con.execute(f"DROP TABLE IF EXISTS {table}")
+            for table in self._tables:
+                self._con.execute(f"DROP TABLE {table}")
         self._con.close()
 
     def at(self, place: int) -> Known:
         return Known(self._replies.at(place), self._tried.at(place) or {})
 
-    def _make_keys(self, wanted: pa.Table | pa.RecordBatchReader, facts: dict[str, Any] | None) -> None:
-        """The keys that stand for each call: its own (rank 0), then those under which older programs asked the same.
+    def _find(self, wanted: pa.Table | pa.RecordBatchReader, facts: dict[str, Any] | None) -> None:
+        """Make the tables `keys`, which stand for each call, and `found`, the replies to them in no order.
 
+        Rank 0 is a call's own key; then come those under which older programs asked the same, the newest reply first.
         Under one version the facts of a call determine its key, so that with equal facts another key is another
-        version's. Those with the newest replies come first. A call with a reply of its own needs none of them.
+        version's. A call with a reply of its own needs none of them.
         """
         self._con.register("wanted", wanted)
-        self._con.execute(f"CREATE TABLE {self._name} AS SELECT *, 0 AS rank FROM wanted")
+        asked = self._table("asked", "SELECT * FROM wanted")
         self._con.unregister("wanted")
+        # As numbers keys take a third of the memory, and all of them must be there to be compared.
+        keys = self._table("keys", f"SELECT place, md5_number(call_key) AS key, 0 AS rank FROM {asked}")
+        replies = (
+            "SELECT place, rank, reply, finish_reason, max_tokens, call_key, native_finish_reason, error, created_at, "
+            f"segment FROM calls JOIN {keys} ON md5_number(calls.call_key) = {keys}.key WHERE status = 'ok'"
+        )
+        found = self._table("found", replies)
         if facts is None:
             return
-        unanswered = f"{self._name} ANTI JOIN (SELECT call_key FROM calls WHERE status = 'ok') USING (call_key)"
         self._con.execute(
-            f"INSERT INTO {self._name} BY NAME SELECT place, call_key, row_number() OVER (PARTITION BY place "
-            "ORDER BY newest DESC NULLS LAST, call_key) AS rank FROM ("
+            f"INSERT INTO {keys} SELECT place, md5_number(call_key), row_number() OVER (PARTITION BY place "
+            "ORDER BY newest DESC NULLS LAST, call_key) FROM ("
             "SELECT asked.place, calls.call_key, max(calls.created_at) FILTER (calls.status = 'ok') AS newest "
-            f"FROM calls JOIN (FROM {unanswered}) asked ON calls.source_key = asked.source_key "
-            "AND calls.purpose = asked.purpose AND calls.call_key <> asked.call_key "
+            f"FROM calls JOIN (FROM {asked} ANTI JOIN {found} USING (place)) asked "
+            "ON calls.source_key = asked.source_key AND calls.purpose = asked.purpose "
+            "AND calls.call_key <> asked.call_key "
             "WHERE calls.temperature = ? AND calls.reply_format = ? AND calls.parameters IS NOT DISTINCT FROM ? "
             "AND coalesce(calls.model_id, calls.model) = ? GROUP BY ALL)",
             [facts[name] for name in ("temperature", "reply_format", "parameters", "model_id")],
         )
+        self._con.execute(f"INSERT INTO {found} {replies} AND rank > 0")
 
     def _read_replies(self) -> Iterator[tuple[int, Reply]]:
         """The best reply of each call: a finished one, else the one that was allowed the most tokens."""
@@ -149,7 +161,7 @@ class Found:
         rows = self._rows(
             "replies",
             "SELECT place, reply, finish_reason, coalesce(max_tokens, 0) AS allowed, call_key, native_finish_reason, "
-            f"error FROM calls JOIN {self._name} USING (call_key) WHERE status = 'ok' "
+            f"error FROM {self._name}_found "
             f"ORDER BY place, {cut}, CASE WHEN {cut} THEN coalesce(max_tokens, 0) END DESC, rank, max_tokens DESC, "
             "created_at, segment",
         )
@@ -165,14 +177,15 @@ class Found:
 
         A 400 is hopeless only if its run had a reply to another call: else the server may have been set up wrong.
         """
+        finished = f"(SELECT place FROM {self._name}_replies WHERE finish_reason IS DISTINCT FROM 'length')"
         rows = self._rows(
             "tried",
             "SELECT place, max_tokens, count(*) AS n, arg_max(status, created_at) AS kind, "
             "arg_max(error, created_at) AS message, bool_or(list_contains(?, status) AND (status <> 'bad_request' "
             "OR segment IN (SELECT segment FROM calls WHERE status = 'ok'))) AS dead "
-            f"FROM calls JOIN {self._name} USING (call_key) WHERE place NOT IN (SELECT place FROM calls "
-            f"JOIN {self._name} USING (call_key) WHERE status = 'ok' AND finish_reason IS DISTINCT FROM 'length') "
-            "AND status NOT IN ('ok', ?) AND coalesce(attempt, 1) > 0 AND api_base = ? "
+            f"FROM calls JOIN (FROM {self._name}_keys ANTI JOIN {finished} USING (place)) keys "
+            "ON md5_number(calls.call_key) = keys.key "
+            "WHERE status NOT IN ('ok', ?) AND coalesce(attempt, 1) > 0 AND api_base = ? "
             "GROUP BY place, rank, max_tokens ORDER BY place, rank",
             [list(HOPELESS), INTERRUPTED, api_base],
         )
@@ -189,9 +202,14 @@ class Found:
 
     def _rows(self, kind: str, sql: str, parameters: list[Any] | None = None) -> Iterator[tuple]:
         """The rows of a query, made at once as a table: one that is still being read keeps memory that others need."""
-        table = f"{self._name}_{kind}"
-        self._con.execute(f"CREATE TABLE {table} AS {sql}", parameters)
+        table = self._table(kind, sql, parameters)
         with self._con.cursor() as cursor:
             cursor.execute(f"FROM {table}")
             while rows := cursor.fetchmany(_FETCHED):
                 yield from rows
+
+    def _table(self, kind: str, sql: str, parameters: list[Any] | None = None) -> str:
+        table = f"{self._name}_{kind}"
+        self._con.execute(f"CREATE TABLE {table} AS {sql}", parameters)
+        self._tables.append(table)
+        return table
