@@ -1,4 +1,7 @@
-"""Data flows one way: a room of `core` imports no later room, not even within a function or for types only."""
+"""Data flows one way: a room of `core` imports no later room, not even within a function or for types only.
+
+Nor what knows all rooms, such as the list of stages.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -31,20 +34,28 @@ def rooms_of(module: str) -> set[str]:
     return {room for room in ROOMS if f"{module}.".startswith(f"{PACKAGE}.{room}.")}
 
 
+def above_the_rooms(core: Path) -> set[str]:
+    """Modules beside the rooms that import one of them."""
+    files = {f"{PACKAGE}.{path.stem}": path for path in core.glob("*.py")}
+    return {m for m, path in files.items() if any(rooms_of(found) for _, found in imports(path, PACKAGE))}
+
+
 def backwards(core: Path) -> list[str]:
-    """Imports of a later room."""
-    found = []
+    """Imports of a later room, or of a module that stands above the rooms."""
+    found, above = [], above_the_rooms(core)
     for place, room in enumerate(ROOMS):
         for path in sorted((core / room).rglob("*.py")):
             package = ".".join([PACKAGE, *path.relative_to(core).parent.parts])
             for line, module in imports(path, package):
-                if rooms_of(module) & set(ROOMS[place + 1 :]):
+                later = rooms_of(module) & set(ROOMS[place + 1 :])
+                if later or any(f"{module}.".startswith(f"{name}.") for name in above):
                     found.append(f"{path.relative_to(core)}:{line} imports {module}")
     return found
 
 
 def test_no_room_imports_a_later_one() -> None:
     assert all((CORE / room).is_dir() for room in ROOMS)
+    assert f"{PACKAGE}.stages" in above_the_rooms(CORE)
     assert backwards(CORE) == []
 
 
@@ -59,6 +70,9 @@ def test_no_room_imports_a_later_one() -> None:
         ("def f():\n    from srt_assets.core.selection import decide", True),
         ("if TYPE_CHECKING:\n    from srt_assets.core.selection import decide", True),
         ("import importlib\nimportlib.import_module('srt_assets.core.training')", True),
+        ("from srt_assets.core import stages", True),
+        ("from srt_assets.core.stages import STAGES", True),
+        ("from srt_assets.core.stage import Stage", False),
         ("from srt_assets.core.records import raw", False),
         ("from . import selection", False),  # a module of its own
         ("from srt_assets.core.selections import x", False),
@@ -68,4 +82,6 @@ def test_every_kind_of_import_is_seen(tmp_path: Path, text: str, is_backwards: b
     for room in ROOMS:
         (tmp_path / room).mkdir()
     (tmp_path / "student" / "mine.py").write_text(text)
+    (tmp_path / "stages.py").write_text("from srt_assets.core.records import raw")
+    (tmp_path / "stage.py").write_text("from srt_assets.core import lake")
     assert bool(backwards(tmp_path)) == is_backwards
