@@ -115,7 +115,7 @@ def test_what_takes_a_device_or_the_teacher_is_in_its_pool() -> None:
     pools = {key.to_user_string(): graph.get(key).pools for key in graph.get_all_asset_keys()}
     device = {name for name, pool in pools.items() if "device" in pool}
     teacher = {name for name, pool in pools.items() if "teacher_api" in pool}
-    assert device == {"student_scores", "finetuned_checkpoint"}
+    assert device == {"student_scores", "selected_set", "finetuned_checkpoint"}
     assert teacher == {"reflected_instructions", "reflected_responses"}
 
 

@@ -24,7 +24,15 @@ from srt_assets.core.student.stage import STAGE
 from srt_assets.core.training import finished, job
 from srt_assets.settings import Project, Settings
 
-TABLES = ("student_scores", "decisions", "policy_decisions", "policies", "selected_set", "training_runs")
+TABLES = (
+    "student_scores",
+    "settled_scores",
+    "decisions",
+    "policy_decisions",
+    "policies",
+    "selected_set",
+    "training_runs",
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +52,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             place = make_tiny_student(finished.directory(lake, slug) / f"run-{number}", seed=number)
             facts = {"finished_at": "2026-01-01T00:00:00+00:00", "training_fingerprint": "f", "left_out": {}}
             (place / job.RECORD).write_text(json.dumps(facts))
-        part = lake.write_part("training_runs", [{"student": slug, "run": "run-1"}], f"student={slug}")
         mark = Fingerprint.of(of="f")
-        lake.commit("training_runs", [part], fingerprint=mark, code_version="1", partition=f"student={slug}")
+        for table, row in (("training_runs", {"run": "run-1"}), ("settled_scores", {"sample_id": "s"})):
+            part = lake.write_part(table, [{"student": slug, **row}], f"student={slug}")
+            lake.commit(table, [part], fingerprint=mark, code_version="1", partition=f"student={slug}")
         (lake.home / "training" / slug / "0123").mkdir(parents=True)
         (lake.home / "training" / slug / "0123" / "job.json").write_text("{}")
     retire.retire(settings, lake, "a")
@@ -101,6 +110,7 @@ def test_all_it_has_made_goes_and_nothing_else(lake: Lake, template: Path) -> No
         "policy_decisions",
         "decisions",
         "policies",
+        "settled_scores",
         "student_scores",
         "finetuned checkpoints",
         "unfinished trainings",
@@ -147,7 +157,7 @@ def test_it_is_refused_while_a_finetuned_student_needs_it(lake: Lake) -> None:
 def test_it_is_refused_while_a_run_holds_it(lake: Lake) -> None:
     with lake.lock("selected_set", "student=a"), pytest.raises(StageError, match="goes on"):
         purge.purge(lake, "a")
-    assert 0 not in rows(lake, "a").values() and len(purge.find(lake, "a")) == 9
+    assert 0 not in rows(lake, "a").values() and len(purge.find(lake, "a")) == 10
 
 
 def test_what_somebody_reads_stays_until_they_are_done(lake: Lake) -> None:

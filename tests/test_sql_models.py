@@ -241,12 +241,16 @@ def test_column_lineage_reaches_the_columns_of_the_lake(tmp_path):
     seen = {v.name: v for v in views.look(small_lake(tmp_path), [m.name for m in models.load().views])}
     assert all(v.lineage for v in seen.values()), [n for n, v in seen.items() if not v.lineage]
     log_ifd = seen["candidate_scores"].lineage["log_ifd"]
-    assert ("source", "student_scores", "sum_nll_response_given_prompt") in log_ifd
-    assert ("source", "student_scores", "sum_nll_response") in log_ifd
+    assert ("ref", "final_scores", "sum_nll_response_given_prompt") in log_ifd
+    assert ("ref", "final_scores", "sum_nll_response") in log_ifd
+    assert seen["final_scores"].lineage["sum_nll_response"] == [
+        ("source", name, "sum_nll_response") for name in ("settled_scores", "student_scores")
+    ]
     # Said once, where the column is made.
     meaning = {(v.name, c.name): c.description for v in seen.values() for c in v.columns}
     assert meaning["decision_flips", "student_a"] == "slug of the student"
     assert meaning["score_summary", "candidate"].startswith("one of the four candidates")
+    assert meaning["final_scores", "n_tokens_response"] == "tokens scored"
     assert meaning["record_lineage", "log_ifd"] == "L(y|x) - L(y); below 0 the instruction helps"
     assert [key for key, text in meaning.items() if not text] == []
 

@@ -66,6 +66,34 @@ def test_candidate_scores_are_the_paper_formulas(tmp_path: Path) -> None:
     assert found["reflected_both"]["status"] == "candidate_not_ok" and found["reflected_both"]["ifd_ppl"] is None
 
 
+def test_final_scores_are_settled_ones_in_place_of_low_precision_of_the_same_texts(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    records = [record(n) for n in range(7)]
+    write_candidates(lake, [row for r in records for row in candidate_rows(r)])
+    facts = {"dtype": "bfloat16", "max_length": 9, "scoring_version": "2", "first_token": "bos"}
+    low = [score_row("s", row, (3.0, 2.5, 4.0, 3.0)) | facts for r in records for row in candidate_rows(r)]
+    low += [row | {"student": "t"} for row in low]
+    exact = [score_row("s", row, (3.0, 2.0, 4.0, 3.0)) | facts for r in records for row in candidate_rows(r)]
+    exact = [row | {"dtype": "float32"} for row in exact]
+    for row in low[:4]:
+        row["dtype"] = "float32"  # needs no other
+    for other, changed in enumerate(("content_key", "student_fingerprint", "template", "scoring_version"), start=1):
+        for row in exact[4 * other : 4 * other + 4]:
+            row[changed] = "another"
+    exact[21]["max_length"] = 8
+    for student in "st":
+        put(lake, "student_scores", [row for row in low if row["student"] == student], f"student={student}")
+    put(lake, "settled_scores", exact, "student=s")
+    taken = {(row["sample_id"], row["candidate"]) for row in (exact[20], *exact[22:])}
+    found = ask(lake, "FROM final_scores")
+    assert len(found) == len(low)
+    changed = [row for row in found if row["sum_nll_response_given_prompt"] == 16.0]
+    assert {(row["student"], row["sample_id"], row["candidate"]) for row in changed} == {("s", *key) for key in taken}
+    assert {row["dtype"] for row in changed} == {"float32"}
+    ratios = ask(lake, "FROM candidate_scores WHERE log_ifd = -1.0")
+    assert {(row["student"], row["sample_id"], row["candidate"]) for row in ratios} == {("s", *key) for key in taken}
+
+
 def test_score_summary(lake: Lake) -> None:
     rows = {r["candidate"]: r for r in ask(lake, "FROM score_summary WHERE student = 'a'")}
     assert list(rows) == ["original", "reflected_instruction", "reflected_response", "reflected_both", "selected"]

@@ -92,14 +92,14 @@ def _tables(project: models.Project, name: str) -> set[str]:
 
 
 def _meaning(name: str, column: str, lineage_of: Callable[[str], Lineage]) -> str:
-    """What the model says of a column; else what its input says, where the column is made of one column only."""
+    """What the model says of a column; else what its inputs say, where they all say the same of what it is made of."""
     if name in TABLES:
         return next((c.description for c in TABLES[name].columns if c.name == column), "")
     said = models.load().models[name].columns
     if column in said:
         return said[column]
-    made_of = lineage_of(name).get(column, [])
-    return _meaning(made_of[0][1], made_of[0][2], lineage_of) if len(made_of) == 1 else ""
+    told = {_meaning(table, of, lineage_of) for _, table, of in lineage_of(name).get(column, [])}
+    return told.pop() if len(told) == 1 else ""
 
 
 def column_lineage(model: models.Model, schemas: dict[str, dict[str, str]]) -> Lineage:
