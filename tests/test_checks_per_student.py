@@ -133,6 +133,7 @@ def two(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Two]:
         yield Two(home, instance)
 
 
+@pytest.mark.slow
 def test_a_red_check_stays_red_when_another_student_turns_green(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = describe.faults
     monkeypatch.setattr(

@@ -131,7 +131,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_one_message(
     monkeypatch.setattr(sys, "argv", ["srt", "doctor"])
     with pytest.raises(SystemExit):
         main()
-    assert "not UTF-8" in " ".join(capsys.readouterr().out.split())
+    assert "not UTF-8" in " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert [path.name for path in folder.iterdir()] == ["srt.toml"]
 
 

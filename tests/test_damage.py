@@ -477,6 +477,7 @@ def test_a_damaged_line_of_a_segment_is_set_aside_not_lost(lake: Lake, caplog) -
     assert b"reply x" in kept.read_bytes() and str(kept) in caplog.text
 
 
+@pytest.mark.slow
 def test_compaction_keeps_every_column_whatever_the_home_is_called(tmp_path: Path) -> None:
     for name in ("status=bad", "reply=x", "model=mine", "call_key=7", 'it\'s "quoted" status=bad'):
         lake = Lake(tmp_path / name / "home")

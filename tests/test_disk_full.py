@@ -114,6 +114,7 @@ def test_scored_rows_are_kept_and_not_scored_again(
     assert faults(lake, "tiny") == {"unsound_rows": 0, "candidates_without_row": 0, "double_rows": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 20_000, 90_000])
 def test_a_training_goes_on_from_its_last_whole_state(
     disk: SmallDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int

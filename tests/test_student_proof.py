@@ -344,6 +344,7 @@ def capped_student(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_cap_that_a_look_at_a_few_ids_overlooks(home: Path, tmp_path: Path, caplog) -> None:
     lake = Lake(home)
     put_candidates(lake, [row for r in RECORDS for row in four(r)])

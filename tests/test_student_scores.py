@@ -108,6 +108,7 @@ def test_bad_records_have_a_status_and_leave_their_neighbours_alone(home):
     assert numbers["candidates_truncated"] > 0
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_scores(home, hostile_folder):
     lake = make_lake(home)
     scores.STAGE.run(settings_for(), lake, "tiny")

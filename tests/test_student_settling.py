@@ -94,6 +94,7 @@ def test_measuring_says_how_far_it_is_and_keeps_what_is_measured(home, monkeypat
     assert len(scores_of(lake)) == 4 * len(RECORDS)
 
 
+@pytest.mark.slow
 def test_what_overflows_in_fp16_is_scored_in_fp32(home, monkeypatch):
     monkeypatch.setattr(precision, "MEASURED_RECORDS", 2)
     lake = make_lake(home)

@@ -34,6 +34,7 @@ def test_a_worker_killed_in_the_middle_of_an_answer_is_an_error(monkeypatch):
         list(workers.score_chunks(None, ["lives", "dies"], [[]] * 4, print))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_run_go_even_with_answers_nobody_reads(tmp_path):
     (tmp_path / "run.py").write_text(RUN)
     with subprocess.Popen(

@@ -15,6 +15,7 @@ def _quick(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
 
 
+@pytest.mark.slow
 def test_batches_give_the_same_rows_as_single_calls(tmp_path):
     def plan(body, nth):
         # A reply that cannot be read (corrected in a second batch), one that fails once, one that always does.
@@ -53,6 +54,7 @@ def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_death_around_the_submission_pays_nothing_twice(tmp_path, monkeypatch):
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 5, api_base=fake.base, batch=True)

@@ -88,6 +88,7 @@ def test_the_estimate_counts_what_a_run_would_ask_and_nothing_else(tmp_path):
         assert roomy.by_purpose["reflect_instruction"] == 2 and roomy.by_purpose["reflect_response_of_reflected"] == 2
 
 
+@pytest.mark.slow
 def test_every_reason_for_a_miss_is_named(tmp_path):
     def plan(body, nth):
         text = str(body)

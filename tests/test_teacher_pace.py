@@ -42,6 +42,7 @@ def test_no_queue_of_reports_nobody_reads_grows_behind_the_calls(tmp_path):
     assert GLOBAL_LOGGING_WORKER._queue is None
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_every_reply_received(tmp_path):
     code = """
 import sys, json, signal, threading, time, os

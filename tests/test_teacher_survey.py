@@ -47,6 +47,7 @@ def parts(lake: Lake) -> list[list[dict]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [False, True])
 def test_the_rows_are_the_same_however_few_are_held_at_a_time(tmp_path, monkeypatch, batch):
     with FakeOpenAI(mixed) as fake:
@@ -73,6 +74,7 @@ def test_the_rows_are_the_same_however_few_are_held_at_a_time(tmp_path, monkeypa
     assert len({row["status"] for row in first + second}) > 4
 
 
+@pytest.mark.slow
 def test_many_pairs_need_as_many_look_ups_as_few(tmp_path, monkeypatch):
     seen = []
     plain = Lookup.look_up

@@ -30,6 +30,7 @@ def materialize(bench: Bench, instance: dg.DagsterInstance) -> dg.ExecuteInProce
     )
 
 
+@pytest.mark.slow
 def test_materialized_once_through_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile_folder: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     bench = make_bench(tmp_path / "home")

@@ -43,6 +43,7 @@ def assert_equal(one: finished.Finished, two: finished.Finished) -> None:
     assert max(float((ours[k] - theirs[k]).abs().max()) for k in ours) < 1e-3
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_curve_of_one(bench: Bench, alone: finished.Finished, hostile_folder: Path) -> None:
     stage.STAGE.run(bench.with_training(processes=2).settings, bench.lake, "tiny")
     (together,) = finished.all_of(bench.lake, "tiny")

@@ -141,6 +141,7 @@ def test_a_training_of_one_step_learns(bench: Bench, tmp_path: Path) -> None:
     assert record["eval_loss_after"] < record["eval_loss_before"]
 
 
+@pytest.mark.slow
 def test_checkpointing_recomputes_the_layers(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [0]
     load = model.load_model
@@ -161,6 +162,7 @@ def test_checkpointing_recomputes_the_layers(bench: Bench, tmp_path: Path, monke
     assert found[1] == 2 * found[0] > 0
 
 
+@pytest.mark.slow
 def test_packing_and_checkpointing_change_nothing_but_rounding(bench: Bench, whole: job.Job, tmp_path: Path) -> None:
     for i, changes in enumerate(({"token_budget": 1}, {"token_budget": 5000}, {"gradient_checkpointing": "always"})):
         task = prepare(bench, tmp_path / str(i), **changes)
@@ -242,6 +244,7 @@ def test_lora_trains_adapters_and_saves_one_merged_checkpoint(bench: Bench, tmp_
     assert not torch.equal(merged.model.layers[0].mlp.up_proj.weight, original.model.layers[0].mlp.up_proj.weight)
 
 
+@pytest.mark.slow
 def test_lora_can_stay_apart_and_be_continued(bench: Bench, tmp_path: Path) -> None:
     options = {"method": "lora", "lora": job.Lora(rank=2, targets=("q_proj",), merge=False)}
     calm = prepare(bench, tmp_path / "calm", **options)

@@ -155,6 +155,7 @@ def test_new_weights_that_chose_the_same_rows_train_again(bench: Bench, tmp_path
     assert stage.STAGE.wanted(bench.settings, bench.lake, "tiny") != before
 
 
+@pytest.mark.slow
 def test_settings_that_come_back_find_their_checkpoint(bench: Bench) -> None:
     run(bench)
     first = query(bench, "SELECT path FROM training_runs")
@@ -174,6 +175,7 @@ def test_a_deleted_checkpoint_is_made_again(bench: Bench) -> None:
     assert not run(bench).cached
 
 
+@pytest.mark.slow
 def test_only_the_newest_are_kept_and_never_one_that_is_a_student(bench: Bench) -> None:
     bench.with_training(keep_last=1)
     run(bench)
@@ -253,6 +255,7 @@ def test_a_finished_training_that_was_not_moved_yet_is_moved(bench: Bench) -> No
     assert len(results.curve(bench.lake, "tiny")["selective"]) == 8
 
 
+@pytest.mark.slow
 def test_arms_take_equal_steps_and_are_measured_on_the_same_records(bench: Bench) -> None:
     outcome = run(bench.with_training(arms=("selective", "original", "reflected_all")))
     assert outcome.stats["trainings"] == 3
@@ -270,6 +273,7 @@ def test_arms_take_equal_steps_and_are_measured_on_the_same_records(bench: Bench
     assert run(bench, launch=never).cached
 
 
+@pytest.mark.slow
 def test_comparing_later_does_not_train_the_active_policy_again(bench: Bench) -> None:
     run(bench)
     started = []
