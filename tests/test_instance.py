@@ -77,6 +77,7 @@ def start_sleeper(tmp_path: Path, seconds: float) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_failed_and_its_slot_freed(dagster_home: Path, tmp_path: Path) -> None:
     process = start_sleeper(tmp_path, seconds=600)
     with dg.DagsterInstance.get() as instance:

@@ -18,6 +18,7 @@ def _key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_the_bill_and_falls_to_nothing(tmp_path):
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 40, api_base=fake.base, **PRICES)

@@ -89,6 +89,7 @@ def test_what_fails_while_others_are_answered_is_final(tmp_path):
         assert instructions.STAGE.run(settings, lake).cached
 
 
+@pytest.mark.slow
 def test_a_call_that_is_throttled_for_ever_holds_no_run_up_and_is_asked_again_by_the_next(tmp_path):
     busy = [True]
 
@@ -202,6 +203,8 @@ def test_one_failure_among_many_calls_closes_nothing():
 CTRL_C = """
 import sys
 from pathlib import Path
+from srt_assets.core.signals import listen
+listen()  # a test that was started in the background ignores SIGINT, and so would this
 from tests.teacher_home import home
 from srt_assets.core.teacher import engine, instructions
 settings, lake = home(Path(sys.argv[1]), 4, api_base=sys.argv[2], timeout_s=60.0)
@@ -214,6 +217,7 @@ except KeyboardInterrupt: print("stopped", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_wait_at_once(tmp_path):
     with FakeOpenAI(lambda body, nth: Plan("503", headers={"retry-after": "600"})) as fake:
         process = subprocess.Popen(

@@ -101,6 +101,7 @@ def test_a_call_that_could_not_be_renewed_is_unanswered(tmp_path, upgrade):
         assert instructions.STAGE.run(settings, lake).cached and fake.calls == 6
 
 
+@pytest.mark.slow
 def test_what_the_user_changes_is_asked_after_an_upgrade_as_before(tmp_path, upgrade):
     with FakeOpenAI() as fake:
         settings, lake = home(tmp_path, 3, api_base=fake.base)

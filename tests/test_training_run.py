@@ -114,6 +114,7 @@ def test_the_first_loss_is_the_students_own(bench: Bench, whole: job.Job) -> Non
     assert losses(whole)[0] == pytest.approx(total / n, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_seed_reproduces_the_curve(bench: Bench, whole: job.Job, tmp_path: Path) -> None:
     again = prepare(bench, tmp_path / "a")
     go(again)

@@ -167,6 +167,7 @@ def test_settings_that_come_back_find_their_checkpoint(bench: Bench) -> None:
     assert query(bench, "SELECT path FROM training_runs") == first
 
 
+@pytest.mark.slow
 def test_a_deleted_checkpoint_is_made_again(bench: Bench) -> None:
     run(bench)
     import shutil
@@ -385,6 +386,7 @@ def test_commands(tmp_path: Path) -> None:
     assert "accelerate.commands.launch" in two and two[two.index("--num_processes") + 1] == "2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "said"),
     [
