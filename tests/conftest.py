@@ -14,13 +14,17 @@ os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in list(os.environ):
         if name.startswith("SRT_") or name == "DAGSTER_HOME":
             monkeypatch.delenv(name)
     # What the commands set for the processes they start ends with the test.
     monkeypatch.setenv("PYTHONSAFEPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    # A run keeps what it makes to its owner (core/rights.py): only until the test ends.
+    os.umask(umask := os.umask(0))
+    yield
+    os.umask(umask)
 
 
 @pytest.fixture
