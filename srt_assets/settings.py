@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
+from srt_assets.core.masking import without_secrets
 from srt_assets.core.teacher import address
 from srt_assets.core.teacher.ends import CONTENT_FILTER, LENGTH, end_of
 from srt_assets.paths import brief, expanded, shown
@@ -49,6 +50,12 @@ _OWN_PARAMETERS |= dict.fromkeys(("drop_params", "additional_drop_params"), "a s
 # What pydantic says in Python's words.
 _PLAIN = {"tuple_type": "Input should be a list", "path_type": "Input should be a text"}
 # In a variable: names with commas between them.
+# Names of parameters that hold a key or a password. `max_tokens` and the like do not.
+_SECRET_PARAMETER = re.compile(
+    r"(api|access|private)_?key|secret|passw|passphrase|credential|authori[sz]ation|bearer"
+    r"|(access|auth|session|security|refresh|id|ad)_?token$|^token$",
+    re.IGNORECASE,
+)
 _LISTS = {("teacher", "good_finish_reasons"), ("training", "arms"), ("training", "lora_targets")}
 
 
@@ -137,9 +144,14 @@ class Teacher(_Section):
             if name in _OWN_PARAMETERS:
                 raise ValueError(f"{name} is not set here: {_OWN_PARAMETERS[name]}")
         try:
-            json.dumps(value, allow_nan=False)
+            text = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise ValueError("only texts, numbers, true, false, lists and tables of them can be sent") from None
+        # They stand in the ledger and in manifests.
+        if name := next((name for name in _names_in(value) if _SECRET_PARAMETER.search(name)), ""):
+            raise ValueError(f"{name} is a secret: keys come from the environment only")
+        if without_secrets(text) != text:
+            raise ValueError("there is a key in it: keys come from the environment only")
         return value
 
     @field_validator("good_finish_reasons")
@@ -302,6 +314,14 @@ def _make_paths_absolute(facts: dict[str, Any], file: Path) -> None:
     datasets = facts.get("datasets")
     for number, dataset in enumerate(datasets if isinstance(datasets, list) else []):
         anchor(dataset, "path", f"datasets.{number}")
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """The names in a table, and in the tables and lists within it."""
+    if isinstance(value, dict):
+        yield from value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names_in(inner)
 
 
 def _apply_environment(facts: dict[str, Any]) -> dict[tuple[str, str], str]:

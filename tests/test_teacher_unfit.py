@@ -159,3 +159,28 @@ def test_what_the_program_sets_itself_is_no_further_parameter(name):
     with pytest.raises(ValueError, match="is not set here") as raised:
         Teacher(parameters={name: "sk-secret"})
     assert "sk-secret" not in str(raised.value.errors()[0]["msg"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"aws_secret_access_key": "v4lue"},
+        {"azure_ad_token": "v4lue"},
+        {"token": "v4lue"},
+        {"vertex_credentials": {"a": "v4lue"}},
+        {"metadata": [{"Authorization": "v4lue"}]},
+        {"user": "sk-abcdefgh1234567890v4lue"},
+        {"user": "of the environment: v4lue-of-nobody"},
+    ],
+)
+def test_a_secret_is_no_parameter(given, monkeypatch):
+    """Parameters stand in the ledger and in manifests."""
+    monkeypatch.setenv("OPENAI_API_KEY", "v4lue-of-nobody")
+    with pytest.raises(ValueError, match="from the environment only") as raised:
+        Teacher(parameters=given)
+    assert "v4lue" not in str(raised.value.errors()[0]["msg"])
+
+
+def test_parameters_with_tokens_in_their_names_are_no_secrets():
+    given = {"min_tokens": 4, "stop_token_ids": [2], "chat_template_kwargs": {"skip_special_tokens": False}, "seed": 1}
+    assert Teacher(parameters=given).sampling == given
