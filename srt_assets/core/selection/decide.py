@@ -17,7 +17,7 @@ from srt_assets.core.manifest import Manifest
 from srt_assets.core.outcome import Description, Made
 from srt_assets.core.selection import settle
 from srt_assets.core.selection.policies import policy_rows
-from srt_assets.core.selection.rule import rule_sql
+from srt_assets.core.selection.rule import memory, rule_sql
 from srt_assets.core.sql import models
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.student.scores import SETTLED_FOR
@@ -101,7 +101,7 @@ class SelectedSet(Stage):
         scores = lake.manifest("student_scores", partition)
         assert scores, "`wanted` has seen it"
         settled = settle.settle(work, scores)
-        with lake.connect(f"{_memory_mb(lake)}MB") as con:
+        with lake.connect(memory(lake)) as con:
             parts = {"policies": lake.write_part("policies", _rows(work.settings, student), partition)}
             con.execute("CREATE TEMP TABLE asked AS SELECT * FROM " + _part(lake, "policies", partition, parts))
             # No order is needed before the set's own, and keeping one costs memory.
@@ -156,12 +156,6 @@ class SelectedSet(Stage):
 
 
 STAGE = SelectedSet()
-
-
-def _memory_mb(lake: Lake) -> int:
-    """What DuckDB may take before it spills. Without a limit it takes most of the machine's."""
-    candidates = sum(manifest.rows for manifest in lake.manifests("candidates"))
-    return 1000 + 200 * (candidates // 4_000_000)
 
 
 def selected_sql(lake: Lake, verdicts: str) -> str:

@@ -29,3 +29,9 @@ def rule_sql(
         return lake.source(name, f"student={student}" if TABLES[name].partitioned and name != "candidates" else None)
 
     return models.written_out(models.RULE, relation)
+
+
+def memory(lake: Lake) -> str:
+    """What DuckDB may take for the rule before it spills. Without a limit it takes most of the machine's."""
+    candidates = sum(manifest.rows for manifest in lake.manifests("candidates"))
+    return f"{1000 + 200 * (candidates // 4_000_000)}MB"

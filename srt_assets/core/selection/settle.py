@@ -15,7 +15,7 @@ from srt_assets.core.manifest import Manifest
 from srt_assets.core.outcome import Facts
 from srt_assets.core.selection.close import close_sql
 from srt_assets.core.selection.policies import policy_rows
-from srt_assets.core.selection.rule import rule_sql
+from srt_assets.core.selection.rule import memory, rule_sql
 from srt_assets.core.stage import Work
 from srt_assets.core.student import checkpoints, precision, scores, scoring
 from srt_assets.core.student.precision import Error
@@ -70,7 +70,7 @@ class Settling:
         self.work = work
         self.info = checkpoints.get(work.lake, work.student)
         way = scoring.way(work.settings, self.info, scoring.EXACT)
-        self.rows = Known(work.lake, work.student, way, TABLE)
+        self.rows = Known(work.lake, work.student, way, TABLE, memory(work.lake))
         self.con = self.rows.con
         # Ranks are not settled, and among a few records they mean nothing.
         plain = {"active": True, "top_k_count": None, "top_k_share": None}

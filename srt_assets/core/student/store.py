@@ -51,13 +51,13 @@ class Known:
     Close it. `partition` is `student=<slug>`. In `con`: `wanted`, all candidates; `done`, numbers by content key.
     """
 
-    def __init__(self, lake: Lake, student: str, way: Way, table: str) -> None:
+    def __init__(self, lake: Lake, student: str, way: Way, table: str, memory: str | None = None) -> None:
         self.lake = lake
         self.student = student
         self.partition = f"student={student}"
         self.way = way
         self.table = table
-        self.con = lake.connect()
+        self.con = lake.connect(memory)
         # Numbers only, one row for equal texts.
         self.con.execute(
             f"CREATE TABLE done AS SELECT DISTINCT ON (content_key) content_key, {', '.join(_NUMBERS)} "
