@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from srt_assets.core.hashing import Fingerprint, digest
@@ -65,7 +66,8 @@ def make(lake: Lake, n: int) -> None:
     sql = (
         f"SELECT '{STUDENT}' AS student, sample_id, candidate, {passes}, "
         "CASE WHEN ok THEN content_key END AS content_key, 'vicuna' AS template, 'aligned' AS protocol, "
-        "'bos' AS first_token, 2048 AS max_length, 'fp32' AS dtype, '1' AS scoring_version, 'f' AS student_fingerprint "
+        "'bos' AS first_token, 2048 AS max_length, 'float32' AS dtype, '1' AS scoring_version, "
+        "'f' AS student_fingerprint "
         "FROM (SELECT *, status = 'ok' AS ok, 10 + (random() * 300)::BIGINT AS n "
         f"FROM ({cells.format(f'SELECT i FROM range({n}) t(i)')}))"
     )
@@ -81,8 +83,9 @@ def sink(lake: Lake, con, sql: str, table: str, partition: str, n: int) -> None:
     made_of = Fingerprint.of(table=table, n=n, candidates=sorted(m.content_hash for m in lake.manifests("candidates")))
     # The content hash of these is no part of the question.
     lake.commit(table, [part], fingerprint=made_of, code_version="1", partition=partition, complete=False)
-    manifest = lake.directory(table, partition) / "_manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": True, "content_hash": mark}))
+    made = lake.manifest(table, partition)
+    assert made, "it was committed"
+    replace(made, complete=True, content_hash=mark).write(lake.directory(table, partition))
 
 
 def measure(home: Path, way: str, memory: str, threads: int) -> dict:

@@ -23,8 +23,8 @@ def read(home: Path, sample_id: str, student: str) -> dict[str, Any]:
     from srt_assets.core.lake import Lake
     from srt_assets.core.student import checkpoints
     from srt_assets.core.student.loading import load_tokenizer
-    from srt_assets.core.student.sight import sight
     from srt_assets.core.tables import rows_as_dicts
+    from srt_assets.core.training.sight import sight
     from srt_assets.settings import load_settings
 
     settings = load_settings(home / "srt.toml")

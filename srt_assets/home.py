@@ -1,6 +1,6 @@
 """Which home is meant, and the errors when there is none: in the wrong folder everything would look empty.
 
-Whoever only reads makes no home; a run does, where the settings say.
+A command that only reads makes no home; a run makes it where the settings say.
 """
 
 import os
@@ -46,7 +46,7 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def has_instance(settings: Settings) -> bool:
-    """True if a Dagster instance was made here that we may write to: whoever only looks makes none."""
+    """True if a Dagster instance was made here that we may write to. Commands that only look make none."""
     ready = dagster_home(settings) / READY
     return ready.exists() and os.access(ready.parent, os.W_OK) and os.access(settings.home, os.W_OK)
 

@@ -60,3 +60,14 @@ def quick_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gate, "COOLDOWN_S", 0.05)
     monkeypatch.setattr(flow, "REPORT_EVERY_S", 0.05)
     monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Arithmetic on one thread, so that sums are the same each time."""
+    import torch  # most tests do without
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

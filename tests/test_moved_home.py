@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.student import checkpoints
@@ -12,13 +11,7 @@ from srt_assets.core.training import results, stage
 from srt_assets.settings import Project
 from tests.training_data import Bench, in_process, make_bench
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

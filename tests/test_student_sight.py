@@ -19,8 +19,8 @@ from srt_assets.core.hashing import sample_id
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 from srt_assets.core.student import checkpoints, scores
-from srt_assets.core.student.sight import sight
 from srt_assets.core.tables import PASSES
+from srt_assets.core.training.sight import sight
 from tests.test_student_chat import KINDS, student_with
 
 ID = sample_id(*RECORDS[0])

@@ -24,13 +24,7 @@ from srt_assets.core.training.plan import step_samples
 from srt_assets.core.training.train import Stopped, train
 from tests.training_data import Bench, make_bench
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

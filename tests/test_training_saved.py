@@ -16,13 +16,7 @@ from tests.test_training_run import edit_tokenizer, go, prepare
 from tests.tiny_student import make_tiny_student
 from tests.training_data import Bench, in_process, make_bench
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

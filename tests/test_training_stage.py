@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import AutoModelForCausalLM
 
 from srt_assets.commands.show import students
@@ -26,13 +25,7 @@ from tests.background import IN_BACKGROUND
 from tests.tiny_student import make_tiny_student
 from tests.training_data import Bench, in_process, make_bench
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

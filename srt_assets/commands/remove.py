@@ -21,10 +21,11 @@ from srt_assets.settings import Settings
 def run(settings: Settings, lake: Lake, slug: str, purge: bool = False, yes: bool = False) -> None:
     """Retire the student; with `purge` delete what it has made, after asking (`yes`: unasked).
 
-    UserError: nobody knows it, another needs its checkpoints, nobody can be asked. StageError: a run of it goes on.
+    UserError: there is no such student, another needs its checkpoints, or there is no terminal to ask on. StageError: a
+    run of it goes on.
     """
     console = terminal.console(highlight=False)
-    retire.known(settings, lake, slug)  # before anything is made for a name that is none
+    retire.known(settings, lake, slug)  # an unknown name must not make anything
     with instance_of(settings) as instance:
         going_on = [run_id[:8] for run_id in runs_of(instance, slug)]
         if purge:

@@ -79,7 +79,7 @@ def run(
         )
     defs = build_defs(settings)
     plan = _plan(defs, assets)
-    _chosen(lake, plan, students)  # before anything is made for a name that is none
+    _chosen(lake, plan, students)  # an unknown name must not make anything
     started, began = time.monotonic(), datetime.now(UTC)
     with instance_of(settings) as instance:
         chosen = _chosen(lake, plan, students)

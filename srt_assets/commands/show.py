@@ -27,7 +27,7 @@ _LEFT = {
     "over_budget": ("were not asked for", "raise teacher.budget_usd and run again"),
     "teacher_busy": ("were not answered by a busy teacher", "run again"),
     "unknown_finish": (
-        "ended with a finish reason that nobody knows",
+        "ended with a finish reason that is not known",
         "srt sql \"SELECT DISTINCT error FROM teacher_calls WHERE finish_reason = 'unknown'\"",
     ),
     "unreadable_reply": (

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from srt_assets.commands import terminal
 from srt_assets.core.lake import Lake
-from srt_assets.core.student.sight import as_json, sight
+from srt_assets.core.training.sight import as_json, sight
 from srt_assets.settings import Settings
 from srt_assets.text import printable
 
@@ -25,7 +25,7 @@ BETWEEN = "│"
 def run(
     settings: Settings, lake: Lake, slug: str, sample_id: str | None, format: str, console: Console | None = None
 ) -> None:
-    """Print what `core.student.sight` found."""
+    """Print what `core.training.sight` found."""
     found = sight(settings, lake, slug, sample_id)
     if format == "json":
         terminal.print_json(as_json(found))

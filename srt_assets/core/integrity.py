@@ -75,7 +75,7 @@ def problems(directory: Path, manifest: Manifest) -> list[Damaged]:
 
 
 def check(path: Path, expected: str | None) -> None:
-    """Damaged if this part is gone, or not of this SHA-256; None for one whose sum nobody knows."""
+    """Damaged if this part is gone, or not of this SHA-256; None for one whose sum is not known."""
     _look(path)
     _compare(path, expected)
 

@@ -1,6 +1,6 @@
 """One look at everything: while it lasts, what was read once is not read again, and all answers are of one moment.
 
-For whoever only looks, such as `srt status`. A run, which changes what it reads, looks anew each time.
+For commands that only look, such as `srt status`. A run changes what it reads, so it looks anew each time.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,8 +1,8 @@
 """Deleting what a retired student has made: scores, decisions, training runs and steps, finetuned checkpoints.
 
-Never its source, the teacher's ledger or the candidates; its record stays, with what keeps it out. First no manifest
-names its rows any more, the last stage's first, and `srt.duckdb` is renewed; only then are files deleted. So whoever is
-killed in between leaves a student that is made as far as some stage, and doing it again finishes.
+Never its source, the teacher's ledger or the candidates; its record stays, with what keeps it out. First the manifests
+that name its rows go, the last stage's first, and `srt.duckdb` is renewed; only then are files deleted. A purge that is
+killed in between leaves a student that is made as far as some stage; the same command then finishes.
 """
 
 import shutil
@@ -133,7 +133,7 @@ def _rows(lake: Lake, table: str, slug: str) -> str:
     try:
         manifest = lake.manifest(table, f"student={slug}")
     except UserError:  # damaged: it goes all the same
-        return f"{table}: nobody can say how many rows"
+        return f"{table}: the number of rows is not known"
     return f"{table}: {manifest.rows:,} rows" if manifest else f"{table}: what was left of it"
 
 

@@ -1,6 +1,6 @@
 """Retiring a student: it is in no run any more. Everything it has made stays until it is purged (`purge.py`).
 
-`srt students remove` retires; so does who deletes the student's partition in the UI (`defs/retirement.py`).
+`srt students remove` retires; so does deleting the student's partition in the UI (`defs/retirement.py`).
 """
 
 import json
@@ -23,7 +23,8 @@ from srt_assets.settings import Settings
 def retire(settings: Settings, lake: Lake, slug: str, still: Callable[[], bool] = lambda: True) -> Retired | None:
     """Retire a student; one that is retired stays so.
 
-    `still` is asked while nobody can register it: None, and nothing done, if it says no. UserError if nobody knows it.
+    `still` is asked while no other process can register it; if it says no, nothing is done, and None is given.
+    UserError if there is no such student.
     """
     path = lake.home / "students" / slug
     with folders.registering(lake, slug):
@@ -44,7 +45,7 @@ def retire(settings: Settings, lake: Lake, slug: str, still: Callable[[], bool] 
 def known(settings: Settings, lake: Lake, slug: str) -> dict[str, Any]:
     """The student's record; what can be said of one that has none: not run yet, or its folder is gone.
 
-    UserError if nobody knows it, Damaged if its record cannot be read.
+    UserError if there is no such student, Damaged if its record cannot be read.
     """
     path = lake.home / "students" / slug
     record = folders.record(path)

@@ -1,6 +1,6 @@
 """The sensor for new students: a whole checkpoint that lands in the watched folder becomes a student and is run.
 
-So is a student that `srt students add` has registered. Nobody else asks for a student that nobody has run yet.
+So is a student that `srt students add` has registered. Nothing else requests the first run of a student.
 """
 
 import json
@@ -60,7 +60,7 @@ def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinit
             if other := checkpoints.taken_by(lake, slug, whole[slug].source, whole[slug].listed):
                 refused[slug] = f"the student {slug} is another, {other}; give this one another name"
                 del due[slug]
-        # Whoever is not of the watched folder was registered by command.
+        # A student that is not in the watched folder was registered by command.
         added = registered - set(whole) - tags.get(PARTITION, set())
         added -= set(instance.get_materialized_partitions(dg.AssetKey(names.STUDENT_CHECKPOINT)))
         due |= {slug: f"{slug}:added" for slug in added}
@@ -76,7 +76,7 @@ def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinit
             return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=adds, cursor=cursor)
         reasons = [*_failed(instance, {*settled, *registered}), *(f"{name}: {why}" for name, why in refused.items())]
         reasons += [f"{slug}: waiting for a second look at the same files" for slug in whole if slug not in settled]
-        # Run now they would fail, and nobody would ask for them again before the night.
+        # Run now they would fail, and nothing would request them again before the nightly run.
         reasons += [f"{slug}: waiting for the teacher side; `srt run reflected_responses` makes it" for slug in due]
         why = _in_short(reasons) or _nothing(settings.automation.watch, len(whole))
         return dg.SensorResult(skip_reason=why, dynamic_partitions_requests=adds, cursor=cursor)

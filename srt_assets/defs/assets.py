@@ -39,7 +39,7 @@ def asset_of(stage: Stage) -> dg.AssetsDefinition:
                 asset=stage.asset,
                 blocking=c.blocking,
                 description=c.description,
-                # Without it the newest result would be that of every student, whoever it is about.
+                # Without it the newest result, of whichever student, would be shown for all of them.
                 partitions_def=names.students if stage.per_student else None,
             )
             for c in stage.checks

@@ -9,7 +9,7 @@ _at_rest = (
     ~AC.any_deps_missing() & ~AC.any_deps_in_progress() & ~AC.in_progress() & ~AC.execution_failed()
 ) & AC.all_deps_blocking_checks_passed()
 
-# Also when a run of it has begun: whoever stops that run does not want it back a moment later.
+# Also when a run of it has begun: if somebody stops that run, it must not be requested again a moment later.
 _handled = (
     AC.newly_requested() | AC.newly_updated() | AC.in_progress().newly_true() | AC.initial_evaluation()
 ).with_label("handled")

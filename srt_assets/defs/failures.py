@@ -36,9 +36,9 @@ class Failed(dg.Failure, _Shown):
 class explained:
     """Whatever ends a step becomes a failure that says cause and remedy. The trace goes to the log, at level debug.
 
-    What is no Exception goes on as it is: being stopped is no failure, and whoever runs the step in its own process is
-    to hear of it. In a process of its own the step has nobody above it: there it ends with one sentence, where Dagster
-    would show a trace, and Dagster's parent process, which passed the signal on, makes the run a canceled one.
+    Being stopped is no failure. In `srt run` the step runs in the command's own process: the interrupt is passed on,
+    and the command ends. Where Dagster gave the step a process of its own, the step fails with one sentence instead of
+    a trace; Dagster's parent process, which sent the signal, then marks the run as canceled.
     """
 
     def __init__(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> None:

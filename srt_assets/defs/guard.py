@@ -1,6 +1,6 @@
-"""What stands in front of Dagster's web server, which asks nobody who he is and does what he says.
+"""What stands in front of Dagster's web server, which has no login and carries out what it is told.
 
-Whoever can reach it may start and delete runs. That is one machine's own user, so it listens on loopback only. But his
+Who can reach it may start and delete runs. That is one machine's own user, so it listens on loopback only. But his
 browser reaches it too, for any page he has open: by a form or a script of that page, or under a name of that page's
 own that now leads to 127.0.0.1 (DNS rebinding). So a request must name this server as its Host, and if a page has sent
 it, be of a page of this server. And what changes something comes by POST, which browsers sign with their Origin.

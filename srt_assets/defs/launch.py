@@ -44,7 +44,7 @@ def materialize(
     tags = {
         **process_tags(),
         names.TAG_COMMAND: "srt run",
-        # Whoever killed a command does not want the daemon to take it up again.
+        # A command that was killed was stopped on purpose: the daemon must not take it up again.
         "dagster/max_retries": "0",
         **({names.TAG_STUDENT: student} if student else {}),
         **({names.TAG_RENEW: ",".join(renew)} if renew else {}),

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def settle(settings: Settings, lake: Lake, instance: dg.DagsterInstance) -> list[str]:
     """Retire the students whose partition was deleted since somebody last looked. Gives their slugs.
 
-    Whoever asks which students there are comes by here first: sensors, schedules, commands.
+    Sensors, schedules and commands call this before they ask which students there are.
     """
     files = _files(instance)
     seen = news.look(lake, Path(instance.root_directory), files) if files else {}
@@ -67,7 +67,7 @@ def _deleted(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug:
 
 
 def _tidy(settings: Settings, lake: Lake, instance: dg.DagsterInstance, out: Iterable[str]) -> None:
-    """What whoever retired these students and was killed has left: their rows, their partitions."""
+    """Finish retiring these students if a process was killed at it: their rows, their partitions."""
     for slug in out:
         try:
             retired.show(lake, slug)
@@ -82,7 +82,7 @@ def _tidy(settings: Settings, lake: Lake, instance: dg.DagsterInstance, out: Ite
 
 
 def remove(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: str) -> Retired:
-    """Retire a student and delete its partition. UserError if nobody knows it."""
+    """Retire a student and delete its partition. UserError if there is no such student."""
     found = retire(settings, lake, slug)
     assert found, "nothing forbids it"
     if slug in _partitions(instance):
@@ -116,7 +116,7 @@ def runs_of(instance: dg.DagsterInstance, slug: str) -> list[str]:
 
 
 def retired_students(settings: Settings, tick_s: int) -> dg.SensorDefinition:
-    """Always running: whoever deletes a partition in the UI means it, whether or not automation is enabled."""
+    """Always running: a partition deleted in the UI retires its student, whether or not automation is enabled."""
 
     @dg.sensor(
         name="retired_students",

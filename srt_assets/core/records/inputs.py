@@ -37,7 +37,7 @@ def sums(home: Path, paths: Iterable[Path]) -> dict[Path, str]:
         found[path] = facts[-1]
         if known.get(str(path)) == facts or looks.is_settled(look, now):
             settled[str(path)] = facts
-    if settled != known and home.is_dir():  # whoever only looks makes no home
+    if settled != known and home.is_dir():  # a command that only looks makes no home
         looks.remember(memory, settled)
     return found
 

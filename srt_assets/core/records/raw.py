@@ -160,7 +160,7 @@ class _Writer:
         self.sentinels = 0
         self.reasons: Counter[str] = Counter()
         self._ids = Ids()
-        # Rows that nobody has compared with those before them.
+        # Rows that were not yet compared with those before them.
         self._waiting: list[_Row] = []
         self._good: list[dict] = []
         self._bad: list[dict] = []

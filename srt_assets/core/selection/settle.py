@@ -47,7 +47,7 @@ def policies(settings: Settings, found: Manifest, student: str) -> list[dict]:
 def settle(work: Work, found: Manifest) -> Facts:
     """Score close records in fp32, and count the verdicts that turned. Nothing to do: forget what no longer counts.
 
-    StageError if the scores are not what the settings ask for: then nobody knows how to make the same in fp32.
+    StageError if the scores were made with other settings: the same scores in fp32 cannot be made then.
     """
     lake, student = work.lake, work.student
     if not (asked := policies(work.settings, found, student)):
@@ -87,10 +87,9 @@ class Settling:
         """Settle what is close; the numbers of it."""
         known = self._known()
         errors = {**errors, **self._measured_now(errors)}
-        close = self._close(errors)
-        self.con.execute("CREATE TABLE close AS SELECT unnest(?::VARCHAR[]) AS sample_id", [close])
+        close = self.rows.choose("close", self._close(errors))
         self.con.execute(f"CREATE TABLE verdict_before AS {self._verdicts('close')}")
-        self._score(close)
+        self._score("close", close)
         [(flipped,)] = self.con.execute(
             f"SELECT count(DISTINCT sample_id) FROM verdict_before a JOIN ({self._verdicts('close')}) b "
             "USING (sample_id, policy) WHERE (a.chosen, a.kept) <> (b.chosen, b.kept)"
@@ -127,14 +126,13 @@ class Settling:
         present = self.con.execute(f"SELECT DISTINCT dtype FROM ({self._low()})").fetchall()
         for dtype in sorted({dtype for (dtype,) in present} - set(errors)):
             low = f"SELECT * FROM ({self._low()}) WHERE dtype = '{dtype}'"
-            samples = self.con.execute(
-                f"SELECT DISTINCT sample_id FROM ({low}) ORDER BY hash(sample_id) LIMIT {precision.MEASURED_RECORDS}"
-            ).fetchall()
+            some = f"SELECT DISTINCT sample_id FROM ({low}) ORDER BY hash(sample_id)"
+            samples = self.rows.choose("measured", f"{some} LIMIT {precision.MEASURED_RECORDS}")
             [(done,)] = self.con.execute(
                 f"SELECT count(DISTINCT sample_id) FROM ({low}) SEMI JOIN done USING (content_key)"
             ).fetchall()
-            if done < len(samples):
-                self._score([sample for (sample,) in samples])
+            if done < samples:
+                self._score("measured", samples)
             found[dtype] = precision.measured(self.con, low, self._settled())
             if not found[dtype].records:
                 raise StageError(
@@ -144,15 +142,13 @@ class Settling:
                 )
         return found
 
-    def _close(self, errors: precision.Errors) -> list[str]:
-        """Records with a score in low precision and a verdict that its error could turn, under one of the policies."""
+    def _close(self, errors: precision.Errors) -> str:
+        """SQL: samples scored in low precision with a verdict that its error could turn, under one of the policies."""
         bounds = [
             {"dtype": dtype} | {m: getattr(error, m) for m in precision.MEASURES} for dtype, error in errors.items()
         ]
         self.con.register("errors", pa.Table.from_pylist(bounds))
-        sql = close_sql(self._verdicts(), self._open(), precision.ratios(self.scores))
-        found = self.con.execute(f"{sql} ORDER BY sample_id").fetchall()
-        return [sample for (sample,) in found]
+        return close_sql(self._verdicts(), self._open(), precision.ratios(self.scores))
 
     def _verdicts(self, only: str = "") -> str:
         """SQL: the rule's rows with what is settled so far; `only`: a table of samples."""
@@ -162,12 +158,12 @@ class Settling:
         relations["candidates"] = f"(SELECT * FROM {self.work.lake.source('candidates')} {some})"
         return rule_sql(self.work.lake, self.work.student, "asked_policies", relations)
 
-    def _score(self, samples: list[str]) -> None:
-        """Have these scored in fp32, and write down what is done so far once a minute."""
-        lake, records = self.work.lake, self.rows.texts_of(samples)
+    def _score(self, chosen: str, n: int) -> None:
+        """Have the `n` samples in the table `chosen` scored in fp32, and write down what is done once a minute."""
+        lake, records = self.work.lake, self.rows.texts_of(chosen)
         try:
             for scored in scoring.score_in_fp32(
-                self.work.settings, self.info, lake.home, records, len(samples), self.work.progress
+                self.work.settings, self.info, lake.home, records, n, self.work.progress
             ):
                 self.rows.remember(scored.rows)
                 self.settled += len(scored.samples)

@@ -33,7 +33,7 @@ def plan(
 
     Longest first: what does not fit in memory is met early, and the last batches are short. A pass uses the longest
     of `prefixes` that it begins with and that ends before its first scored token is predicted. Passes of more than
-    `alone_from` tokens (0: none) share their batch with nobody.
+    `alone_from` tokens (0: none) are alone in their batch.
     """
     groups: dict[tuple[tuple[int, ...], int | None], list[int]] = {}
     by_length = sorted(prefixes, key=len, reverse=True)

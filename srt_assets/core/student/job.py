@@ -63,7 +63,8 @@ class Job:
                         self._flush()
             finally:  # an error or Ctrl-C keeps what is done
                 self._flush()
-        self._rescore(self.store.samples(precision.NOT_FINITE))
+        if n := self.store.choose("not_finite", self.store.samples(precision.NOT_FINITE)):
+            self._rescore("not_finite", n)
         for dtype in scoring.DTYPES.values():
             self._measure(dtype)
         if self.rescored:
@@ -80,27 +81,22 @@ class Job:
             return
         before, con = self.errors.get(dtype, Error()), self.store.con
         left = max(0, precision.MEASURED_RECORDS - before.records)
-        if not (samples := self.store.samples(f"dtype = '{dtype}'", at_most=left)):
+        if not (n := self.store.choose("measured", self.store.samples(f"dtype = '{dtype}'", at_most=left))):
             return
         con.execute(f"CREATE OR REPLACE TABLE low AS FROM done WHERE dtype = '{dtype}'")
-        con.execute("CREATE OR REPLACE TABLE measured AS SELECT unnest(?::VARCHAR[]) AS sample_id", [samples])
         low = self.store.rows("low", "d.content_key IS NOT NULL AND sample_id IN (FROM measured)")
         exact = self.store.rows("done", "d.dtype = 'float32'")
 
         def measured() -> None:
             self.errors[dtype] = before.also(precision.measured(con, low, exact))
 
-        self._rescore(samples, measured)
+        self._rescore("measured", n, measured)
 
-    def _rescore(self, samples: list[str], before_flush: Callable[[], None] = lambda: None) -> None:
-        """Scores of these samples in fp32, in place of what the store has."""
-        if not samples:
-            return
-        home, records = self.store.lake.home, self.store.texts_of(samples)
+    def _rescore(self, chosen: str, n: int, before_flush: Callable[[], None] = lambda: None) -> None:
+        """Scores of the `n` samples in the table `chosen` in fp32, in place of what the store has."""
+        home, records = self.store.lake.home, self.store.texts_of(chosen)
         try:
-            for scored in scoring.score_in_fp32(
-                self.settings, self.info, home, records, len(samples), self.work.progress
-            ):
+            for scored in scoring.score_in_fp32(self.settings, self.info, home, records, n, self.work.progress):
                 self._hear(scored.proof)
                 self.store.remember(scored.rows)
                 self.rescored += len(scored.samples)
@@ -151,7 +147,7 @@ class Job:
             code_version=scoring.VERSION,
             partition=self.store.partition,
             complete=False,
-            # The rows it was measured by are exact now: nobody can measure it by them again.
+            # The rows it was measured by are exact now: it cannot be measured by them again.
             stats=precision.as_stats(self.errors),
         )
         self.parts = parts

@@ -37,7 +37,7 @@ def remember(lake: Lake, found: dict[str, Any]) -> None:
 
 
 def none(lake: Lake, instance: Path) -> bool:
-    """True if this instance says what it said before. False if nobody knows."""
+    """True if this instance says what it said before. False also if that is not known."""
     known = looks.remembered(looks.memory_of(lake.home, _MEMORY))
     files = known.get("files")
     if not isinstance(files, dict) or not files:

@@ -7,7 +7,7 @@ from srt_assets.core.student.encoding import Texts
 
 # Long enough to sort many sequences by length, short enough that a kill loses little.
 CHUNK_S = 12.0
-# About one sample: nobody knows yet whether the device takes a millisecond or a minute for it.
+# About one sample: it is not known yet whether the device takes a millisecond or a minute for it.
 _FIRST_CHARACTERS = 1_000
 _GROWTH = 4
 

@@ -37,7 +37,7 @@ class Retired:
 
     @property
     def error(self) -> UserError:
-        """What whoever asks for it is told."""
+        """The error for a command that asks for it."""
         return UserError(
             f"student {self.slug} was retired on {self.at[:10]}",
             f"srt students add {self.source} --name {self.slug} brings it back",

@@ -34,7 +34,7 @@ class StudentCheckpoint(Stage):
         return Fingerprint.of(student=info.fingerprint, code=self.version, **known)
 
     def is_outdated(self, lake: Lake, student: str) -> bool:
-        """Whether its row still says that it is retired: whoever brought it back was killed in the middle."""
+        """Whether its row still says that it is retired: a command that brought it back was killed in the middle."""
         manifest = lake.manifest(TABLE, f"student={student}")
         return bool(manifest and manifest.stats.get(RETIRED))
 

@@ -70,10 +70,17 @@ class Known:
     def close(self) -> None:
         self.con.close()
 
-    def texts_of(self, samples: list[str]) -> Iterator[tuple[str, str, Texts]]:
-        """(sample_id, content_key, texts) of every candidate of these samples that can be scored, known or not."""
-        self._ask(samples)
-        return self._texts("SELECT sample_id, candidate FROM wanted SEMI JOIN asked USING (sample_id) WHERE ok")
+    def texts_of(self, chosen: str) -> Iterator[tuple[str, str, Texts]]:
+        """(sample_id, content_key, texts) of every candidate that can be scored, known or not, of the samples in the
+        table `chosen`.
+        """
+        return self._texts(f"SELECT sample_id, candidate FROM wanted SEMI JOIN {chosen} USING (sample_id) WHERE ok")
+
+    def choose(self, name: str, samples: str) -> int:
+        """Keep samples, SQL with the column sample_id, as a table of this name; gives how many they are."""
+        self.con.execute(f"CREATE OR REPLACE TABLE {name} AS {samples}")
+        [(n,)] = self.con.execute(f"SELECT count(*) FROM {name}").fetchall()
+        return n
 
     def remember(self, rows: list[dict]) -> None:
         """Add scores (columns as in the table, by content key) to what is known; a newer one replaces an older."""
@@ -100,9 +107,6 @@ class Known:
     def write(self, condition: str = "true", order: str = "ORDER BY sample_id, candidate") -> str:
         """A part with these rows."""
         return self.lake.sink_part(self.con, f"{self.rows('done', condition)} {order}", self.table, self.partition)
-
-    def _ask(self, samples: list[str]) -> None:
-        self.con.execute("CREATE OR REPLACE TABLE asked AS SELECT unnest(?::VARCHAR[]) AS sample_id", [samples])
 
     def _texts(self, chosen: str) -> Iterator[tuple[str, str, Texts]]:
         with self.con.cursor() as cursor:
@@ -140,14 +144,13 @@ class Store(Known):
         """(sample_id, content_key, texts) of what must be scored; a sample's candidates come one after the other."""
         return self._texts("SELECT sample_id, candidate FROM todo")
 
-    def samples(self, condition: str, at_most: int | None = None) -> list[str]:
-        """Samples with a score that fulfils this, in an order that says nothing of them."""
-        limit = "" if at_most is None else f"LIMIT {at_most}"
-        found = self.con.execute(
+    def samples(self, condition: str, at_most: int | None = None) -> str:
+        """SQL: samples with a score that fulfils this; of more than `at_most` some that nothing in them chooses."""
+        limit = "" if at_most is None else f"ORDER BY hash(sample_id) LIMIT {at_most}"
+        return (
             "SELECT DISTINCT sample_id FROM wanted w JOIN done d ON w.ok AND d.content_key = w.content_key "
-            f"WHERE {condition} ORDER BY hash(sample_id) {limit}"
+            f"WHERE {condition} {limit}"
         )
-        return [sample for (sample,) in found.fetchall()]
 
     def count(self, condition: str) -> int:
         """How many samples have a score that fulfils this."""
@@ -164,7 +167,7 @@ class Store(Known):
     def write_scored(self, samples: list[str], rows: list[dict]) -> str:
         """A part with all four rows of these samples: those just scored, and those known before."""
         self.remember(rows)
-        self._ask(samples)
+        self.con.execute("CREATE OR REPLACE TABLE asked AS SELECT unnest(?::VARCHAR[]) AS sample_id", [samples])
         return self.write("sample_id IN (FROM asked)", order="")
 
     def merge(self, parts: list[str]) -> str:

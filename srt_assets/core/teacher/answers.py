@@ -67,7 +67,7 @@ class Answer:
 
 
 def read_body(body: dict[str, Any], latency_s: float = 0.0) -> Answer:
-    """An answer in OpenAI's form, as JSON. Unreadable if there is no reply in it, or one of a kind nobody knows."""
+    """An answer in OpenAI's form, as JSON. Unreadable if there is no reply in it, or one of an unknown kind."""
     usage = body.get("usage")
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -144,7 +144,7 @@ def _unreadable(why: str, body: Any) -> Unreadable:
 def _content(content: Any) -> tuple[str | None, list[str], str | None]:
     """Text, thoughts and refusal of a message's content: a text, nothing, a part or a list of parts.
 
-    ValueError for a part of a kind that nobody knows.
+    ValueError for a part of an unknown kind.
     """
     if content is None or isinstance(content, str):
         return content, [], None

@@ -57,7 +57,7 @@ def verdict_of(kind: str) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a teacher can take: tokens of its context (None: nobody knows) and of a reply; `count` counts a request's.
+    """What a teacher can take: tokens of its context (None: not known) and of a reply; `count` counts a request's.
 
     A running server counts its own tokens; who has none running brings a guess.
     """

@@ -21,7 +21,7 @@ from srt_assets.core.teacher.survey import Subject, Survey, grouped
 from srt_assets.settings import Settings
 
 _OF_REFLECTED = "reflect_response_of_reflected"
-# An input of blanks is shown to nobody: such a record, and others like it, may need the same call.
+# An input of blanks is not shown to the teacher: such a record, and others like it, may need the same call.
 _BLANK = r"input <> '' AND NOT regexp_matches(input, '[\pL\pN\pP\pS]')"
 # Whether the ledger may know something of a record, whatever the settings were.
 _IS_KNOWN, _IS_NEW = "sample_id IN (FROM known)", "sample_id NOT IN (FROM known)"

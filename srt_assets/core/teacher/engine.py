@@ -24,7 +24,7 @@ from srt_assets.settings import Teacher
 
 # So many 400s and no reply yet: the settings or the server are wrong, not that many records.
 REFUSED_AT_START = 20
-# So many failures of a kind that nobody knows and no reply yet: every call will meet it.
+# So many failures of an unknown kind and no reply yet: every call will meet it.
 UNEXPECTED_AT_START = 3
 # "Please wait" in the words of a 400 may also be quoted from a record: believed so often while others are answered.
 WORDS_BELIEVED = 20
@@ -136,7 +136,7 @@ class Engine:
         while True:
             if self.ledger.full:  # the reply would perhaps not be kept
                 raise self.ledger.full
-            if self.stopping:  # a call that failed while the run ends is not sent again: nobody would keep its reply
+            if self.stopping:  # a call that failed while the run ends is not sent again: its reply would be lost
                 return "call_failed"
             reserved = self.prices.most(prompt_bound(call), allowed)
             if not await self._reserve_money(reserved):
@@ -172,7 +172,7 @@ class Engine:
         Then the row is written: an attempt if it was the call; if not, only where it may have been billed.
         """
         answered = sent.answers_before if failure.perhaps_billed else self.health.answers
-        outage = True  # as long as nobody knows: a stop that comes now spends no attempt
+        outage = True  # until it is known: a stop that comes now spends no attempt
         try:
             await asyncio.sleep(max(backoff_s(tries, random.random()), failure.retry_after_s or 0.0))
             until = time.monotonic() + self.teacher.timeout_s

@@ -59,7 +59,7 @@ class RateLimit:
         """Count calls made before this limit was, the eldest first: (seconds since their reply, tokens).
 
         Ages of other processes' calls come from the wall clock. A negative one, after it was set back, is not believed:
-        the call counts as made now, so that nobody waits longer than the window.
+        the call counts as made now, so that no call waits longer than the window.
         """
         now = self._clock()
         for age_s, tokens in calls:

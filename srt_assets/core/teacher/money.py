@@ -10,7 +10,7 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Prices:
-    """USD per token, or None where nobody knows. `source` says where the numbers come from.
+    """USD per token, or None where it is not known. `source` says where the numbers come from.
 
     `cached`: for what the provider read from its cache; None counts it like any other input.
     """
@@ -32,7 +32,7 @@ class Prices:
         return self.input * prompt_tokens - saved + self.output * completion_tokens
 
     def most(self, prompt_bound: int, allowed: int) -> float:
-        """The most a call can cost (USD); 0 where nobody knows."""
+        """The most a call can cost (USD); 0 where prices are not known."""
         return self.cost(prompt_bound, allowed) or 0.0
 
 

@@ -75,7 +75,7 @@ class Reflection(Stage):
         started = time.monotonic()
         prompter = Prompter(settings.teacher)
         tally, asked, upstream = Tally(), 0, None
-        # Asking takes hours: records that changed meanwhile have rows that nobody asked for, so they are asked now.
+        # Asking takes hours. If the records changed meanwhile, the calls that they now need are asked too.
         while upstream != (upstream := self.upstream(lake)):
             asking = Asking(settings.teacher, prompter, self.share)
             with Survey(lake, self, prompter, work.renew) as survey:
@@ -97,7 +97,7 @@ class Reflection(Stage):
             "cache_hits": max(0, counts["from_teacher"] - asked),
             "prompt_tokens": tally.prompt_tokens,
             "completion_tokens": tally.completion_tokens,
-            # Never 0 for "nobody knows".
+            # Never 0 where it is not known.
             "cost_usd": round(tally.cost_usd, 6) if tally.priced else f"unknown: {settings.teacher.model} has no price",
             "throttled": tally.throttled,
             **{f"failed_{kind}": n for kind, n in sorted(tally.failures.items())},

@@ -54,7 +54,7 @@ class Encoded:
 def write(path: Path, pieces: Iterable[Sequence[Encoded]]) -> None:
     """Write a file of samples, which is there only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Whoever still has the file of that name mapped keeps what it had.
+    # A process that has the old file of that name mapped keeps reading the old one.
     aside = path.with_suffix(".writing")
     with naming(path), pa.OSFile(str(aside), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
         for rows in pieces:

@@ -30,8 +30,8 @@ FEW = 8
 
 
 def stored_dtype(path: str) -> torch.dtype:
-    """The precision the student's weights are stored in; its successor is stored in the same. UserError if that is none
-    that a training can write.
+    """The precision the student's weights are stored in; its successor is stored in the same. UserError if it is a
+    precision that a training cannot write.
     """
     named = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True).dtype
     if not isinstance(named, torch.dtype):
@@ -86,7 +86,7 @@ def gathered(job: Job, weights: dict[str, torch.Tensor], like: Any) -> PreTraine
 
 
 def release(model: nn.Module) -> None:
-    """Give back the memory of a model, whoever still refers to it."""
+    """Give back the memory of a model, even if something still refers to it."""
     for weight in (*model.parameters(), *model.buffers()):
         weight.data, weight.grad = torch.empty(0, device=weight.device, dtype=weight.dtype), None
     gc.collect()
