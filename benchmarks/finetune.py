@@ -36,8 +36,8 @@ def synthetic(n: int) -> list[dict[str, str]]:
 
 def prepare(options: argparse.Namespace, work: Path) -> Path:
     """Token ids of every record and the samples of every step, as a file that both sides read."""
-    from srt_assets.core.student.encoding import Encoder, Pass, Texts
-    from srt_assets.core.student.loading import load_tokenizer
+    from srt_assets.core.scoring.encoding import Encoder, Pass, Texts
+    from srt_assets.core.students.loading import load_tokenizer
     from srt_assets.core.training.plan import step_samples
 
     rows = json.loads(Path(options.data).read_text())[: options.records] if options.data else synthetic(options.records)
@@ -73,7 +73,7 @@ def stock(given: dict, work: Path) -> tuple[float, list[float]]:
     from torch.utils.data import SequentialSampler
     from transformers import DataCollatorForSeq2Seq, Trainer, set_seed
 
-    from srt_assets.core.student.loading import load_tokenizer
+    from srt_assets.core.students.loading import load_tokenizer
 
     class InOrder(Trainer):
         def _get_train_sampler(self, train_dataset=None):
@@ -150,7 +150,7 @@ def one_side(side: str, file: Path) -> None:
     import torch
 
     given = json.loads(file.read_text())
-    from srt_assets.core.student.checkpoint_files import inspect
+    from srt_assets.core.students.checkpoint_files import inspect
     from srt_assets.core.training.memory import peak_bytes
 
     seconds, losses = {"ours": ours, "stock": stock}[side](given, file.parent)

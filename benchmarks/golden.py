@@ -13,8 +13,8 @@ import re
 import sys
 from pathlib import Path
 
-from srt_assets.core.student.chunks import ChunkScorer, Item, Spec
-from srt_assets.core.student.encoding import Texts
+from srt_assets.core.scoring.chunks import ChunkScorer, Item, Spec
+from srt_assets.core.scoring.encoding import Texts
 
 ORDER = ("instruction", "response", "instruction_given_response", "response_given_prompt")
 TOLERANCE = 1e-4

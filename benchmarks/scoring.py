@@ -26,14 +26,14 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from srt_assets.core.student.chunks import shared_beginnings
-from srt_assets.core.student.devices import default_token_budget
-from srt_assets.core.student.encoding import Encoder, Pass, Texts
-from srt_assets.core.student.loading import load_tokenizer
-from srt_assets.core.student.model import Forward
-from srt_assets.core.student.proof import prove
-from srt_assets.core.student.ready import load_model
-from srt_assets.core.student.scorer import Scorer, lanes
+from srt_assets.core.scoring.chunks import shared_beginnings
+from srt_assets.core.scoring.devices import default_token_budget
+from srt_assets.core.scoring.encoding import Encoder, Pass, Texts
+from srt_assets.core.scoring.model import Forward
+from srt_assets.core.scoring.proof import prove
+from srt_assets.core.scoring.ready import load_model
+from srt_assets.core.scoring.scorer import Scorer, lanes
+from srt_assets.core.students.loading import load_tokenizer
 from srt_assets.core.tables import PASSES
 
 SHAPES = {

@@ -33,7 +33,7 @@ def make(place: Path, n: int, bare: bool) -> None:
     import dagster as dg
 
     from srt_assets.core.lake import Lake
-    from srt_assets.core.student import checkpoints
+    from srt_assets.core.students import checkpoints
     from srt_assets.defs import retirement
     from srt_assets.defs.instance import prepare_instance
 
@@ -111,9 +111,9 @@ def _teacher_side(settings, lake) -> None:
 
 
 def _student_side(settings, lake, slug: str, checkpoint: Path) -> None:
+    from srt_assets.core.scoring import stage as scores
     from srt_assets.core.selection import decide
-    from srt_assets.core.student import scores
-    from srt_assets.core.student import stage as students
+    from srt_assets.core.students import stage as students
     from srt_assets.core.tables import PASSES, rows_as_dicts
 
     students.STAGE.run(settings, lake, slug)
@@ -154,9 +154,9 @@ def _as_the_first(settings, lake, first: str, slug: str, checkpoint: Path) -> No
     """A student with the rows of the first one: deciding takes a second, and is not what is measured."""
     import duckdb
 
+    from srt_assets.core.scoring import stage as scores
     from srt_assets.core.selection import decide
-    from srt_assets.core.student import scores
-    from srt_assets.core.student import stage as students
+    from srt_assets.core.students import stage as students
     from srt_assets.core.tables import rows_as_dicts
     from srt_assets.core.training import stage as training
 
@@ -185,7 +185,7 @@ def _things(place: Path) -> dict[str, Callable[[Any], object]]:
     from srt_assets.core.lake import Lake
     from srt_assets.core.sql import catalog
     from srt_assets.core.status import standings
-    from srt_assets.core.student import checkpoints
+    from srt_assets.core.students import checkpoints
     from srt_assets.defs import automation
     from srt_assets.settings import load_settings
 

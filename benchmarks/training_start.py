@@ -68,7 +68,7 @@ def lists(home: Path, tokenizer, watch: "Watch") -> tuple[str, str]:
 
     from srt_assets.core.hashing import content_key, digest
     from srt_assets.core.lake import Lake
-    from srt_assets.core.student.encoding import Encoder, Texts
+    from srt_assets.core.scoring.encoding import Encoder, Texts
     from srt_assets.core.tables import rows_as_dicts
     from srt_assets.core.training.packed import Example
 
@@ -193,7 +193,7 @@ class Watch:
 def one_side(side: str, home: Path, student: str) -> None:
     """In a process of its own: prepare a training, and print what it took as the last line."""
     import srt_assets.core.training.trainer  # noqa: F401 - loaded before the watch starts
-    from srt_assets.core.student.loading import load_tokenizer
+    from srt_assets.core.students.loading import load_tokenizer
 
     tokenizer = load_tokenizer(student)
     watch = Watch()

@@ -21,8 +21,8 @@ PASSES = ("response", "response_given_prompt", "instruction", "instruction_given
 def read(home: Path, sample_id: str, student: str) -> dict[str, Any]:
     """What a home knows of one record."""
     from srt_assets.core.lake import Lake
-    from srt_assets.core.student import checkpoints
-    from srt_assets.core.student.loading import load_tokenizer
+    from srt_assets.core.students import checkpoints
+    from srt_assets.core.students.loading import load_tokenizer
     from srt_assets.core.tables import rows_as_dicts
     from srt_assets.core.training.sight import sight
     from srt_assets.settings import load_settings
@@ -141,7 +141,7 @@ The calls that were answered:
 
 ## 4. The student scores every version: `student_scores`
 
-{at("student/encoding.py")} makes four token sequences of each version, {at("student/scorer.py")} sums the negative
+{at("scoring/encoding.py")} makes four token sequences of each version, {at("scoring/scorer.py")} sums the negative
 log-likelihoods (nats) that the student gives to the tokens in question. A loss is the sum by the number of tokens.
 Template `{one["template"]}`, protocol `{one["protocol"]}`, {one["dtype"]}; `x` is the
 instruction with its input, `y` the response.

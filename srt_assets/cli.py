@@ -91,7 +91,7 @@ def _open_to_read() -> "tuple[Settings, Lake]":
 
 
 def _slugs(lake: "Lake") -> list[str]:
-    from srt_assets.core.student import checkpoints
+    from srt_assets.core.students import checkpoints
 
     return checkpoints.list_students(lake)
 
@@ -134,8 +134,8 @@ def run_command(
 
 def _register(settings: Settings, lake: "Lake", source: str, name: str | None) -> str:
     from srt_assets.commands.run import instance_of
-    from srt_assets.core.student import checkpoints, retired, sources
-    from srt_assets.core.student.checkpoint_files import slugify
+    from srt_assets.core.students import checkpoints, retired, sources
+    from srt_assets.core.students.checkpoint_files import slugify
     from srt_assets.defs import retirement
 
     slug = slugify(name or sources.resolve(source).default_name)
@@ -209,7 +209,7 @@ def students_remove(
 def _settle(settings: Settings, lake: "Lake") -> None:
     """Look whether somebody has deleted a student's partition in the UI, if there is an instance that may say so."""
     from srt_assets import home
-    from srt_assets.core.student import news
+    from srt_assets.core.students import news
 
     if not home.has_instance(settings) or news.none(lake, home.dagster_home(settings)):
         return

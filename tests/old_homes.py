@@ -18,7 +18,8 @@ import pytest
 
 from srt_assets.cli import main
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints, scorer
+from srt_assets.core.scoring import scorer
+from srt_assets.core.students import checkpoints
 from srt_assets.core.training import launch
 from srt_assets.settings import Settings, load_settings
 

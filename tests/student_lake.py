@@ -9,7 +9,7 @@ from tiny_student import make_tiny_student
 
 from srt_assets.core.hashing import Fingerprint, content_key, sample_id
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.settings import Settings
 
 FIRST = "asset=reflected_instructions"

@@ -14,18 +14,11 @@ from tiny_student import make_tiny_student
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student import (
-    building,
-    checkpoint_files,
-    checkpoints,
-    loading,
-    plausible,
-    rendering,
-    scores,
-    watch,
-)
-from srt_assets.core.student.headers import Held
-from srt_assets.core.student.rendering import Renderer
+from srt_assets.core.scoring import rendering
+from srt_assets.core.scoring import stage as scores
+from srt_assets.core.scoring.rendering import Renderer
+from srt_assets.core.students import building, checkpoint_files, checkpoints, loading, plausible, watch
+from srt_assets.core.students.headers import Held
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -11,7 +11,8 @@ from tiny_student import make_tiny_student
 
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints, scores, watch
+from srt_assets.core.scoring import stage as scores
+from srt_assets.core.students import checkpoints, watch
 from srt_assets.defs import names
 from srt_assets.defs.arrivals import STUDENTS, new_student_checkpoints
 from srt_assets.settings import Automation, Project, Settings

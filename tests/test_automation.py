@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from srt_assets.cli import app
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.defs.arrivals import STUDENTS
 from srt_assets.defs.automation import nightly
 from srt_assets.settings import Automation, Project, Settings

@@ -13,12 +13,13 @@ from selection_lake import small_lake
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Outcome
+from srt_assets.core.scoring import describe
+from srt_assets.core.scoring import stage as scores
 from srt_assets.core.selection import decide
 from srt_assets.core.sql import faults, models
-from srt_assets.core.student import describe, scores
 from srt_assets.defs import names, sql_models
 from srt_assets.defs.assets import asset_of
-from srt_assets.defs.launch import has_passed
+from srt_assets.defs.execute import has_passed
 from srt_assets.defs.resources import LakeResource
 from srt_assets.settings import Project, Settings
 

@@ -15,7 +15,7 @@ from srt_assets.commands import doctor, show
 from srt_assets.core.errors import UserError, not_accessible
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.settings import Project, Settings
 
 

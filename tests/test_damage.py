@@ -29,7 +29,7 @@ from srt_assets.core.repair import repair
 from srt_assets.core.selection import decide
 from srt_assets.core.sql import catalog
 from srt_assets.core.status import standings
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.core.teacher import ledger, sealing
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.settings import Project, Settings

@@ -14,10 +14,11 @@ from srt_assets.core import reserve
 from srt_assets.core.errors import StageError, disk_full
 from srt_assets.core.lake import Lake
 from srt_assets.core.records import raw
+from srt_assets.core.scoring import pace
+from srt_assets.core.scoring import run as scoring
+from srt_assets.core.scoring import stage as scores
+from srt_assets.core.scoring.describe import faults
 from srt_assets.core.selection import decide
-from srt_assets.core.student import job as scoring
-from srt_assets.core.student import pace, scores
-from srt_assets.core.student.describe import faults
 from srt_assets.core.tables import TABLES
 from srt_assets.core.teacher import instructions
 from srt_assets.core.training import job, keeper, stage, states

@@ -13,8 +13,8 @@ from student_lake import make_lake, settings_for
 from srt_assets.cli import main
 from srt_assets.core.lake import Lake
 from srt_assets.core.records import raw
+from srt_assets.core.scoring import stage as scores
 from srt_assets.core.status import standings
-from srt_assets.core.student import scores
 from srt_assets.defs import failures, names
 from srt_assets.defs.assets import asset_of
 from srt_assets.defs.automation import failed_runs

@@ -14,15 +14,15 @@ import yaml
 from dagster._core.events import EngineEventData  # exported nowhere
 
 from srt_assets.core.errors import UserError
+from srt_assets.defs.execute import materialize
 from srt_assets.defs.instance import fail_dead_runs, prepare_instance, process_tags
-from srt_assets.defs.launch import materialize
 from srt_assets.settings import Project, Settings
 
 # A run that takes a slot of the pool `device`, says so, and never ends by itself.
 SLEEPER = """
 import pathlib, sys, time
 import dagster as dg
-from srt_assets.defs.launch import materialize
+from srt_assets.defs.execute import materialize
 
 @dg.asset(pool="device")
 def slow():

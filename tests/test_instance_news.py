@@ -12,7 +12,7 @@ import pytest
 from srt_assets.cli import main
 from srt_assets.core import looks
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import folders, news
+from srt_assets.core.students import folders, news
 from srt_assets.defs import names, retirement
 from srt_assets.defs.instance import prepare_instance
 from srt_assets.settings import Project, Settings

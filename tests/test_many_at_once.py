@@ -21,7 +21,7 @@ HEAD = """
 import json, os, pathlib, sys, time
 import dagster as dg
 from srt_assets.defs import names
-from srt_assets.defs.launch import materialize
+from srt_assets.defs.execute import materialize
 from srt_assets.defs.places import hold
 
 def at_once(n, work):

@@ -18,8 +18,8 @@ from srt_assets.core.records import inputs
 from srt_assets.core.selection import decide
 from srt_assets.core.sql import models
 from srt_assets.core.status import standings
-from srt_assets.core.student import checkpoints, watch
-from srt_assets.core.student import stage as students
+from srt_assets.core.students import checkpoints, watch
+from srt_assets.core.students import stage as students
 from srt_assets.core.training import results
 from srt_assets.core.training import stage as training
 from srt_assets.settings import Automation, Dataset, Project, Settings

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.core.training import results, stage
 from srt_assets.settings import Project
 from tests.training_data import Bench, in_process, make_bench

@@ -19,7 +19,7 @@ from srt_assets.core.hashing import file_sha256
 from srt_assets.core.lake import FAILURE, Lake
 from srt_assets.core.records.read import dataset_files, read_rows
 from srt_assets.core.sql import catalog, models
-from srt_assets.core.student import checkpoint_files, checkpoints, folders, watch
+from srt_assets.core.students import checkpoint_files, checkpoints, folders, watch
 from srt_assets.core.teacher import ledger, sealing
 from srt_assets.defs.instance import prepare_instance
 from srt_assets.settings import Dataset, Project, Settings, load_settings

@@ -13,7 +13,7 @@ from old_homes import OldHome, open_home, watched
 
 import srt_assets
 from srt_assets.core.status import standings
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.core.teacher import ledger, local
 
 FINISHED = ("demo", "sharegpt")

@@ -11,13 +11,14 @@ from fake_openai import FakeOpenAI, Plan
 from tiny_student import make_tiny_student
 
 from srt_assets.core.lake import Lake
+from srt_assets.core.scoring import scorer
 from srt_assets.core.status import standings
-from srt_assets.core.student import checkpoints, scorer
+from srt_assets.core.students import checkpoints
 from srt_assets.core.teacher import prompts, stage
 from srt_assets.definitions import build_defs
 from srt_assets.defs import names
 from srt_assets.defs.automation import nightly
-from srt_assets.defs.launch import materialize
+from srt_assets.defs.execute import materialize
 from srt_assets.settings import Dataset, Project, Selection, Settings, Student, Teacher, Training
 
 RECORDS = [

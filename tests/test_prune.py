@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from srt_assets.cli import app
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.core.training import job, prune
 from srt_assets.settings import Project, Settings, Training
 

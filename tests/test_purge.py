@@ -13,14 +13,14 @@ from selection_lake import small_lake
 from tiny_student import make_tiny_student
 
 from srt_assets.cli import main
-from srt_assets.core import damage, purge, retire
+from srt_assets.core import damage, purge
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
 from srt_assets.core.sql.catalog import path_of, publish
-from srt_assets.core.student import checkpoints, folders, retired, sources
-from srt_assets.core.student.stage import STAGE
+from srt_assets.core.students import checkpoints, folders, retire, retired, sources
+from srt_assets.core.students.stage import STAGE
 from srt_assets.core.training import finished, job
 from srt_assets.settings import Project, Settings
 

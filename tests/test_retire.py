@@ -17,16 +17,16 @@ from srt_assets.cli import main
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.parquet import row_content_hash
-from srt_assets.core.retire import retire
 from srt_assets.core.status import standings
-from srt_assets.core.student import checkpoints, folders, retired, watch
-from srt_assets.core.student.stage import STAGE
+from srt_assets.core.students import checkpoints, folders, retired, watch
+from srt_assets.core.students.retire import retire
+from srt_assets.core.students.stage import STAGE
 from srt_assets.core.tables import TABLES
 from srt_assets.definitions import build_defs
 from srt_assets.defs import names, retirement
 from srt_assets.defs.arrivals import new_student_checkpoints
 from srt_assets.defs.automation import nightly
-from srt_assets.defs.launch import materialize
+from srt_assets.defs.execute import materialize
 from srt_assets.settings import Automation, Project, Settings
 
 STUDENTS = names.students.name or ""

@@ -14,7 +14,7 @@ import srt_assets
 CORE = Path(srt_assets.__file__).parent / "core"
 PACKAGE = "srt_assets.core"
 # In the order in which rows go through them.
-ROOMS = ("records", "teacher", "student", "selection", "training")
+ROOMS = ("records", "teacher", "students", "scoring", "selection", "training")
 
 
 def imports(path: Path, package: str) -> Iterator[tuple[int, str]]:
@@ -81,7 +81,7 @@ def test_no_room_imports_a_later_one() -> None:
 def test_every_kind_of_import_is_seen(tmp_path: Path, text: str, is_backwards: bool) -> None:
     for room in ROOMS:
         (tmp_path / room).mkdir()
-    (tmp_path / "student" / "mine.py").write_text(text)
+    (tmp_path / "scoring" / "mine.py").write_text(text)
     (tmp_path / "stages.py").write_text("from srt_assets.core.records import raw")
     (tmp_path / "stage.py").write_text("from srt_assets.core import lake")
     assert bool(backwards(tmp_path)) == is_backwards

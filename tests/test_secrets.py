@@ -25,7 +25,7 @@ from srt_assets.core.teacher import address, health, instructions, sealing
 from srt_assets.core.teacher.client import connect, litellm
 from srt_assets.definitions import build_defs
 from srt_assets.defs.automation import failed_runs
-from srt_assets.defs.launch import materialize
+from srt_assets.defs.execute import materialize
 from srt_assets.settings import Settings, Teacher, load_settings
 from tests.fake_openai import FakeOpenAI, Plan
 from tests.teacher_home import home, with_teacher

@@ -20,7 +20,7 @@ from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.records.formats import Pair, to_pair
 from srt_assets.core.selection import decide
-from srt_assets.core.selection.explain import explain
+from srt_assets.core.selection.evidence import explain
 from srt_assets.core.sql import views
 from srt_assets.settings import Dataset, Project, Selection, Settings
 

@@ -8,15 +8,17 @@ import pytest
 import torch
 from student_lake import RECORDS, four, make_lake, put_candidates, scores_of, settings_for
 
+from srt_assets.core import scoring
 from srt_assets.core.errors import StageError
 from srt_assets.core.hashing import Fingerprint, sample_id
 from srt_assets.core.lake import Lake
+from srt_assets.core.scoring import pace, precision
+from srt_assets.core.scoring import stage as scores
+from srt_assets.core.scoring.chunks import Scored
+from srt_assets.core.scoring.precision import Error
 from srt_assets.core.selection import decide, settle
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.sql import models, views
-from srt_assets.core.student import pace, precision, scores, scoring
-from srt_assets.core.student.chunks import Scored
-from srt_assets.core.student.precision import Error
 from srt_assets.core.tables import PASSES
 from srt_assets.settings import Selection, Settings, Training
 

@@ -11,8 +11,8 @@ from srt_assets.commands.export import export
 from srt_assets.commands.report import report
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.selection.explain import explain
-from srt_assets.core.student import checkpoints
+from srt_assets.core.selection.evidence import explain
+from srt_assets.core.students import checkpoints
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import chat, checkpoints, scores
-from srt_assets.core.student.chat import Chat, words_of
-from srt_assets.core.student.encoding import Encoder, Pass, Texts
+from srt_assets.core.scoring import chat
+from srt_assets.core.scoring import stage as scores
+from srt_assets.core.scoring.chat import Chat, words_of
+from srt_assets.core.scoring.encoding import Encoder, Pass, Texts
+from srt_assets.core.students import checkpoints
 from srt_assets.core.tables import PASSES
 from srt_assets.core.training import job
 from srt_assets.core.training import stage as training

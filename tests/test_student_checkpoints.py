@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoint_files, checkpoints, sources
-from srt_assets.core.student import stage as students
-from srt_assets.core.student.checkpoint_files import INDEX, slugify
-from srt_assets.core.student.loading import load_tokenizer
-from srt_assets.core.student.ready import load_model
+from srt_assets.core.scoring.ready import load_model
+from srt_assets.core.students import checkpoint_files, checkpoints, sources
+from srt_assets.core.students import stage as students
+from srt_assets.core.students.checkpoint_files import INDEX, slugify
+from srt_assets.core.students.loading import load_tokenizer
 
 
 @pytest.fixture

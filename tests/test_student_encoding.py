@@ -10,8 +10,8 @@ from student_tokenizers import TOKENIZERS, tokenizer_named
 from tiny_student import make_tiny_tokenizer
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student.batching import plan
-from srt_assets.core.student.encoding import Encoder, Pass, Texts
+from srt_assets.core.scoring.batching import plan
+from srt_assets.core.scoring.encoding import Encoder, Pass, Texts
 from srt_assets.core.tables import PASSES
 
 TEXT = st.text(alphabet=st.sampled_from(" \n:.,'aAbe1éß木🙂USER</s>"), max_size=40) | st.text(max_size=30)

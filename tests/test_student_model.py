@@ -15,12 +15,12 @@ import transformers as hf
 from tiny_student import make_tiny_student, make_tiny_tokenizer
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.student import chunks
-from srt_assets.core.student.chunks import ChunkScorer, Item, Spec, shared_beginnings
-from srt_assets.core.student.encoding import Encoder, Pass, Texts
-from srt_assets.core.student.model import Forward
-from srt_assets.core.student.proof import prove
-from srt_assets.core.student.scorer import Scorer
+from srt_assets.core.scoring import chunks
+from srt_assets.core.scoring.chunks import ChunkScorer, Item, Spec, shared_beginnings
+from srt_assets.core.scoring.encoding import Encoder, Pass, Texts
+from srt_assets.core.scoring.model import Forward
+from srt_assets.core.scoring.proof import prove
+from srt_assets.core.scoring.scorer import Scorer
 
 torch.set_num_threads(1)
 BASE = dict(
@@ -95,7 +95,7 @@ def test_the_templates_beginnings_are_found():
 def test_a_lane_keeps_to_its_core():
     """Cores that share a batch spend most of their time waiting for each other once anything else runs beside them."""
     code = (
-        "import os, torch; from srt_assets.core.student.scorer import lanes; torch.set_num_threads(2);"
+        "import os, torch; from srt_assets.core.scoring.scorer import lanes; torch.set_num_threads(2);"
         "x = torch.randn(512, 512); before = len(os.listdir('/proc/self/task'));\n"
         "with lanes(1, 1) as pool: pool.submit(torch.nn.functional.linear, x, x).result();"
         "print(len(os.listdir('/proc/self/task')) - before, torch.get_num_threads())"

@@ -8,8 +8,8 @@ import torch
 from tiny_student import make_tiny_student
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from srt_assets.core.student.chunks import ChunkScorer, Item, Spec
-from srt_assets.core.student.encoding import Texts
+from srt_assets.core.scoring.chunks import ChunkScorer, Item, Spec
+from srt_assets.core.scoring.encoding import Texts
 from srt_assets.core.tables import PASSES
 
 TEXTS = [

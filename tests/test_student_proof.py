@@ -18,13 +18,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from srt_assets.commands import doctor
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints, proof, proofs, ready, scores
-from srt_assets.core.student import stage as students
-from srt_assets.core.student.encoding import Encoder, Pass, Texts
-from srt_assets.core.student.model import Forward, Ways
-from srt_assets.core.student.proof import prove
-from srt_assets.core.student.proofs import Place
-from srt_assets.core.student.scorer import Scorer
+from srt_assets.core.scoring import proof, proofs, ready
+from srt_assets.core.scoring import stage as scores
+from srt_assets.core.scoring.encoding import Encoder, Pass, Texts
+from srt_assets.core.scoring.model import Forward, Ways
+from srt_assets.core.scoring.proof import prove
+from srt_assets.core.scoring.proofs import Place
+from srt_assets.core.scoring.scorer import Scorer
+from srt_assets.core.students import checkpoints
 from srt_assets.core.tables import PASSES
 
 torch.set_num_threads(1)
@@ -260,14 +261,13 @@ def place_of(lake: Lake, **changes: str) -> Place:
 
 
 def test_a_proof_is_kept_and_said(bench: Lake, monkeypatch) -> None:
-    assert "not measured yet" in students.STAGE.describe(bench, "tiny").numbers["forward_pass"]
     calls = measured(monkeypatch)
     stats = scores.STAGE.run(settings_for(), bench, "tiny").stats
     assert stats["forward_pass"] == "fast" and stats["beginnings"] == "shared"
     assert 0 < stats["proof_batch"] < stats["proof_limit"] == proof.EXACT
     scores.STAGE.run(settings_for(template="alpaca"), bench, "tiny")
     assert calls == [1]
-    assert students.STAGE.describe(bench, "tiny").numbers["forward_pass"].startswith("float32 on cpu (")
+    assert scores.STAGE.describe(bench, "tiny").numbers["forward_passes"].startswith("float32 on cpu (")
     (file,) = (bench.home / "proofs").glob("*/*.json")
     kept = json.loads(file.read_text())
     assert kept["path"] == "fast" and {"torch", "transformers", "device", "dtype"} <= kept["of"].keys()

@@ -13,7 +13,7 @@ from student_lake import settings_for
 from tiny_student import make_tiny_student
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.core.training import finished
 
 # Registers the student anew in a child that is killed before its n-th change to a file, for every n there is.
@@ -21,7 +21,7 @@ KILLED = """
 import itertools, os, shutil, signal, sys
 from pathlib import Path
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.settings import Settings
 
 home, link, old, new = map(Path, sys.argv[1:])

@@ -18,10 +18,13 @@ from tiny_student import make_tiny_student
 
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
+from srt_assets.core.scoring import pace, workers
+from srt_assets.core.scoring import run as scoring_run
+from srt_assets.core.scoring import stage as scores
+from srt_assets.core.scoring.describe import describe, faults
+from srt_assets.core.scoring.encoding import Texts
 from srt_assets.core.selection import decide
-from srt_assets.core.student import checkpoints, job, pace, scores, workers
-from srt_assets.core.student.describe import describe, faults
-from srt_assets.core.student.encoding import Texts
+from srt_assets.core.students import checkpoints
 from srt_assets.core.tables import PASSES
 
 torch.set_num_threads(1)
@@ -173,7 +176,7 @@ def test_rows_are_put_down_within_half_a_minute_on_any_device(characters_per_s):
             seconds = before / characters_per_s
             now += seconds
             learned.learn(before, seconds)
-            if now - flushed >= job._FLUSH_S:
+            if now - flushed >= scoring_run._FLUSH_S:
                 longest, flushed = max(longest, now - flushed), now
         before = sum(len(text) for item in chunk for text in item.texts)
     assert 0 < longest <= 30
@@ -185,8 +188,8 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from student_lake import settings_for
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import job, pace, scores
-job._FLUSH_S = 0.0
+from srt_assets.core.scoring import pace, run, stage as scores
+run._FLUSH_S = 0.0
 pace._FIRST_CHARACTERS = 1
 pace.Pace.learn = lambda *a: time.sleep(0.2)
 scores.STAGE.run(settings_for(), Lake(Path({home!r})), "tiny")
@@ -221,8 +224,8 @@ def test_after_a_kill_scoring_goes_on_from_there(home):
 
 def test_a_long_run_does_not_pile_up_parts(home, monkeypatch):
     lake = make_lake(home)
-    monkeypatch.setattr(job, "_FLUSH_S", 0.0)
-    monkeypatch.setattr(job, "_MOST_PARTS", 2)
+    monkeypatch.setattr(scoring_run, "_FLUSH_S", 0.0)
+    monkeypatch.setattr(scoring_run, "_MOST_PARTS", 2)
     monkeypatch.setattr(pace, "CHUNK_S", 0.0)
     commit, parts, rows = lake.commit, [], []
 
@@ -263,14 +266,14 @@ def test_progress_tells_rates_and_time_left(home):
 
 def test_candidates_that_change_while_they_are_scored_are_scored_next_time(home, monkeypatch):
     lake = make_lake(home, [row for r in RECORDS[:3] for row in four(r)])
-    count = job.Job.stats
+    count = scoring_run.ScoringRun.stats
 
     def changed_meanwhile(self):
         put_candidates(lake, [row for r in [*RECORDS[:2], ("Name a tree.", "", "Oak.")] for row in four(r)])
         return count(self)
 
     with monkeypatch.context() as during:
-        during.setattr(job.Job, "stats", changed_meanwhile)
+        during.setattr(scoring_run.ScoringRun, "stats", changed_meanwhile)
         scores.STAGE.run(settings_for(), lake, "tiny")
     with pytest.raises(StageError, match="changed since student tiny scored them"):
         decide.STAGE.run(settings_for(), lake, student="tiny")

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from student_lake import RECORDS, four, make_lake, put_candidates, scores_of, settings_for
 
-from srt_assets.core.student import pace, precision, scores
+from srt_assets.core.scoring import pace, precision
+from srt_assets.core.scoring import stage as scores
 from srt_assets.settings import Selection
 
 torch.set_num_threads(1)

@@ -17,8 +17,9 @@ from srt_assets.commands import sight as command
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import sample_id
 from srt_assets.core.lake import Lake
+from srt_assets.core.scoring import stage as scores
 from srt_assets.core.selection import decide
-from srt_assets.core.student import checkpoints, scores
+from srt_assets.core.students import checkpoints
 from srt_assets.core.tables import PASSES
 from srt_assets.core.training.sight import sight
 from tests.test_student_chat import KINDS, student_with

@@ -14,9 +14,10 @@ from tiny_student import make_tiny_student
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints, scores, unfit, watch
-from srt_assets.core.student.loading import load_tokenizer
-from srt_assets.core.student.ready import load_model
+from srt_assets.core.scoring import stage as scores
+from srt_assets.core.scoring.ready import load_model
+from srt_assets.core.students import checkpoints, unfit, watch
+from srt_assets.core.students.loading import load_tokenizer
 
 torch.set_num_threads(1)
 CODE = "raise SystemExit('a stranger\\'s code was run')"

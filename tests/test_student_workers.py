@@ -13,12 +13,12 @@ import pytest
 import worker_doubles
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.student import workers
+from srt_assets.core.scoring import workers
 
 RUN = """
 if __name__ == "__main__":
     import time, worker_doubles
-    from srt_assets.core.student import workers
+    from srt_assets.core.scoring import workers
 
     workers._work = worker_doubles.talks_for_ever
     answers = workers.score_chunks(None, ["cpu", "cpu"], [[]] * 6, print)

@@ -6,7 +6,7 @@ import pytest
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.teacher import ends, instructions, ledger, responses
-from srt_assets.core.teacher.explain import explain
+from srt_assets.core.teacher.why_call import explain
 from srt_assets.settings import Teacher
 from tests.fake_openai import FakeOpenAI, Plan, good_reply
 from tests.teacher_home import both, home, table, with_teacher

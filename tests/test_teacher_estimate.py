@@ -6,7 +6,7 @@ from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, responses
 from srt_assets.core.teacher.estimate import estimate
-from srt_assets.core.teacher.explain import explain
+from srt_assets.core.teacher.why_call import explain
 from tests.fake_openai import FakeOpenAI, Plan
 from tests.teacher_home import home, records, table, with_teacher
 

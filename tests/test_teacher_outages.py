@@ -11,9 +11,9 @@ import pytest
 
 from srt_assets.core.errors import StageError
 from srt_assets.core.teacher import engine, instructions
-from srt_assets.core.teacher.explain import explain
 from srt_assets.core.teacher.failures import Failure, of_http
 from srt_assets.core.teacher.health import Health
+from srt_assets.core.teacher.why_call import explain
 from tests.fake_openai import FakeOpenAI, Plan
 from tests.teacher_home import home, table, with_teacher
 

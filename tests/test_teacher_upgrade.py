@@ -9,9 +9,9 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import grammar, instructions, prompts, responses, stage
 from srt_assets.core.teacher.call import Prompter, Source
 from srt_assets.core.teacher.estimate import estimate
-from srt_assets.core.teacher.explain import explain
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.steps import resolve
+from srt_assets.core.teacher.why_call import explain
 from srt_assets.settings import Settings, Teacher
 from tests.fake_openai import FakeOpenAI, Plan
 from tests.teacher_home import both, candidates, home, records, table, with_teacher

@@ -27,7 +27,7 @@ from srt_assets.commands import terminal
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection import decide
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.core.training import card
 from srt_assets.settings import Dataset, Project, Settings
 from srt_assets.text import as_block, as_code, in_markdown, printable, printable_json

@@ -9,9 +9,9 @@ import pytest
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import content_key, digest
-from srt_assets.core.student import checkpoints
-from srt_assets.core.student.encoding import Encoder, Pass, Texts
-from srt_assets.core.student.loading import load_tokenizer
+from srt_assets.core.scoring.encoding import Encoder, Pass, Texts
+from srt_assets.core.students import checkpoints
+from srt_assets.core.students.loading import load_tokenizer
 from srt_assets.core.training import data, job, rows, samples, stage
 from tests.tiny_student import make_tiny_tokenizer
 from tests.training_data import Bench, candidates, make_bench

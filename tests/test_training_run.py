@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.core.training import data, job, keeper, launch, memory, model, rows, saved, stage, states, trainer
 from srt_assets.core.training.plan import step_samples
 from srt_assets.core.training.train import Stopped, train

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from srt_assets.commands.show import students
 from srt_assets.core import untouched
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.core.training import finished, job, launch, results, stage, states
 from srt_assets.core.training import main as training_process
 from srt_assets.core.training.main import main

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from srt_assets.core.hashing import Fingerprint, content_key
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.settings import Settings
 from tests.tiny_student import make_tiny_student
 

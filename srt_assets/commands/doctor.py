@@ -22,7 +22,7 @@ from srt_assets.core.sql.faults import faults
 from srt_assets.settings import Settings, Teacher, find_settings_file, load_settings
 
 if TYPE_CHECKING:
-    from srt_assets.core.student.checkpoints import StudentInfo
+    from srt_assets.core.students.checkpoints import StudentInfo
 
 STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 LOW_DISK_BYTES = 5 * 2**30
@@ -165,7 +165,8 @@ def _remote_teacher(teacher: Teacher) -> Iterator[Finding]:
 
 def _student(settings: Settings) -> Iterator[Finding]:
     from srt_assets.core.lake import Lake
-    from srt_assets.core.student import checkpoints, proofs
+    from srt_assets.core.scoring import proofs
+    from srt_assets.core.students import checkpoints
 
     lake = Lake(settings.home)
     slugs = checkpoints.list_students(lake)
@@ -187,7 +188,7 @@ def _student(settings: Settings) -> Iterator[Finding]:
 
 def _turns(settings: Settings, student: "StudentInfo") -> Iterator[Finding]:
     """What the student's own chat template makes of an answer, where the settings ask for it."""
-    from srt_assets.core.student import chat
+    from srt_assets.core.scoring import chat
 
     if settings.student.template != "chat":
         return
@@ -203,7 +204,7 @@ def _turns(settings: Settings, student: "StudentInfo") -> Iterator[Finding]:
 
 def _watched(settings: Settings) -> Iterator[Finding]:
     from srt_assets.core.lake import Lake
-    from srt_assets.core.student import watch
+    from srt_assets.core.students import watch
 
     folder = Path(settings.automation.watch)
     if not settings.automation.watch:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from srt_assets.commands import terminal
 from srt_assets.core.lake import Lake
-from srt_assets.core.selection.explain import explain
+from srt_assets.core.selection.evidence import explain
 
 # Enough to recognize a text; --format json has all of it.
 SHOWN = 360
@@ -29,7 +29,7 @@ _LOSSES = {
 
 
 def run(lake: Lake, sample_id: str, student: str | None, format: str, console: Console | None = None) -> None:
-    """Print what `core.selection.explain` found."""
+    """Print what `core.selection.evidence` found."""
     found = explain(lake, sample_id, student)
     if format == "json":
         terminal.print_json(json.dumps(found, ensure_ascii=False, allow_nan=False, default=str, indent=1))

@@ -9,11 +9,10 @@ from rich.text import Text
 from srt_assets.commands import terminal
 from srt_assets.commands.run import instance_of
 from srt_assets.core import purge as purging
-from srt_assets.core import retire
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql.catalog import publish
-from srt_assets.core.student import retired
+from srt_assets.core.students import retire, retired
 from srt_assets.defs.retirement import remove, runs_of
 from srt_assets.settings import Settings
 

@@ -21,9 +21,9 @@ from srt_assets.core.progress import Fact, on_terminal, throttled
 from srt_assets.core.progress import Progress as Listener
 from srt_assets.core.sql.catalog import publish
 from srt_assets.core.status import standings
-from srt_assets.core.student import checkpoints, retired
+from srt_assets.core.students import checkpoints, retired
+from srt_assets.defs.execute import has_passed, is_recorded, materialize
 from srt_assets.defs.instance import fail_dead_runs, prepare_instance
-from srt_assets.defs.launch import has_passed, is_recorded, materialize
 from srt_assets.defs.retirement import add_partitions, settle
 from srt_assets.home import dagster_home
 from srt_assets.settings import Settings

@@ -13,7 +13,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.sql.catalog import publish
 from srt_assets.core.sql.faults import faults
 from srt_assets.core.status import standings
-from srt_assets.core.student import checkpoints, retired
+from srt_assets.core.students import checkpoints, retired
 from srt_assets.core.training.finished import directory
 from srt_assets.settings import Settings
 
@@ -142,7 +142,7 @@ def notes(settings: Settings, lake: Lake) -> None:
 
 def calls(settings: Settings, lake: Lake, sample_id: str) -> None:
     """The teacher calls a record needs now: hit, or why not."""
-    from srt_assets.core.teacher.explain import explain
+    from srt_assets.core.teacher.why_call import explain
 
     console = terminal.console(highlight=False)
     for finding in explain(settings, lake, sample_id):

@@ -24,7 +24,7 @@ from srt_assets.commands import terminal
 from srt_assets.commands.run import instance_of
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.defs.retirement import add_partitions
 from srt_assets.settings import Settings, find_settings_file
 

@@ -1,1 +1,1 @@
-"""Plain functions and data, one room a stage: records, teacher, student, selection, training, sql. No dagster here."""
+"""Plain functions and data, one room a stage: records, teacher, students, scoring, selection, training; and sql."""

@@ -16,7 +16,7 @@ from srt_assets.core.files import read_own
 from srt_assets.core.lake import FAILURE, Lake
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.sql import catalog
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.core.tables import TABLES
 from srt_assets.core.teacher import ledger, sealing
 from srt_assets.core.training import finished

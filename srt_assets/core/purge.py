@@ -19,8 +19,8 @@ from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import kept
 from srt_assets.core.sql.catalog import publish
-from srt_assets.core.student import folders, retired
-from srt_assets.core.student.folders import RECORD
+from srt_assets.core.students import folders, retired
+from srt_assets.core.students.folders import RECORD
 from srt_assets.core.training import finished
 
 

@@ -17,7 +17,7 @@ from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.sql import catalog
-from srt_assets.core.student import folders
+from srt_assets.core.students import folders
 from srt_assets.core.teacher import ledger, sealing
 
 

@@ -4,10 +4,10 @@ A new stage is a file of its own and a line below.
 """
 
 from srt_assets.core.records import raw
+from srt_assets.core.scoring import stage as scores
 from srt_assets.core.selection import decide
 from srt_assets.core.stage import Stage
-from srt_assets.core.student import scores
-from srt_assets.core.student import stage as students
+from srt_assets.core.students import stage as students
 from srt_assets.core.tables import TABLES
 from srt_assets.core.teacher import instructions, responses
 from srt_assets.core.training import stage as training

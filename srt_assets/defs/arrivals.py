@@ -32,7 +32,8 @@ def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinit
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         from srt_assets.core.lake import Lake
-        from srt_assets.core.student import checkpoints, retired, scores, watch
+        from srt_assets.core.scoring import stage as scores
+        from srt_assets.core.students import checkpoints, retired, watch
 
         instance, lake = context.instance, Lake(settings.home)
         settle(settings, lake, instance)

@@ -104,7 +104,7 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
     def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         from srt_assets.core.lake import Lake
         from srt_assets.core.status import standings
-        from srt_assets.core.student import checkpoints, watch
+        from srt_assets.core.students import checkpoints, watch
 
         lake = Lake(settings.home)
         settle(settings, lake, context.instance)

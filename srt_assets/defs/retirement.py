@@ -14,10 +14,10 @@ import dagster as dg
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
-from srt_assets.core.retire import retire
 from srt_assets.core.sql.catalog import Publisher
-from srt_assets.core.student import folders, news, retired, watch
-from srt_assets.core.student.retired import Retired
+from srt_assets.core.students import folders, news, retired, watch
+from srt_assets.core.students.retire import retire
+from srt_assets.core.students.retired import Retired
 from srt_assets.defs import names
 from srt_assets.settings import Settings
 

@@ -31,7 +31,7 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     """Every asset by student: fresh, changed (and why), missing, failed or damaged; SQL models that do not compile."""
     from srt_assets.core.sql.faults import faults
     from srt_assets.core.status import standings
-    from srt_assets.core.student.checkpoints import list_students
+    from srt_assets.core.students.checkpoints import list_students
 
     store, looked_at = lake.open(), time.time()
     settle(lake.settings(), store, context.instance)

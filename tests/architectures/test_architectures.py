@@ -21,11 +21,11 @@ from student_lake import settings_for
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints
-from srt_assets.core.student.chunks import ChunkScorer, Item, Spec
-from srt_assets.core.student.encoding import Pass, Texts
-from srt_assets.core.student.loading import load_whole
-from srt_assets.core.student.proof import prove
+from srt_assets.core.scoring.chunks import ChunkScorer, Item, Spec
+from srt_assets.core.scoring.encoding import Pass, Texts
+from srt_assets.core.scoring.proof import prove
+from srt_assets.core.students import checkpoints
+from srt_assets.core.students.loading import load_whole
 from srt_assets.core.tables import PASSES
 from srt_assets.core.training.packed import Example, mean_loss, packing_is_exact
 

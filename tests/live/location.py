@@ -8,14 +8,14 @@ import os
 import time
 from pathlib import Path
 
-from srt_assets.core.student import scores
+from srt_assets.core.scoring import stage as scores
 from srt_assets.definitions import build_defs
 
 make = scores.StudentScores.make
 
 
 def counted(stage, work):
-    from srt_assets.core.student import scorer
+    from srt_assets.core.scoring import scorer
 
     original = scorer.Scorer.score
 

@@ -3,7 +3,7 @@
 The cut of a top-k, where ranks decide and not a margin, is not asked.
 """
 
-from srt_assets.core.student.precision import MEASURES
+from srt_assets.core.scoring.precision import MEASURES
 
 # The error of a comparison's margin; lengths and coins are exact in any precision.
 _ERROR_OF = {"ifd": "e.log_ifd", "r_ifd": "e.log_r_ifd", "perplexity": "e.loss_response_given_prompt"}

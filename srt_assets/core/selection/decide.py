@@ -15,12 +15,12 @@ from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.outcome import Description, Made
+from srt_assets.core.scoring.stage import SETTLED_FOR
 from srt_assets.core.selection import settle
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.selection.rule import memory, rule_sql
 from srt_assets.core.sql import models
 from srt_assets.core.stage import Stage, Work
-from srt_assets.core.student.scores import SETTLED_FOR
 from srt_assets.core.tables import TABLES, rows_as_dicts, sql_literal
 from srt_assets.settings import Settings
 

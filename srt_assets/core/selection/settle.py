@@ -2,7 +2,7 @@
 
 Here belongs the table `settled_scores`, whose rows count in place of those in low precision (`final_scores.sql`), and
 when it is filled. Which verdicts are close is in `close.py`; how far off a precision is, and how records are scored, is
-scoring's (`student/precision.py`, `student/scoring.py`).
+scoring's (`scoring/precision.py`, `scoring/__init__.py`).
 """
 
 import time
@@ -10,16 +10,19 @@ from contextlib import closing
 
 import pyarrow as pa
 
+from srt_assets.core import scoring
 from srt_assets.core.errors import StageError
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.outcome import Facts
+from srt_assets.core.scoring import precision
+from srt_assets.core.scoring import stage as scores
+from srt_assets.core.scoring.precision import Error
+from srt_assets.core.scoring.store import Known
 from srt_assets.core.selection.close import close_sql
 from srt_assets.core.selection.policies import policy_rows
 from srt_assets.core.selection.rule import memory, rule_sql
 from srt_assets.core.stage import Work
-from srt_assets.core.student import checkpoints, precision, scores, scoring
-from srt_assets.core.student.precision import Error
-from srt_assets.core.student.store import Known
+from srt_assets.core.students import checkpoints
 from srt_assets.core.tables import TABLES
 from srt_assets.settings import Settings
 

@@ -2,7 +2,7 @@
 
 from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import folders, retired
+from srt_assets.core.students import folders, retired
 
 
 def known_student(lake: Lake, student: str, table: str = "student_scores") -> None:

@@ -12,7 +12,7 @@ from srt_assets.core.teacher import sealing
 from srt_assets.core.teacher.ask import Turn, Verdict
 from srt_assets.core.teacher.call import Prompter
 from srt_assets.core.teacher.engine import Engine, Tally
-from srt_assets.core.teacher.flow import Job
+from srt_assets.core.teacher.flow import Exchange
 from srt_assets.core.teacher.known import Reply
 from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.parse import CORRECTABLE
@@ -88,10 +88,10 @@ class Asking:
             progress(min(survey.pairs, hits + self.done), survey.pairs, "records", **facts)
 
         steps = survey.missing(lookup, self.teacher.api_base)
-        jobs: Iterator[list[Job]] = iter(
+        exchanges: Iterator[list[Exchange]] = iter(
             lambda: [functools.partial(self._solve, step) for step in itertools.islice(steps, _TOGETHER)], []
         )
-        ask_all(self.teacher, lake, lookup, jobs, self.tally, report)
+        ask_all(self.teacher, lake, lookup, exchanges, self.tally, report)
 
     async def _solve(self, step: Step, engine: Engine) -> None:
         """Ask the call, and once more with a changed prompt if its reply cannot be read."""

@@ -14,7 +14,8 @@ from typing import Any
 
 from srt_assets.core.teacher.engine import Engine
 
-Job = Callable[[Engine], Awaitable[None]]
+# All that is asked of the teacher for one record and purpose: a call, and perhaps a correction after it.
+Exchange = Callable[[Engine], Awaitable[None]]
 
 REPORT_EVERY_S = 0.5
 # Workers start one after another, about as fast as calls can be sent. Calls that are sent together are answered
@@ -25,11 +26,11 @@ GRACE_S = 3.0
 
 
 def drive(
-    make_engine: Callable[[], Engine], chunks: Iterator[list[Job]], workers: int, report: Callable[[], None]
+    make_engine: Callable[[], Engine], chunks: Iterator[list[Exchange]], workers: int, report: Callable[[], None]
 ) -> None:
-    """Run all jobs, at most `workers` at a time; chunks are fetched when there is room, so memory stays flat.
+    """Run all exchanges, at most `workers` at a time; chunks are fetched when there is room, so memory stays flat.
 
-    The first exception of a job stops the rest and is raised here; so is an interrupt of the main thread. In both cases
+    The first exception stops the rest and is raised here; so is an interrupt of the main thread. In both cases
     calls in flight get GRACE_S seconds, and every reply that arrived is on disk when this returns.
     """
     run = _Run(make_engine, chunks, workers)
@@ -50,7 +51,7 @@ def drive(
 @dataclass
 class _Run:
     make_engine: Callable[[], Engine]
-    chunks: Iterator[list[Job]]
+    chunks: Iterator[list[Exchange]]
     workers: int
     error: BaseException | None = None
     ended: threading.Event = field(default_factory=threading.Event)
@@ -77,7 +78,7 @@ class _Run:
         if self.stop_asked:
             return
         engine = self.make_engine()
-        queue: asyncio.Queue[Job | None] = asyncio.Queue(maxsize=2 * self.workers)
+        queue: asyncio.Queue[Exchange | None] = asyncio.Queue(maxsize=2 * self.workers)
         tasks = [asyncio.create_task(self._work(engine, queue, i * RAMP_S)) for i in range(self.workers)]
         feeder = asyncio.create_task(self._feed(queue))
         stopped = asyncio.create_task(self.stopped.wait())
@@ -97,17 +98,17 @@ class _Run:
             await self._bring_home(engine, tasks)
             await engine.client.close()
 
-    async def _feed(self, queue: "asyncio.Queue[Job | None]") -> None:
+    async def _feed(self, queue: "asyncio.Queue[Exchange | None]") -> None:
         while (chunk := await asyncio.to_thread(next, self.chunks, None)) is not None:
-            for job in chunk:
-                await queue.put(job)
+            for exchange in chunk:
+                await queue.put(exchange)
         for _ in range(self.workers):
             await queue.put(None)
 
-    async def _work(self, engine: Engine, queue: "asyncio.Queue[Job | None]", after_s: float) -> None:
+    async def _work(self, engine: Engine, queue: "asyncio.Queue[Exchange | None]", after_s: float) -> None:
         await asyncio.sleep(after_s)
-        while not engine.stopping and (job := await queue.get()) is not None:
-            await job(engine)
+        while not engine.stopping and (exchange := await queue.get()) is not None:
+            await exchange(engine)
 
     async def _bring_home(self, engine: Engine, tasks: list["asyncio.Task[None]"]) -> None:
         """Cancel who only waits; let who has sent a call receive its reply, for a while.

@@ -1,4 +1,4 @@
-"""A session with the teacher: the local server if it is the teacher, client, budget, limits, and the flow of jobs."""
+"""A session with the teacher: the local server if it is the teacher, client, budget, limits, flow of exchanges."""
 
 import gc
 import time
@@ -11,7 +11,7 @@ from srt_assets.core.teacher import local
 from srt_assets.core.teacher.call import LOCAL
 from srt_assets.core.teacher.client import connect
 from srt_assets.core.teacher.engine import Engine, Tally
-from srt_assets.core.teacher.flow import Job, drive
+from srt_assets.core.teacher.flow import Exchange, drive
 from srt_assets.core.teacher.health import Health
 from srt_assets.core.teacher.ledger import Ledger
 from srt_assets.core.teacher.limits import WINDOW_S, Gate, RateLimit
@@ -42,9 +42,14 @@ def short_collections() -> Iterator[None]:
 
 
 def ask_all(
-    teacher: Teacher, lake: Lake, lookup: Lookup, jobs: Iterator[list[Job]], tally: Tally, report: Callable[[str], None]
+    teacher: Teacher,
+    lake: Lake,
+    lookup: Lookup,
+    exchanges: Iterator[list[Exchange]],
+    tally: Tally,
+    report: Callable[[str], None],
 ) -> None:
-    """Run the jobs against the teacher of the settings; when it returns or raises, all replies are on disk.
+    """Run the exchanges against the teacher of the settings; when it returns or raises, all replies are on disk.
 
     `report` is told now and then, with what the run is waiting for ('' if for nothing).
 
@@ -76,5 +81,5 @@ def ask_all(
         # A few more workers than calls in flight: one that waits for the disk or parses must not cost a slot.
         stack.enter_context(short_collections())
         started_at = time.monotonic()
-        drive(make_engine, jobs, concurrency + max(2, concurrency // 8), lambda: report(health.waits_for()))
+        drive(make_engine, exchanges, concurrency + max(2, concurrency // 8), lambda: report(health.waits_for()))
         tally.seconds = time.monotonic() - started_at

@@ -53,16 +53,16 @@ class Reflection(Stage):
     def upstream(self, lake: Lake) -> dict[str, str]:
         """Content hashes of what the rows are made from. StageError if it has not been made."""
 
-    # Of `Plan`: rows of the query that belong to one record.
+    # Of `RowsToMake`: rows of the query that belong to one record.
     together: ClassVar[int] = 1
 
     @abstractmethod
     def query(self, lake: Lake, where: str = "true") -> str:
-        """The records as SQL: see `Plan`. `where`: a condition on `sample_id`."""
+        """The records as SQL: see `RowsToMake`. `where`: a condition on `sample_id`."""
 
     @abstractmethod
     def subjects(self, *rows: tuple) -> tuple[Subject, ...]:
-        """The rows to make of a record: see `Plan`."""
+        """The rows to make of a record: see `RowsToMake`."""
 
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
         """What the share should be made of. Limits count only where a row was limited by them."""

@@ -32,7 +32,7 @@ class Subject:
     texts: tuple[str, str, str] | None = None
 
 
-class Plan(Protocol):
+class RowsToMake(Protocol):
     """What is to be made."""
 
     @property
@@ -58,7 +58,7 @@ class Survey:
     def __init__(
         self,
         lake: Lake,
-        plan: Plan,
+        plan: RowsToMake,
         prompter: Prompter,
         renew: bool = False,
         con: duckdb.DuckDBPyConnection | None = None,

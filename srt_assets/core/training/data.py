@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student import chat
-from srt_assets.core.student.encoding import OUT_OF_VOCABULARY, Encoder, Pass, Texts
+from srt_assets.core.scoring import chat
+from srt_assets.core.scoring.encoding import OUT_OF_VOCABULARY, Encoder, Pass, Texts
 from srt_assets.core.training import rows as splits
 from srt_assets.core.training import samples
 from srt_assets.core.training.job import Job

@@ -12,7 +12,7 @@ from srt_assets.core.errors import Damaged, UserError
 from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.lake import Lake
-from srt_assets.core.student.checkpoint_files import inspect
+from srt_assets.core.students.checkpoint_files import inspect
 from srt_assets.core.training.job import CURVE, RECORD
 from srt_assets.core.untouched import untouched
 

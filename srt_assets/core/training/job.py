@@ -7,8 +7,8 @@ from typing import Any
 
 from srt_assets.core.files import read_own
 from srt_assets.core.hashing import Fingerprint
-from srt_assets.core.student import chat
-from srt_assets.core.student.checkpoints import StudentInfo
+from srt_assets.core.scoring import chat
+from srt_assets.core.students.checkpoints import StudentInfo
 from srt_assets.settings import Settings
 
 # Raised when the same inputs would train another model.

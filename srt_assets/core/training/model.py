@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student.loading import load_whole
+from srt_assets.core.students.loading import load_whole
 from srt_assets.core.training.job import Job
 
 

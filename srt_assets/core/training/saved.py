@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from srt_assets.core.errors import StageError, UserError
-from srt_assets.core.student.loading import load_whole
+from srt_assets.core.students.loading import load_whole
 from srt_assets.core.training import memory
 from srt_assets.core.training.data import Data
 from srt_assets.core.training.job import Job

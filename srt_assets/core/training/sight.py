@@ -8,10 +8,10 @@ from typing import Any
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints
-from srt_assets.core.student.encoding import Encoder, Pass, Texts
-from srt_assets.core.student.loading import load_tokenizer
-from srt_assets.core.student.scoring import max_length
+from srt_assets.core.scoring import max_length
+from srt_assets.core.scoring.encoding import Encoder, Pass, Texts
+from srt_assets.core.students import checkpoints
+from srt_assets.core.students.loading import load_tokenizer
 from srt_assets.core.tables import CANDIDATES, PASSES, rows_as_dicts
 from srt_assets.settings import Settings
 

@@ -20,7 +20,7 @@ from srt_assets.core.manifest import Manifest
 from srt_assets.core.outcome import Check, Checked, Description, Facts, Made
 from srt_assets.core.progress import Progress
 from srt_assets.core.stage import Stage, Work
-from srt_assets.core.student import checkpoints
+from srt_assets.core.students import checkpoints
 from srt_assets.core.training import finished, job, launch, results, rows
 from srt_assets.core.training.finished import Finished
 from srt_assets.core.training.plan import count_steps

@@ -21,7 +21,7 @@ from srt_assets.core.errors import StageError, UserError, disk_full
 from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.locks import replace_text
-from srt_assets.core.student.loading import load_tokenizer
+from srt_assets.core.students.loading import load_tokenizer
 from srt_assets.core.training import card, data, memory, model, saved
 from srt_assets.core.training.arguments import arguments
 from srt_assets.core.training.job import RECORD, Job

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from srt_assets.core.student.devices import is_memory_shortage
-from srt_assets.core.student.model import Forward, Prefix, Ways, changes_from
+from srt_assets.core.scoring.devices import is_memory_shortage
+from srt_assets.core.scoring.model import Forward, Prefix, Ways, changes_from
 
 # Part of every kept answer: change it when the same student could get another one.
 VERSION = "1"

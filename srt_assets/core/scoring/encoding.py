@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student import templates
-from srt_assets.core.student.chat import PROBE, Chat, words_of
+from srt_assets.core.scoring import templates
+from srt_assets.core.scoring.chat import PROBE, Chat, words_of
 from srt_assets.core.tables import PASSES
 
 EMPTY_TARGET = "empty_target"

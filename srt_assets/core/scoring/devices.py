@@ -5,7 +5,7 @@ import os
 import torch
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student.scoring import DTYPES
+from srt_assets.core.scoring import DTYPES
 
 # A weight copy must leave room for activations and the logits of a chunk.
 _USABLE = 0.8

@@ -3,9 +3,9 @@
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description
+from srt_assets.core.scoring.precision import ratios
+from srt_assets.core.scoring.store import NOT_OK, TABLE
 from srt_assets.core.sql import models
-from srt_assets.core.student.precision import ratios
-from srt_assets.core.student.store import NOT_OK, TABLE
 from srt_assets.core.tables import PASSES, rows_as_dicts
 
 # A histogram of all rows needs no more than this many of them.

@@ -6,10 +6,10 @@ import torch
 from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student.loading import load_whole
-from srt_assets.core.student.model import Forward
-from srt_assets.core.student.proof import TEXT, Proof, prove
-from srt_assets.core.student.proofs import Place
+from srt_assets.core.scoring.model import Forward
+from srt_assets.core.scoring.proof import TEXT, Proof, prove
+from srt_assets.core.scoring.proofs import Place
+from srt_assets.core.students.loading import load_whole
 
 
 def load_model(

@@ -15,7 +15,7 @@ from srt_assets.core.hashing import digest
 from srt_assets.core.locks import file_lock, replace_text
 
 if TYPE_CHECKING:
-    from srt_assets.core.student.proof import Proof
+    from srt_assets.core.scoring.proof import Proof
 
 FOLDER = "proofs"
 # Those that compute: what is not installed counts too, for it may be tomorrow.
@@ -34,7 +34,7 @@ class Place:
     @property
     def facts(self) -> dict[str, Any]:
         """The key in words. Loads torch."""
-        from srt_assets.core.student import devices, proof
+        from srt_assets.core.scoring import devices, proof
 
         return {
             "measurement": proof.VERSION,
@@ -49,8 +49,8 @@ class Place:
 
     def known(self) -> "Proof | None":
         """The proof as kept, None if there is none."""
-        from srt_assets.core.student.model import Ways
-        from srt_assets.core.student.proof import Proof
+        from srt_assets.core.scoring.model import Ways
+        from srt_assets.core.scoring.proof import Proof
 
         found = _read(self.file)
         return Proof(**found["proof"] | {"ways": Ways(**found["proof"]["ways"])}) if found else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student.render_child import ENCODING
+from srt_assets.core.scoring.render_child import ENCODING
 
 # For one conversation; usual are 0.1 ms, and some MB.
 SECONDS = 5.0

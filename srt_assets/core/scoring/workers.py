@@ -14,8 +14,8 @@ from typing import cast
 from srt_assets.core.children import protected
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.masking import redact
+from srt_assets.core.scoring.chunks import ChunkScorer, Item, Scored, Spec
 from srt_assets.core.signals import listen
-from srt_assets.core.student.chunks import ChunkScorer, Item, Scored, Spec
 
 # One being computed, one being tokenized, one waiting: a worker never waits for its feeder.
 _AHEAD = 3

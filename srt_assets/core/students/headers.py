@@ -9,7 +9,7 @@ from pathlib import Path
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.files import opened
-from srt_assets.core.student import unfit
+from srt_assets.core.students import unfit
 
 # The limit of the safetensors library itself.
 _LONGEST_HEADER = 100_000_000

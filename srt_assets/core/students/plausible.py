@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student.headers import Held
+from srt_assets.core.students.headers import Held
 
 
 def _names(text: str) -> frozenset[str]:

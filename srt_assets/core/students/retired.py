@@ -1,4 +1,4 @@
-"""Which students are out, and what the watched folder must not bring back. How one is retired is in `core/retire.py`.
+"""Which students are out, and what the watched folder must not bring back. How one is retired: `retire.py`.
 
 The record of a retired student stays. It says since when, what its weights were (fingerprint) and as what its files
 were known (signatures): the same files stay out; others under the same name are another checkpoint, and come in.
@@ -17,8 +17,8 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import replace_text
-from srt_assets.core.student import folders
-from srt_assets.core.student.folders import BACK_AT, RECORD, RETIRED
+from srt_assets.core.students import folders
+from srt_assets.core.students.folders import BACK_AT, RECORD, RETIRED
 from srt_assets.core.tables import rows_as_dicts
 
 TABLE = "students"

@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from srt_assets.core import reserve
+from srt_assets.core import reserve, scoring
 from srt_assets.core.errors import is_disk_full
+from srt_assets.core.scoring import precision
+from srt_assets.core.scoring.precision import Error
+from srt_assets.core.scoring.store import TABLE, Store
 from srt_assets.core.sql import models
 from srt_assets.core.stage import Work
-from srt_assets.core.student import precision, scoring
-from srt_assets.core.student.checkpoints import StudentInfo
-from srt_assets.core.student.precision import Error
-from srt_assets.core.student.store import TABLE, Store
+from srt_assets.core.students.checkpoints import StudentInfo
 
 if TYPE_CHECKING:
-    from srt_assets.core.student.proof import Proof
+    from srt_assets.core.scoring.proof import Proof
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _SETTLE_FLUSH_S = 60.0
 _MOST_PARTS = 50
 
 
-class Job:
+class ScoringRun:
     """One run of the stage: counts, pace, and when to put rows down."""
 
     def __init__(self, work: Work, info: StudentInfo, store: Store, errors: precision.Errors) -> None:

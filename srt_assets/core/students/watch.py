@@ -12,9 +12,9 @@ from srt_assets.core import files
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import checkpoints, folders, retired, sources
-from srt_assets.core.student.checkpoint_files import inspect, slugify
-from srt_assets.core.student.retired import Retired
+from srt_assets.core.students import checkpoints, folders, retired, sources
+from srt_assets.core.students.checkpoint_files import inspect, slugify
+from srt_assets.core.students.retired import Retired
 from srt_assets.settings import Settings
 
 LIST = "students.toml"

@@ -7,8 +7,8 @@ from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
 from srt_assets.core.stage import Stage, Work
-from srt_assets.core.student import checkpoints, proofs, watch
-from srt_assets.core.student.folders import RETIRED
+from srt_assets.core.students import checkpoints, watch
+from srt_assets.core.students.folders import RETIRED
 from srt_assets.settings import Settings
 
 TABLE = "students"
@@ -48,9 +48,8 @@ class StudentCheckpoint(Stage):
         """What people look at first: size, kind and identity of the student."""
         info = checkpoints.get(lake, student)
         shown = ("weights_bytes", "vocab_size", "architecture", "fingerprint", "generation")
-        proved = "; ".join(proofs.told(lake.home, info.fingerprint)) or "not measured yet: it is when it first scores"
         facts: dict[str, Any] = {name: getattr(info, name) for name in shown} | {"source": info.source_now}
-        return Description({"parameters": info.n_parameters, **facts, "forward_pass": proved})
+        return Description({"parameters": info.n_parameters, **facts})
 
 
 STAGE = StudentCheckpoint()

@@ -14,8 +14,8 @@ from pathlib import Path
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import digest, file_sha256
-from srt_assets.core.student import headers, plausible, unfit
-from srt_assets.core.student.headers import Held
+from srt_assets.core.students import headers, plausible, unfit
+from srt_assets.core.students.headers import Held
 from srt_assets.paths import shown
 
 INDEX = "model.safetensors.index.json"

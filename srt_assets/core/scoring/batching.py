@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from srt_assets.core.student.encoding import Pass
+from srt_assets.core.scoring.encoding import Pass
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A score belongs to texts (content key), student (fingerprint) and way of scoring, not to a sample: candidates with the
 same texts have the same score. Texts leave DuckDB only for candidates that must be scored. Here belongs what is done
-with rows; how they are computed is in `scoring.py`.
+with rows; how they are computed is in `__init__.py`.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import pyarrow as pa
 
 from srt_assets.core.lake import Lake
-from srt_assets.core.student.encoding import Texts
+from srt_assets.core.scoring.encoding import Texts
 from srt_assets.core.tables import PASSES, TABLES, rows_as_dicts, sql_literal
 
 TABLE = "student_scores"

@@ -17,7 +17,7 @@ from typing import Any
 
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
-from srt_assets.core.student.rendering import Renderer
+from srt_assets.core.scoring.rendering import Renderer
 
 # What every chat template takes for today: some print it, and the same text must give the same score tomorrow.
 _DAY = datetime(2024, 7, 26)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 
 import duckdb
 
+from srt_assets.core.scoring import DTYPES, EXACT
 from srt_assets.core.sql import models
-from srt_assets.core.student.scoring import DTYPES, EXACT
 from srt_assets.core.tables import PASSES
 
 MEASURED_RECORDS = 64

@@ -1,7 +1,8 @@
-"""How a student scores records: the version of the scoring code, devices and precision, records through the devices.
+"""Scoring: the prompts a student sees, its model asked for losses, and the table `student_scores`.
 
-Here belongs what everyone who needs scores asks: the stage `student_scores`, and selection for close verdicts. Nothing
-is stored here. What is known already and what is missing is in `store.py`. Importing this module loads no torch.
+This file is what the rest of the program asks: the version of the scoring code, devices and precision, records through
+the devices. It stores nothing and loads no torch. What is known already and what is missing is in `store.py`. No policy
+belongs in this room: what a score decides is in `selection`. Training takes prompts and token ids from here.
 """
 
 import logging
@@ -11,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srt_assets.core.progress import Progress
-from srt_assets.core.student import chat
-from srt_assets.core.student.checkpoints import StudentInfo
-from srt_assets.core.student.encoding import Texts
-from srt_assets.core.student.store import OUT_OF_MEMORY, Way
+from srt_assets.core.scoring import chat
+from srt_assets.core.scoring.encoding import Texts
+from srt_assets.core.scoring.store import OUT_OF_MEMORY, Way
+from srt_assets.core.students.checkpoints import StudentInfo
 from srt_assets.core.tables import PASSES
 from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from srt_assets.core.student.chunks import Scored, Spec
+    from srt_assets.core.scoring.chunks import Scored, Spec
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +68,8 @@ def prepare(settings: Settings, info: StudentInfo, home: Path, dtype: str) -> tu
 
     UserError for a device that this machine does not have.
     """
-    from srt_assets.core.student import devices
-    from srt_assets.core.student.chunks import Spec
+    from srt_assets.core.scoring import devices
+    from srt_assets.core.scoring.chunks import Spec
 
     chosen = settings.student
     resolved = devices.resolve_dtype(dtype, chosen.devices)
@@ -92,8 +93,8 @@ def score(
 
     StageError if a worker dies, UserError if the student cannot be loaded.
     """
-    from srt_assets.core.student import workers  # heavy: loads torch
-    from srt_assets.core.student.pace import Pace, chunks
+    from srt_assets.core.scoring import workers  # heavy: loads torch
+    from srt_assets.core.scoring.pace import Pace, chunks
 
     pace = Pace()
     for scored in workers.score_chunks(spec, names, chunks(records, pace), tick):

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 from srt_assets.core.errors import StageError
-from srt_assets.core.student import chat, devices
-from srt_assets.core.student.encoding import OUT_OF_VOCABULARY, Encoded, Encoder, Pass, Texts
-from srt_assets.core.student.loading import load_tokenizer
-from srt_assets.core.student.proof import Proof
-from srt_assets.core.student.proofs import Place
-from srt_assets.core.student.ready import load_model
-from srt_assets.core.student.scorer import Scorer, Tick
-from srt_assets.core.student.store import OUT_OF_MEMORY
+from srt_assets.core.scoring import chat, devices
+from srt_assets.core.scoring.encoding import OUT_OF_VOCABULARY, Encoded, Encoder, Pass, Texts
+from srt_assets.core.scoring.proof import Proof
+from srt_assets.core.scoring.proofs import Place
+from srt_assets.core.scoring.ready import load_model
+from srt_assets.core.scoring.scorer import Scorer, Tick
+from srt_assets.core.scoring.store import OUT_OF_MEMORY
+from srt_assets.core.students.loading import load_tokenizer
 from srt_assets.core.tables import PASSES
 
 # A shorter beginning saves less than handing its keys and values around costs.

@@ -12,7 +12,7 @@ from typing import Any
 from srt_assets.core import looks
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
-from srt_assets.core.student import retired
+from srt_assets.core.students import retired
 
 _MEMORY = "instance"
 

@@ -13,9 +13,9 @@ import duckdb
 from srt_assets.core.errors import Damaged, UserError, nearest
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import replace_text
-from srt_assets.core.student import folders, retired, watch
-from srt_assets.core.student.folders import RECORD, RETIRED
-from srt_assets.core.student.retired import TABLE, Retired
+from srt_assets.core.students import folders, retired, watch
+from srt_assets.core.students.folders import RECORD, RETIRED
+from srt_assets.core.students.retired import TABLE, Retired
 from srt_assets.core.tables import rows_as_dicts
 from srt_assets.settings import Settings
 

@@ -9,11 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from srt_assets.core.student.batching import Batch, plan
-from srt_assets.core.student.devices import is_memory_shortage
-from srt_assets.core.student.encoding import Pass
-from srt_assets.core.student.model import Forward, Prefix
-from srt_assets.core.student.store import OUT_OF_MEMORY
+from srt_assets.core.scoring.batching import Batch, plan
+from srt_assets.core.scoring.devices import is_memory_shortage
+from srt_assets.core.scoring.encoding import Pass
+from srt_assets.core.scoring.model import Forward, Prefix
+from srt_assets.core.scoring.store import OUT_OF_MEMORY
 
 NOT_FINITE = "not_finite"
 Tick = Callable[[int], object]

@@ -17,10 +17,10 @@ from srt_assets.core.errors import Damaged, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import replace_text
 from srt_assets.core.one_look import once_a_look
-from srt_assets.core.student import folders, retired, sources
-from srt_assets.core.student.checkpoint_files import Files, inspect, readable, slugify
-from srt_assets.core.student.folders import RECORD, RETIRED
-from srt_assets.core.student.folders import slugs as list_students
+from srt_assets.core.students import folders, retired, sources
+from srt_assets.core.students.checkpoint_files import Files, inspect, readable, slugify
+from srt_assets.core.students.folders import RECORD, RETIRED
+from srt_assets.core.students.folders import slugs as list_students
 from srt_assets.settings import Settings
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")

@@ -14,7 +14,7 @@ import torch
 from torch.nn.modules import module as hooks
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student.headers import Held
+from srt_assets.core.students.headers import Held
 
 # One matrix may have three names until they are tied, and a head may be missing, which is said by name later. A number
 # may be stored in two bits.

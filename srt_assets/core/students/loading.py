@@ -12,8 +12,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.student.building import bounded
-from srt_assets.core.student.checkpoint_files import model_of
+from srt_assets.core.students.building import bounded
+from srt_assets.core.students.checkpoint_files import model_of
 
 _OF_THE_MACHINE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 _LONGEST = 300

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from srt_assets.core.student.chunks import Item
-from srt_assets.core.student.encoding import Texts
+from srt_assets.core.scoring.chunks import Item
+from srt_assets.core.scoring.encoding import Texts
 
 # Long enough to sort many sequences by length, short enough that a kill loses little.
 CHUNK_S = 12.0

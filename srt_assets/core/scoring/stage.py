@@ -6,16 +6,19 @@ A row holds sums and counts for four passes; every published ratio is arithmetic
 """
 
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
+from srt_assets.core import scoring
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Check, Checked, Description, Made
+from srt_assets.core.scoring import describe, precision, proofs
+from srt_assets.core.scoring.run import ScoringRun
+from srt_assets.core.scoring.store import TABLE, Store
 from srt_assets.core.stage import Stage, Work
-from srt_assets.core.student import checkpoints, describe, precision, scoring
-from srt_assets.core.student.job import Job
-from srt_assets.core.student.store import TABLE, Store
+from srt_assets.core.students import checkpoints
 from srt_assets.settings import Settings
 
 COMPLETE = "every_candidate_has_a_score_or_a_status"
@@ -70,12 +73,15 @@ class StudentScores(Stage):
         errors = precision.of_stats(before.stats) if before and same else {}
         way = scoring.way(work.settings, info, work.settings.student.dtype)
         with closing(Store(work.lake, work.student, way)) as store:
-            job = Job(work, info, store, errors)
-            job.score()
-            return Made({TABLE: [store.write()]}, job.stats())
+            run = ScoringRun(work, info, store, errors)
+            run.score()
+            return Made({TABLE: [store.write()]}, run.stats())
 
     def describe(self, lake: Lake, student: str = "") -> Description:
-        return describe.describe(lake, student)
+        """Statuses, ratios, and in which ways this student has proved that it can be asked."""
+        found = describe.describe(lake, student)
+        proved = "; ".join(proofs.told(lake.home, checkpoints.get(lake, student).fingerprint))
+        return replace(found, numbers={**found.numbers, "forward_passes": proved}) if proved else found
 
     def check(self, lake: Lake, student: str = "") -> list[Checked]:
         found = describe.faults(lake, student)
