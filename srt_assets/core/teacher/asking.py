@@ -65,7 +65,7 @@ class Asking:
             self._settle(survey, rows, lookup, progress)
             return survey.missing(lookup, self.teacher.api_base)
 
-        ask_batches(self.teacher, lake, self.share, missing, self.unanswered, self.tally, progress)
+        self.unanswered, self.tally = ask_batches(self.teacher, lake, self.share, missing, progress)
 
     def _ask_all(self, lake: Lake, survey: Survey, lookup: Lookup, progress: Progress) -> None:
         from srt_assets.core.teacher.session import ask_all

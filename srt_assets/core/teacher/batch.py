@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from srt_assets.core.errors import StageError
 from srt_assets.core.files import read_own
@@ -47,43 +47,61 @@ def ask_batches(
     lake: Lake,
     stage: str,
     missing: Callable[[Lookup], Iterator[Step]],
-    unanswered: dict[str, Verdict],
-    tally: Tally,
     progress: Progress,
-) -> None:
-    """Collect the open batches of this stage, then submit what is missing until nothing is. Blocks while they run."""
-    client = connect(teacher)
-    desk = _Desk(client, lake, stage, tally, progress)
-    tally.priced = desk.prices.known
+) -> tuple[dict[str, Verdict], Tally]:
+    """Collect the open batches of this stage, then submit what is missing until nothing is. Blocks while they run.
+
+    Gives the calls that stay without a reply, by key, with the reason, and what was done.
+    """
+    desk = _Desk(connect(teacher), lake, stage, progress)
     while True:
         for state in desk.open():
             desk.collect(state)
         sealing.seal(lake)
-        submitted = 0
+        unanswered: dict[str, Verdict] = {}
+        file, submitted = _File(), False
         with Lookup(lake) as lookup:
-            spent_usd = lookup.spent_usd()
-            unanswered.clear()
-            for file in _files(_lines(client, desk.prices, missing(lookup), spent_usd, unanswered)):
+            for key, line in _lines(desk.client, desk.prices, lookup.spent_usd(), missing(lookup)):
+                if isinstance(line, str):
+                    unanswered[key] = line
+                    continue
+                if file.calls and not file.has_room(line):
+                    desk.submit(file)
+                    file = _File()
+                file.add(key, line)
+                submitted = True
+            if file.calls:
                 desk.submit(file)
-                submitted += 1
         if not submitted:
-            return
+            return unanswered, desk.tally
+
+
+class _Line(NamedTuple):
+    """A call to submit: its line in the file, and what the ledger will need (`row`, `most` USD it can cost)."""
+
+    text: bytes
+    facts: dict[str, Any]
 
 
 @dataclass
 class _File:
-    """A batch to be submitted: its lines, and by key what the ledger will need of each."""
+    """A batch to be submitted, within the provider's limits: its lines, and by key what the ledger will need."""
 
     lines: io.BytesIO = field(default_factory=io.BytesIO)
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def has_room(self, line: _Line) -> bool:
+        return len(self.calls) < MAX_CALLS and self.lines.tell() + len(line.text) <= MAX_BYTES
+
+    def add(self, key: str, line: _Line) -> None:
+        self.lines.write(line.text)
+        self.calls[key] = line.facts
+
 
 def _lines(
-    client: Client, prices: Prices, steps: Iterator[Step], spent_usd: float, unanswered: dict[str, Verdict]
-) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-    """The calls to submit now: key, what the ledger will need, line. Those that are too long, hopeless or beyond the
-    budget get their verdict.
-    """
+    client: Client, prices: Prices, spent_usd: float, steps: Iterator[Step]
+) -> Iterator[tuple[str, _Line | Verdict]]:
+    """Calls by key, to submit now, or with the verdict on those that are too long, hopeless or beyond the budget."""
     teacher = client.teacher
     with asyncio.Runner() as loop:
         for step in steps:
@@ -97,35 +115,23 @@ def _lines(
                     spent_usd += most
                     line = {"custom_id": call.key, "method": "POST", "url": "/v1/chat/completions"}
                     text = json.dumps(line | {"body": client.body(call, ask.allowed)}).encode() + b"\n"
-                    yield call.key, {"row": ledger_row(teacher, call, ask.allowed, ask.attempt), "most": most}, text
+                    row = ledger_row(teacher, call, ask.allowed, ask.attempt)
+                    yield call.key, _Line(text, {"row": row, "most": most})
                     continue
                 ask = "over_budget"
             if isinstance(ask, str):  # a verdict; a reply that serves needs nothing
-                unanswered[call.key] = ask
-
-
-def _files(lines: Iterator[tuple[str, dict[str, Any], bytes]]) -> Iterator[_File]:
-    """Batches within the provider's limits; one at a time is held."""
-    file = _File()
-    for key, facts, line in lines:
-        if file.calls and (len(file.calls) >= MAX_CALLS or file.lines.tell() + len(line) > MAX_BYTES):
-            yield file
-            file = _File()
-        file.lines.write(line)
-        file.calls[key] = facts
-    if file.calls:
-        yield file
+                yield call.key, ask
 
 
 class _Desk:
     """Submits and collects the batches of one stage."""
 
-    def __init__(self, client: Client, lake: Lake, stage: str, tally: Tally, progress: Progress) -> None:
+    def __init__(self, client: Client, lake: Lake, stage: str, progress: Progress) -> None:
         self.client = client
         self.teacher = client.teacher
         self.lake = lake
         self.prices = prices_of(client.teacher)
-        self.tally = tally
+        self.tally = Tally(priced=self.prices.known)
         self.progress = progress
         self.folder = lake.directory(ledger.TABLE) / "batches"
         # Batches of this stage at this model and endpoint: another one's answers would not be asked for now.

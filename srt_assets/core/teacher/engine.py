@@ -16,9 +16,9 @@ from srt_assets.core.teacher.client import Client
 from srt_assets.core.teacher.failures import Failure, classify
 from srt_assets.core.teacher.health import Health
 from srt_assets.core.teacher.ledger import Ledger
-from srt_assets.core.teacher.limits import Gate, RateLimit, backoff_s
+from srt_assets.core.teacher.limits import Limits, backoff_s
 from srt_assets.core.teacher.lookup import INTERRUPTED, Reply
-from srt_assets.core.teacher.money import Budget, Prices
+from srt_assets.core.teacher.money import Money, Prices
 from srt_assets.core.teacher.unfit import halt, named
 from srt_assets.settings import Teacher
 
@@ -97,13 +97,10 @@ class _Patience:
 class Engine:
     """Asks calls on one event loop, and counts into `tally` what came of it."""
 
-    teacher: Teacher
     client: Client
     ledger: Ledger
-    prices: Prices
-    budget: Budget
-    rate: RateLimit
-    gate: Gate
+    money: Money
+    limits: Limits
     health: Health
     tally: Tally
     sending: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -115,6 +112,7 @@ class Engine:
     _unexpected: int = 0
 
     def __post_init__(self) -> None:
+        self.teacher, self.prices, self.budget = self.client.teacher, self.money.prices, self.money.budget
         self._ends = ends.Streak(self.teacher.good_finish_reasons)
 
     async def ask(self, turn: Turn) -> Reply | Verdict:
@@ -195,14 +193,14 @@ class Engine:
         call, allowed, cost = sent.call, sent.allowed, 0.0
         task = asyncio.current_task()
         assert task is not None
-        await self.gate.enter()
+        await self.limits.gate.enter()
         try:
             tokens = self._expected_tokens(call, allowed)
-            entry = await self.rate.reserve(tokens)
-            while (closed := self.gate.closed_for_s) > 0:
-                self.rate.withdraw(entry)
+            entry = await self.limits.rate.reserve(tokens)
+            while (closed := self.limits.gate.closed_for_s) > 0:
+                self.limits.rate.withdraw(entry)
                 await asyncio.sleep(closed)
-                entry = await self.rate.reserve(tokens)
+                entry = await self.limits.rate.reserve(tokens)
             self.sending.add(task)
             sent.answers_before = self.health.answers
             try:
@@ -215,7 +213,7 @@ class Engine:
                 raise
             except Exception as error:  # noqa: BLE001 - every kind of failure becomes data; classify tells them apart
                 failure = classify(error)
-                self.rate.settle(entry, 0 if failure.action == "throttled" else entry.tokens)
+                self.limits.rate.settle(entry, 0 if failure.action == "throttled" else entry.tokens)
                 cost = cost_of(failure, self.prices, reserved) or 0.0
                 self.tally.cost_usd += cost
                 self._failed(sent, failure)
@@ -223,16 +221,16 @@ class Engine:
             cost = cost_of(answer, self.prices, reserved) or 0.0
             self._succeeded(call, answer, cost)
             used = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
-            self.rate.settle(entry, used or entry.tokens)
+            self.limits.rate.settle(entry, used or entry.tokens)
             return answer
         finally:
             self.sending.discard(task)
-            self.gate.leave()
+            self.limits.gate.leave()
             self.budget.settle(reserved, cost)
             self._settled.set()
 
     def _succeeded(self, call: Call, answer: Answer, cost: float) -> None:
-        self.gate.succeeded()
+        self.limits.gate.succeeded()
         self.health.answered()
         self.tally.add(answer, cost)
         if answer.prompt_tokens:
@@ -259,7 +257,7 @@ class Engine:
         self.tally.throttled += failure.action == "throttled"
         if self.health.is_down(failure):
             sent.met_outage = self.health.is_storm and not failure.perhaps_billed
-            self.gate.throttled(failure.retry_after_s, self.health.left_s)
+            self.limits.gate.throttled(failure.retry_after_s, self.health.left_s)
 
     def ended(self) -> None:
         """All calls of the run are done. UserError if every one of them was refused: that is no verdict on a record."""

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 WINDOW_S = 60.0
 # A request reaches the server a moment after it is counted here, so the server's 60 seconds begin later than ours. If a
@@ -205,6 +206,13 @@ class Gate:
             # Only time is missing, and only this timer will tell: also when the time came a moment ago.
             wait = max(0.0, self._open_at - self._clock())
             self._alarm = asyncio.get_running_loop().call_later(wait + 0.001, self._admit)
+
+
+class Limits(NamedTuple):
+    """What paces the calls of a run: the provider's limits a minute, and how many may be under way."""
+
+    rate: RateLimit
+    gate: Gate
 
 
 def backoff_s(attempt: int, jitter: float, first: float = 1.0, most: float = 30.0) -> float:

@@ -1,6 +1,7 @@
 """What calls cost: prices per token, and a budget that in-flight calls have already reserved their part of."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from srt_assets.core.errors import UserError
 from srt_assets.settings import Teacher
@@ -95,3 +96,10 @@ class Budget:
         self.in_flight -= 1
         self.reserved -= reserved
         self.spent += cost
+
+
+class Money(NamedTuple):
+    """What calls cost, and what may be spent on them."""
+
+    prices: Prices
+    budget: Budget

@@ -14,9 +14,9 @@ from srt_assets.core.teacher.engine import Engine, Tally
 from srt_assets.core.teacher.flow import Exchange, drive
 from srt_assets.core.teacher.health import Health
 from srt_assets.core.teacher.ledger import Ledger
-from srt_assets.core.teacher.limits import WINDOW_S, Gate, RateLimit
+from srt_assets.core.teacher.limits import WINDOW_S, Gate, Limits, RateLimit
 from srt_assets.core.teacher.lookup import Lookup
-from srt_assets.core.teacher.money import Budget, prices_of
+from srt_assets.core.teacher.money import Budget, Money, prices_of
 from srt_assets.settings import Teacher
 
 # Of a reply in the ledger; tokens of most languages have fewer.
@@ -76,7 +76,7 @@ def ask_all(
             rate.remember(sorted([*past.made(), *others], reverse=True))
             if rate.counts:
                 _past[place] = rate, ours | {book.name}
-            return Engine(teacher, client, book, prices, budget, rate, Gate(concurrency), health, tally)
+            return Engine(client, book, Money(prices, budget), Limits(rate, Gate(concurrency)), health, tally)
 
         # A few more workers than calls in flight: one that waits for the disk or parses must not cost a slot.
         stack.enter_context(short_collections())

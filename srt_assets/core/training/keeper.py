@@ -11,11 +11,14 @@ from transformers import TrainerCallback, TrainingArguments
 
 from srt_assets.core.files import read_own
 from srt_assets.core.locks import replace_text
+from srt_assets.core.training.job import Job
 from srt_assets.core.training.states import WHOLE, sync
 from srt_assets.core.training.trainer import Steps
 
 # A state is four times the weights: saving takes at most this share of the time.
 SAVING_SHARE = 0.05
+
+Listener = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(eq=False)
@@ -26,10 +29,9 @@ class Keeper(TrainerCallback):
     called before the first step, when the model lies where it will be trained.
     """
 
+    job: Job
     steps: Steps
-    curve: Path
-    save_every_s: float
-    listener: Callable[[int, int, dict[str, float]], None]
+    listener: Listener
     stop_asked: Callable[[], bool]
     at_start: Callable[[], None]
     stopped: bool = False
@@ -45,13 +47,13 @@ class Keeper(TrainerCallback):
             self._cut_curve(state.global_step)
         self._began = self._saved_at = self._stepped_at = self._mark = time.monotonic()
         self._here = 0
-        self._pause = self.save_every_s
+        self._pause = self.job.save_every_s
 
     def _cut_curve(self, step: int) -> None:
         """Lines of steps that were made after the state we continue from, and are made again."""
-        old = read_own(self.curve).splitlines() if self.curve.exists() else []
+        old = read_own(self.job.curve).splitlines() if self.job.curve.exists() else []
         kept = [line for line in old if (facts := _parse(line)) and facts["step"] <= step]
-        replace_text(self.curve, "".join(line + "\n" for line in kept))
+        replace_text(self.job.curve, "".join(line + "\n" for line in kept))
         self.seconds = sum(json.loads(line)["seconds"] for line in kept)
 
     def on_step_end(self, args, state, control, **_):
@@ -80,7 +82,7 @@ class Keeper(TrainerCallback):
             "tokens": self.tokens,
             "seconds": round(took, 4),
         }
-        with self.curve.open("a") as file:
+        with self.job.curve.open("a") as file:
             file.write(json.dumps(facts) + "\n")
         left = self._all - self.tokens
         self.listener(step, state.max_steps, {**facts, "tokens_per_s": speed, "eta_s": left / speed})
@@ -90,11 +92,11 @@ class Keeper(TrainerCallback):
         if args.process_index == 0:
             directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             sync(directory)
-            sync(self.curve)  # nobody makes these lines again
+            sync(self.job.curve)  # nobody makes these lines again
             (directory / WHOLE).touch()
         self._saved_at = time.monotonic()
         took = self._saved_at - self._stepped_at
-        self._pause = max(self.save_every_s, took / SAVING_SHARE) if self.save_every_s else 0.0
+        self._pause = max(self.job.save_every_s, took / SAVING_SHARE) if self.job.save_every_s else 0.0
 
 
 def _any(flag: bool, args: TrainingArguments) -> bool:

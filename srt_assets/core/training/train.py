@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import StageError, UserError, disk_full
@@ -25,7 +25,7 @@ from srt_assets.core.students.loading import load_tokenizer
 from srt_assets.core.training import card, data, memory, model, saved
 from srt_assets.core.training.arguments import arguments
 from srt_assets.core.training.job import RECORD, Job
-from srt_assets.core.training.keeper import Keeper
+from srt_assets.core.training.keeper import Keeper, Listener
 from srt_assets.core.training.packed import mean_loss, packing_is_exact
 from srt_assets.core.training.plan import count_steps, row_bound, step_samples
 from srt_assets.core.training.samples import shortest
@@ -41,8 +41,6 @@ _NEARLY_NONE = 64 << 20
 # Losses before the first step, for a training that is continued.
 BEFORE = "before.json"
 VERSIONS = ("srt-assets", "torch", "transformers", "accelerate", "peft")
-
-Listener = Callable[[int, int, dict[str, float]], None]
 
 
 class Stopped(Exception):
@@ -62,6 +60,63 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
 
     began = time.monotonic()
     hf_logging.disable_progress_bar()
+    ready = _prepare(job, say, stop_if_asked)
+    trainer, keeper = _trainer(ready, listener, stop_asked)
+    say(ready.told)
+    result = trainer.train(resume_from_checkpoint=str(ready.state) if ready.state else None)
+    if keeper.stopped and result.global_step < len(ready.plan):
+        raise Stopped
+    trained = _trained(ready, trainer)
+    if trained is None:
+        return
+    device, samples = ready.device, ready.samples
+    facts = {
+        **_facts(ready, keeper),
+        "steps": result.global_step,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "sharded": trainer.is_fsdp_enabled,
+    }
+    aside = job.directory / ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    say("saving the trained model, and measuring it as it was saved")
+    facts |= saved.save(trained, ready.tokenizer, job, aside, samples, ready.budget, ready.args.device)
+    facts |= {"process_seconds": time.monotonic() - began, "peak_memory_bytes": memory.peak_bytes(device)}
+    _finish(job, aside, facts)
+
+
+@dataclass(eq=False)
+class _Ready:
+    """A training before its first step. `window`: longest sample, `budget`: a forward pass, both in tokens.
+
+    `state`: the directory of the saved state that it continues from, None if it begins.
+    """
+
+    job: Job
+    device: torch.device
+    dtype: str
+    args: TrainingArguments
+    tokenizer: Any
+    student: Any
+    samples: data.Data
+    window: int
+    budget: int
+    plan: Steps
+    state: Path | None
+
+    @property
+    def told(self) -> str:
+        """What people are told of it."""
+        continued = f"; continuing from step {self.state.name.rpartition('-')[2]}" if self.state else ""
+        return (
+            f"{len(self.samples.train)} samples to train on, {len(self.samples.held_out)} held out, "
+            f"{len(self.plan)} steps of up to {self.job.batch_size} samples on "
+            f"{self.args.world_size} x {self.device.type} in {self.dtype}{continued}"
+        )
+
+
+def _prepare(job: Job, say: Callable[[str], None], stop_if_asked: Callable[[], None]) -> _Ready:
+    """Load the student and the samples, and decide how much goes through the model at once."""
     device = model.pick_device(job)
     model.check_processes(job, device)
     dtype = model.pick_dtype(job, device)
@@ -69,7 +124,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     rank, processes = args.process_index, args.world_size
     set_seed(job.seed)
     tokenizer = load_tokenizer(job.student_path)
-    stored = saved.stored_dtype(job.student_path)
+    saved.stored_dtype(job.student_path)  # one that cannot be saved in it is refused now, not after the last step
     student: Any = model.load_model(job)
     window = min(job.max_length, getattr(student.config, "max_position_embeddings", None) or job.max_length)
     vocabulary = len(student.get_input_embeddings().weight)
@@ -82,7 +137,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     # Rounded down: the first warm-up step has learning rate 0, and in a training of a few steps every step counts.
     args.warmup_steps = int(job.warmup_ratio * steps)
     budget = job.token_budget or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
-    budget = _check_packing(student, samples, dtype, budget, say)
+    budget = _check_packing(student, samples, budget, say)
     batches = step_samples(len(samples.train), job.batch_size, steps, job.seed)
     plan = Steps(samples.train, batches, budget, rank, processes)
     row = row_bound(samples.train.lengths, samples.train.n_targets, job.batch_size, budget)
@@ -92,74 +147,59 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     if rank == 0:
         drop_torn_states(job.states)
     state = last_state(job.states)
+    return _Ready(job, device, dtype, args, tokenizer, student, samples, window, budget, plan, state)
+
+
+def _trainer(ready: _Ready, listener: Listener, stop_asked: Callable[[], bool]) -> tuple[PackedTrainer, Keeper]:
+    """The Trainer with its keeper. Held-out losses are measured before the first step: here, or at it if sharded."""
+    job, args, student = ready.job, ready.args, ready.student
+    sets = {"eval_loss": ready.samples.held_out, "eval_original_loss": ready.samples.held_out_original}
 
     def measure(now: Any) -> None:
-        sets = {"eval_loss": samples.held_out, "eval_original_loss": samples.held_out_original}
-        before = {name: mean_loss(now, rows, budget, rank, processes) for name, rows in sets.items() if rows}
-        if rank == 0:
+        of_all = (ready.budget, args.process_index, args.world_size)
+        before = {name: mean_loss(now, rows, *of_all) for name, rows in sets.items() if rows}
+        if args.process_index == 0:
             replace_text(job.directory / BEFORE, json.dumps(before))
 
-    if not state and not args.fsdp:
-        # In the precision it is stored in, as its successor will be measured.
-        with saved.as_stored(student.to(args.device), stored):
-            measure(student)
-
     def at_start() -> None:
-        if not state and args.fsdp:  # no process holds the whole of it
+        if not ready.state and args.fsdp:  # no process holds the whole of it
             with trainer.compute_loss_context_manager():
                 measure(trainer.model)
 
-    keeper = Keeper(plan, job.curve, job.save_every_s, listener, stop_asked, at_start)
-    trainer = PackedTrainer(model=student, args=args, train_dataset=plan, callbacks=[keeper])
+    if not ready.state and not args.fsdp:
+        # In the precision it is stored in, as its successor will be measured.
+        with saved.as_stored(student.to(args.device), saved.stored_dtype(job.student_path)):
+            measure(student)
+    keeper = Keeper(job, ready.plan, listener, stop_asked, at_start)
+    trainer = PackedTrainer(model=student, args=args, train_dataset=ready.plan, callbacks=[keeper])
     trainer.remove_callback(PrinterCallback)
     if args.fsdp and not trainer.is_fsdp_enabled:
         raise UserError("accelerate shares weights between GPUs only", 'set training.sharding = "auto"')
-    say(
-        f"{len(samples.train)} samples to train on, {len(samples.held_out)} held out, {steps} steps of up to "
-        f"{job.batch_size} samples on {processes} x {device.type} in {dtype}"
-        + (f"; continuing from step {state.name.rpartition('-')[2]}" if state else "")
-    )
-    result = trainer.train(resume_from_checkpoint=str(state) if state else None)
-    if keeper.stopped and result.global_step < steps:
-        raise Stopped
+    return trainer, keeper
+
+
+def _trained(ready: _Ready, trainer: PackedTrainer) -> Any:
+    """The whole trained model on the first process, None on the others."""
     # Sharded weights are gathered by all processes together; the rest is the work of one, however long it takes.
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
-    if rank != 0:
-        return
+    if ready.args.process_index != 0:
+        return None
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    if weights is not None:
-        trained = saved.gathered(job, weights, trained)
-        weights = None
     assert trainer.optimizer is not None
     trainer.optimizer.state.clear()  # twice the weights, and never needed again
-    facts = {
-        **_facts(job, samples, keeper, tokenizer),
-        "window": window,
-        "steps": result.global_step,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "dtype": dtype,
-        "processes": processes,
-        "sharded": trainer.is_fsdp_enabled,
-        "token_budget": budget,
-    }
-    aside = job.directory / ASIDE
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    say("saving the trained model, and measuring it as it was saved")
-    facts |= saved.save(trained, tokenizer, job, aside, samples, budget, args.device)
-    facts |= {"process_seconds": time.monotonic() - began, "peak_memory_bytes": memory.peak_bytes(device)}
-    _finish(job, aside, facts)
+    return trained if weights is None else saved.gathered(ready.job, weights, trained)
 
 
-def _facts(job: Job, samples: data.Data, keeper: Keeper, tokenizer) -> dict[str, Any]:
+def _facts(ready: _Ready, keeper: Keeper) -> dict[str, Any]:
     """What the record says of the data and of the steps."""
+    job, samples = ready.job, ready.samples
     curve = [json.loads(line) for line in read_own(job.curve).splitlines()]
     before = json.loads(read_own(job.directory / BEFORE))
     return {
         "n_train": len(samples.train),
         "n_held_out": len(samples.held_out),
         "left_out": samples.left_out,
-        "answers_end_with": tokenizer.decode(list(samples.end)),
+        "answers_end_with": ready.tokenizer.decode(list(samples.end)),
         "prompt_note": samples.prompt_note,
         "tokens": keeper.tokens,
         "train_loss_first": curve[0]["loss"],
@@ -167,6 +207,9 @@ def _facts(job: Job, samples: data.Data, keeper: Keeper, tokenizer) -> dict[str,
         **{f"{name}_before": loss for name, loss in before.items()},
         "tokens_per_s": keeper.tokens / keeper.seconds,
         "seconds": keeper.seconds,
+        **{name: getattr(ready, name) for name in ("window", "dtype")},
+        "processes": ready.args.world_size,
+        "token_budget": ready.budget,
         "versions": {name: version(name) for name in VERSIONS},
     }
 
@@ -187,7 +230,7 @@ def _finish(job: Job, aside: Path, facts: dict[str, Any]) -> None:
     aside.replace(job.final)
 
 
-def _check_packing(student, samples: data.Data, dtype: str, budget: int, say: Callable[[str], None]) -> int:
+def _check_packing(student, samples: data.Data, budget: int, say: Callable[[str], None]) -> int:
     """The token budget, or 1 (every sample alone) for an architecture that would let samples see each other."""
     everything = [*shortest(samples.train, 2), *shortest(samples.held_out, 2)]
     if len(everything) < 2 or packing_is_exact(student, everything, "fp32"):
