@@ -57,7 +57,7 @@ def ours(given: dict, work: Path) -> tuple[float, list[float]]:
     from transformers import set_seed
 
     from srt_assets.core.training.packed import Example
-    from srt_assets.core.training.train import CPU_BUDGET, GPU_BUDGET
+    from srt_assets.core.training.prepare import CPU_BUDGET, GPU_BUDGET
     from srt_assets.core.training.trainer import PackedTrainer, Steps
 
     set_seed(0)

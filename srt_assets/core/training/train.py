@@ -6,35 +6,28 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback
 from transformers.utils import logging as hf_logging
 
 from srt_assets.core.errors import StageError, UserError, disk_full
 from srt_assets.core.files import read_own
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.locks import replace_text
-from srt_assets.core.students.loading import load_tokenizer
-from srt_assets.core.training import card, data, memory, model, saved
-from srt_assets.core.training.arguments import arguments
+from srt_assets.core.training import card, memory, saved
 from srt_assets.core.training.job import RECORD, Job
 from srt_assets.core.training.keeper import Keeper, Listener
-from srt_assets.core.training.packed import mean_loss, packing_is_exact
-from srt_assets.core.training.plan import count_steps, row_bound, step_samples
-from srt_assets.core.training.samples import shortest
-from srt_assets.core.training.states import ASIDE, drop_torn_states, last_state, sync
-from srt_assets.core.training.trainer import PackedTrainer, Steps
+from srt_assets.core.training.packed import mean_loss
+from srt_assets.core.training.prepare import Prepared, prepare
+from srt_assets.core.training.states import ASIDE, sync
+from srt_assets.core.training.trainer import PackedTrainer
 
-# Tokens a forward pass. The block mask makes attention quadratic in it; on a CPU gains end near 1,000 tokens.
-CPU_BUDGET = 1024
-GPU_BUDGET = 4096
 # What torch says when it cannot write a state: never why.
 _WRITES = ("PytorchStreamWriter failed", "iostream error", "unexpected pos")
 _NEARLY_NONE = 64 << 20
@@ -60,7 +53,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
 
     began = time.monotonic()
     hf_logging.disable_progress_bar()
-    ready = _prepare(job, say, stop_if_asked)
+    ready = prepare(job, say, stop_if_asked)
     trainer, keeper = _trainer(ready, listener, stop_asked)
     say(ready.told)
     result = trainer.train(resume_from_checkpoint=str(ready.state) if ready.state else None)
@@ -85,72 +78,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
     _finish(job, aside, facts)
 
 
-@dataclass(eq=False)
-class _Ready:
-    """A training before its first step. `window`: longest sample, `budget`: a forward pass, both in tokens.
-
-    `state`: the directory of the saved state that it continues from, None if it begins.
-    """
-
-    job: Job
-    device: torch.device
-    dtype: str
-    args: TrainingArguments
-    tokenizer: Any
-    student: Any
-    samples: data.Data
-    window: int
-    budget: int
-    plan: Steps
-    state: Path | None
-
-    @property
-    def told(self) -> str:
-        """What people are told of it."""
-        continued = f"; continuing from step {self.state.name.rpartition('-')[2]}" if self.state else ""
-        return (
-            f"{len(self.samples.train)} samples to train on, {len(self.samples.held_out)} held out, "
-            f"{len(self.plan)} steps of up to {self.job.batch_size} samples on "
-            f"{self.args.world_size} x {self.device.type} in {self.dtype}{continued}"
-        )
-
-
-def _prepare(job: Job, say: Callable[[str], None], stop_if_asked: Callable[[], None]) -> _Ready:
-    """Load the student and the samples, and decide how much goes through the model at once."""
-    device = model.pick_device(job)
-    model.check_processes(job, device)
-    dtype = model.pick_dtype(job, device)
-    args = arguments(job, device, dtype)
-    rank, processes = args.process_index, args.world_size
-    set_seed(job.seed)
-    tokenizer = load_tokenizer(job.student_path)
-    saved.stored_dtype(job.student_path)  # one that cannot be saved in it is refused now, not after the last step
-    student: Any = model.load_model(job)
-    window = min(job.max_length, getattr(student.config, "max_position_embeddings", None) or job.max_length)
-    vocabulary = len(student.get_input_embeddings().weight)
-    meet = PartialState().wait_for_everyone
-    samples = data.load(job, tokenizer, window, vocabulary, rank, processes, meet, stop_if_asked)
-    model.stop_on(student, samples.end[-1], tokenizer.eos_token_id)
-    steps = count_steps(len(samples.train), job.batch_size, job.epochs, job.steps)
-    if job.method == "lora":
-        student = model.add_adapters(student, job)
-    # Rounded down: the first warm-up step has learning rate 0, and in a training of a few steps every step counts.
-    args.warmup_steps = int(job.warmup_ratio * steps)
-    budget = job.token_budget or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
-    budget = _check_packing(student, samples, budget, say)
-    batches = step_samples(len(samples.train), job.batch_size, steps, job.seed)
-    plan = Steps(samples.train, batches, budget, rank, processes)
-    row = row_bound(samples.train.lengths, samples.train.n_targets, job.batch_size, budget)
-    if memory.must_checkpoint(student, row, job.gradient_checkpointing, dtype, device, args):
-        args.activation_checkpointing = True
-        args.activation_checkpointing_kwargs = {"use_reentrant": False}
-    if rank == 0:
-        drop_torn_states(job.states)
-    state = last_state(job.states)
-    return _Ready(job, device, dtype, args, tokenizer, student, samples, window, budget, plan, state)
-
-
-def _trainer(ready: _Ready, listener: Listener, stop_asked: Callable[[], bool]) -> tuple[PackedTrainer, Keeper]:
+def _trainer(ready: Prepared, listener: Listener, stop_asked: Callable[[], bool]) -> tuple[PackedTrainer, Keeper]:
     """The Trainer with its keeper. Held-out losses are measured before the first step: here, or at it if sharded."""
     job, args, student = ready.job, ready.args, ready.student
     sets = {"eval_loss": ready.samples.held_out, "eval_original_loss": ready.samples.held_out_original}
@@ -178,7 +106,7 @@ def _trainer(ready: _Ready, listener: Listener, stop_asked: Callable[[], bool]) 
     return trainer, keeper
 
 
-def _trained(ready: _Ready, trainer: PackedTrainer) -> Any:
+def _trained(ready: Prepared, trainer: PackedTrainer) -> Any:
     """The whole trained model on the first process, None on the others."""
     # Sharded weights are gathered by all processes together; the rest is the work of one, however long it takes.
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
@@ -190,7 +118,7 @@ def _trained(ready: _Ready, trainer: PackedTrainer) -> Any:
     return trained if weights is None else saved.gathered(ready.job, weights, trained)
 
 
-def _facts(ready: _Ready, keeper: Keeper) -> dict[str, Any]:
+def _facts(ready: Prepared, keeper: Keeper) -> dict[str, Any]:
     """What the record says of the data and of the steps."""
     job, samples = ready.job, ready.samples
     curve = [json.loads(line) for line in read_own(job.curve).splitlines()]
@@ -228,15 +156,6 @@ def _finish(job: Job, aside: Path, facts: dict[str, Any]) -> None:
     (aside / "README.md").write_text(card.write(record))
     sync(aside)
     aside.replace(job.final)
-
-
-def _check_packing(student, samples: data.Data, budget: int, say: Callable[[str], None]) -> int:
-    """The token budget, or 1 (every sample alone) for an architecture that would let samples see each other."""
-    everything = [*shortest(samples.train, 2), *shortest(samples.held_out, 2)]
-    if len(everything) < 2 or packing_is_exact(student, everything, "fp32"):
-        return budget
-    say(f"{type(student).__name__} does not keep packed samples apart; each sample gets a forward pass of its own")
-    return 1
 
 
 def exhausted(error: BaseException, place: Path | None = None) -> StageError | None:
