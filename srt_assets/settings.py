@@ -121,7 +121,7 @@ class Teacher(_Section):
     concurrency: Positive = 32
     rpm: Count = 0
     tpm: Count = 0
-    # A run waits so long in all for a teacher that answers nobody.
+    # So long in all, in seconds, a run waits for a teacher that answers no call.
     patience_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600
     good_finish_reasons: tuple[str, ...] = ()
     max_attempts: Positive = 6

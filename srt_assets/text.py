@@ -7,7 +7,7 @@ import html
 import re
 
 # What a terminal acts on or does not show: control characters but tab and line feed; marks that change the order of
-# reading; what has no width, such as tags, with which a text can hold words that nobody sees; other line ends; halves
+# reading; what has no width, such as tags, with which a text can hold invisible words; other line ends; halves
 # of characters, which names of files that are not UTF-8 are made of.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"

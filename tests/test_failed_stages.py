@@ -106,7 +106,7 @@ def test_the_terminal_shows_where_it_was_only_when_asked(
         return "".join(capfd.readouterr())
 
     told = srt()
-    assert "error raw_dataset: LookupError: no such key in a second line (nobody foresaw" in told
+    assert "error raw_dataset: LookupError: no such key in a second line (an unexpected error" in told
     assert "-> report it" in told and "Traceback" not in told and "in fails" not in told
     assert "in fails" in srt("--verbose")
 

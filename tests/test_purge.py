@@ -245,7 +245,7 @@ def test_it_lists_asks_and_says_what_stays(
     set_aside.mkdir(parents=True)
     assert srt("students", "remove", "b", "--purge") == 2
     told = capsys.readouterr()
-    assert "student_scores: 32 rows" in told.out and "nobody can be asked here" in told.err
+    assert "student_scores: 32 rows" in told.out and "no terminal to ask" in told.err
     assert f"stays: {set_aside}" in told.out and "the teacher's ledger" in told.out
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("typer.confirm", lambda _: False)

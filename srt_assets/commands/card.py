@@ -25,7 +25,7 @@ configs:
 
 Made by srt-assets with Selective Reflection-Tuning (arXiv 2402.10110): a teacher rewrote every record, the student that
 will be finetuned scored every version with its own losses, and its choice is this dataset. Texts are as the source and
-the teacher wrote them; nobody has checked them for truth.
+the teacher wrote them; they were not checked for truth.
 
 | | |
 |---|---|

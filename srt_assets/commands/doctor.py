@@ -1,4 +1,4 @@
-"""`srt doctor`: what this machine and these settings lack, each with the remedy. Changes nothing, calls nobody.
+"""`srt doctor`: what this machine and these settings lack, each with the remedy. Changes nothing, calls no teacher.
 
 But with --ping: it calls the teacher once.
 """

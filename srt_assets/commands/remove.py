@@ -69,7 +69,7 @@ def _list(console: Console, lake: Lake, slug: str, items: list[purging.Item]) ->
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise UserError("nothing was changed: nobody can be asked here", "add --yes to delete it")
+        raise UserError("nothing was changed: there is no terminal to ask for confirmation", "add --yes to delete it")
     return typer.confirm("Delete it for good?")
 
 

@@ -1,6 +1,6 @@
 """One student on one page, Markdown or HTML: counts, scores, branches, policies, cost, loss before and after.
 
-Nothing is loaded from elsewhere and nothing in it is run: every value is escaped, whoever wrote it.
+Nothing is loaded from elsewhere and nothing in it is run: every value is escaped.
 """
 
 import base64

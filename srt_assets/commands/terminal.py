@@ -1,4 +1,4 @@
-"""What commands write to. Whatever reaches a terminal passes through here, and texts of strangers do nothing to it.
+"""What commands write to. All output to a terminal passes through here, so that foreign text cannot control it.
 
     console()     for what the commands say, with styles of their own
     guard()       sys.stdout and sys.stderr: prints, logs, warnings, tracebacks of anybody
@@ -22,7 +22,7 @@ from rich.text import Text
 
 from srt_assets.text import printable, printable_json
 
-# Styles of libraries that log in colour, such as Dagster's: taken out, for nobody can tell them from a stranger's.
+# Styles of libraries that log in colour, such as Dagster's: taken out, for foreign text may hold the same.
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
 # How a bar of tqdm goes back to where it began.
 _BACK = re.compile(r"[\r\n]*(?:\x1b\[A)*")
@@ -62,7 +62,7 @@ class _Shown(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        """False, so that nobody else thinks of colours; but then there would be no bars."""
+        """False, so that no library writes colours; but then there would be no bars."""
         return self.draws_bars
 
     @property

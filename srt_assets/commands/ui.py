@@ -43,7 +43,7 @@ class _Stopped(Exception):
 
 
 class Asked:
-    """How often SIGINT, SIGTERM, or SIGHUP if nobody said to ignore it, has asked for the end."""
+    """How often SIGINT, SIGTERM, or SIGHUP unless it is ignored, has asked for the end."""
 
     def __init__(self) -> None:
         self.times = 0

@@ -45,7 +45,7 @@ def wait_asleep() -> None:
 
 @contextmanager
 def protected() -> Iterator[None]:
-    """Start processes like that within the block, whoever's program this is."""
+    """Start processes like that within the block, also in another program than `srt`."""
     variables = safe(os.environ)
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

@@ -1,6 +1,6 @@
 """What DuckDB makes of a path's characters, and how to give it the file that is meant.
 
-To a reader `*`, `?` and `[` begin a pattern. To whoever writes a database a `?` begins options: the log of changes is
+To a reader `*`, `?` and `[` begin a pattern. To the writer of a database a `?` begins options: the log of changes is
 looked for beside what stands before it, in a folder that is not there. (DuckDB 1.5; attaching to read is not troubled.)
 """
 

@@ -1,7 +1,7 @@
 """Files that others have put there: opened only if they are ordinary files, read only as far as such files are long.
 
-A named pipe, a terminal or a log of the kernel keeps its reader waiting for ever; a device may never end. Whoever opens
-a file by a name that comes from outside opens it here. What is in the file is not decided here.
+A named pipe, a terminal or a log of the kernel keeps its reader waiting for ever; a device may never end. Files whose
+names come from outside are opened here. What a file must hold is not decided here.
 """
 
 import errno

@@ -248,7 +248,7 @@ class Lake:
     # -- failures, so that `srt status` can tell "failed" from "never made"
 
     def record_failure(self, table: str, partition: str | None, want: Fingerprint | None, message: str) -> None:
-        """Remember that making this failed. `want`: what it should have been made of, None if nobody could say."""
+        """Remember that making this failed. `want`: what it should have been made of, None if that is unknown."""
         directory = self.directory(table, partition)
         directory.mkdir(parents=True, exist_ok=True)
         facts = {

@@ -41,7 +41,8 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 def lock_file(path: Path) -> IO[bytes]:
-    """A file to lock, made if it is not there. Open for both ways: whatever lies there, nobody is waited for."""
+    """A file to lock, made if it is not there."""
+    # For reading and writing: a named pipe under that name would wait for its other end.
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "rb+", buffering=0)
 
 

@@ -19,7 +19,7 @@ MASK = "***"
 # A shorter value is too often a word of the text.
 _SHORTEST = 8
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS", re.IGNORECASE)
-# Nobody takes them for anything else.
+# They mean nothing else.
 _CERTAIN = [
     re.compile(r"(?<=://)[^\s/?#@'\"]+@"),
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
@@ -52,7 +52,7 @@ def redact(text: str) -> str:
 
 
 def mask_uncaught() -> None:
-    """Let an exception that nobody catches, in any thread, print a redacted stack trace."""
+    """Let an uncaught exception, in any thread, print a redacted stack trace."""
 
     def show(kind: type[BaseException], error: BaseException | None, trace: object, thread: object = None) -> None:
         if error is not None:

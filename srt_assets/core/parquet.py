@@ -86,7 +86,7 @@ def check_pages(path: Path) -> None:
 def whole_row_groups(path: Path, table: Table) -> list[pa.Table]:
     """The row groups of a damaged part whose pages match their checksums. Empty if the end of the file is gone.
 
-    Pages that older programs wrote have no checksum. Nobody can say which of them are right, so none are taken.
+    Pages that older programs wrote have no checksum. It is unknown which of them are right, so none are taken.
     """
     found = []
     with suppress(Damaged), read_failures(path), pq.ParquetFile(path, page_checksum_verification=True) as file:

@@ -107,7 +107,7 @@ def _ledger(lake: Lake, before: Manifest | None) -> Iterator[Repaired]:
 def _parts(lake: Lake, content: Content, manifest: Manifest, found: list[UserError]) -> Iterator[Repaired]:
     """Leave the parts that are whole as unfinished content: the next run takes from it what it can use."""
     bad = {Path(error.file) for error in found if isinstance(error, damage.Damaged)}
-    # Without sums nobody knows which part it is.
+    # Without checksums it is unknown which part is damaged.
     bad = {path for path in bad if path.name in manifest.parts} or {content.directory / n for n in manifest.parts}
     good = [name for name in manifest.parts if content.directory / name not in bad]
     places = {path: set_aside(lake.home, path) if path.exists() else None for path in sorted(bad)}

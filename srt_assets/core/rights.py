@@ -1,4 +1,4 @@
-"""Who may read what is made in a home: nobody but its owner, and its group if the home is a team's.
+"""Who may read what is made in a home: only its owner, and its group if the home is a team's.
 
 A home is a team's if its folder lets the group write (`chmod 2770`): then the group may read and write what is made in
 it. Others never may. What lies there already keeps its rights.
@@ -72,7 +72,7 @@ def share_databases(folder: Path) -> None:
 
 
 def open_to_others(home: Path) -> str:
-    """The command that shuts out those whom the rule shuts out, if the folder lets them in; '' if it does not."""
+    """The chmod command that closes a folder which is open to more people than the rule allows; '' if it is not."""
     others = stat.S_IRWXO if is_team(home) else stat.S_IRWXO | stat.S_IRWXG
     if not home.is_dir() or not home.stat().st_mode & others:
         return ""

@@ -1,6 +1,6 @@
 """Where DuckDB puts what does not fit in memory: a folder of its own for each connection, never a shared one.
 
-DuckDB names its spill files alike in every process and reads back whatever lies under the name: two connections that
+DuckDB names its spill files alike in every process and reads back what lies under the name: two connections that
 spill into one folder overwrite each other, and crash.
 """
 
@@ -38,14 +38,14 @@ def folder(home: Path) -> tempfile.TemporaryDirectory:
 
 def _root(home: Path) -> Path:
     root = home / "tmp"
-    if not home.exists():  # whoever only asks does not make it
+    if not home.exists():  # a command that only reads does not make it
         return Path(tempfile.gettempdir())
     try:
         root.mkdir(mode=0o777 & ~(rights.TEAM if rights.is_team(home) else rights.ALONE), exist_ok=True)
     except OSError:
         if not home.is_dir():
             raise
-        # Whoever may only read the home can ask questions all the same.
+        # A user who may only read the home can query it all the same.
         return Path(tempfile.gettempdir())
     if not os.access(root, os.W_OK):
         return Path(tempfile.gettempdir())

@@ -163,7 +163,7 @@ class Stage(ABC):
                 log.warning("%s: %s", self.asset, note)
             return Outcome(found, cached=True, note=note)
         reserve.hold(lake.home)
-        # Whatever failed before is tried again now: it is not what a stopped run ended with.
+        # What failed before is tried again now: it is not what a stopped run ended with.
         lake.forget_failure(self.main, partition)
         work = Work(settings, lake, student, partition, want, progress, renew, launch)
         made = self.make(work)

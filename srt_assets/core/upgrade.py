@@ -53,7 +53,7 @@ def _upgraded(home: Path, directory: Path) -> bool:
         if manifest is None:
             return False
         integrity.verify(directory, manifest, integrity.memory_of(home, manifest))
-    except UserError:  # said by whoever reads that table; it keeps no other from being written
+    except UserError:  # readers of that table are told; other tables can be written all the same
         return False
     sums = {name: file_sha256(directory / name) for name in manifest.parts}
     manifests.upgrade(directory, dataclasses.replace(manifest, sums=sums))

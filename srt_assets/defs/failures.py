@@ -59,11 +59,11 @@ class explained:
 
 
 def fault_of_ours(error: Exception, run_id: str) -> StageError:
-    """What nobody foresaw, in one sentence, and how to report it."""
+    """An unexpected error in one sentence, and how to report it."""
     said = redact(" ".join(str(error).split()))
     said = said if len(said) <= LONGEST_MESSAGE else f"{said[:LONGEST_MESSAGE]} …"
     return StageError(
-        f"{type(error).__name__}: {said or 'no message'} (nobody foresaw this error: it is a fault of srt-assets)",
+        f"{type(error).__name__}: {said or 'no message'} (an unexpected error: a fault of srt-assets)",
         f"report it with the trace, which is in the log of run {run_id[:8]} at level debug (srt ui; or srt run "
         "--verbose), and with what srt doctor says",
     )
@@ -85,4 +85,4 @@ def cause(event: dg.DagsterEvent) -> str:
     # The outer error only says that a step failed; the innermost says why.
     while error and error.cause:
         error = error.cause
-    return error.message.strip() if error else "nobody can say why"
+    return error.message.strip() if error else "the cause is unknown"

@@ -15,7 +15,7 @@ from srt_assets.core.tables import Table
 
 
 def plain(facts: Mapping[str, Any]) -> dict[str, int | float | str]:
-    """Numbers and texts only: Dagster refuses numpy scalars, and a NaN would be drawn as a gap nobody explains."""
+    """Numbers and texts only: Dagster refuses numpy scalars, and a NaN would be drawn as an unexplained gap."""
     out: dict[str, int | float | str] = {}
     for name, value in facts.items():
         if isinstance(value, str):

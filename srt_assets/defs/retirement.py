@@ -2,7 +2,7 @@
 has no partition.
 
 Dagster does not say that a partition was deleted. So the instance remembers which ones it has had, home by home, as
-partitions under another name: `dagster run wipe` forgets both, and retires nobody.
+partitions under another name: `dagster run wipe` forgets both, and retires no student.
 """
 
 import logging

@@ -126,7 +126,7 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         from srt_assets.core.sql.views import failing_rows
 
-        if error := models.load().broken.get(test.name):  # of the question, not of the data: it holds nobody up
+        if error := models.load().broken.get(test.name):  # the test is broken, not the data: it blocks no run
             yield dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
             return
         with explained(context):

@@ -4,7 +4,7 @@ Both are found with a probe answer. The prompt is everything that the template w
 ends with it: the header of the turn, and an empty thought where the template wants one. The usual generation prompt may
 be shorter, or open a thought that a plain answer does not have. The turn ends with what follows the answer, up to and
 including the first mark, a token that stands for no text; with EOS if there is none. A template that cannot be read so
-is refused in one sentence. Nothing here needs torch or transformers: `srt status` asks whom the rule changes.
+is refused in one sentence. Nothing here needs torch or transformers: `srt status` asks which students the rule changes.
 """
 
 import json

@@ -124,7 +124,7 @@ def main() -> None:
         resource.setrlimit(no_more, (0, 0))
     while line := sys.stdin.buffer.readline():
         request = json.loads(line.decode(*ENCODING))
-        # All of them first: whoever has sent half a request is not reading yet.
+        # Read all of them first: a parent that has sent half a request does not read yet.
         for conversation in [sys.stdin.buffer.readline() for _ in range(request["count"])]:
             # Time of this process, not of the clock: beside other work it takes as long as it takes. At its end the
             # signal ends the process, for no exception gets into one long step of Python's.

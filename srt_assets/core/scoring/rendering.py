@@ -85,7 +85,7 @@ class Renderer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-            # Ctrl-C is for us: it ends when we do, or when nobody needs it.
+            # Ctrl-C is for the parent: the child ends with it, or when its renderer is closed.
             start_new_session=True,
         )
         weakref.finalize(self, _stop, self._child)

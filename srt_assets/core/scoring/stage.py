@@ -98,7 +98,7 @@ def can_be_made(lake: Lake) -> bool:
 
 
 def _inputs(settings: Settings, lake: Lake, student: str) -> dict[str, Any]:
-    """What is scored, and by whom."""
+    """What is scored, and by which student."""
     hashes = []
     for partition in CANDIDATE_SLICES:
         manifest = lake.manifest("candidates", partition)

@@ -115,7 +115,7 @@ def _work(spec: Spec, device: str, inbox: mp.Queue, answers: Connection) -> None
     # Ctrl-C reaches every process of a terminal: who started this one ends it, by SIGTERM.
     listen()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Nobody is left to answer to: nothing to say either.
+    # The parent is gone: there is no one to report to.
     with contextlib.suppress(BrokenPipeError):
         try:
             scorer = ChunkScorer(spec, device)
@@ -136,7 +136,7 @@ def _received(inbox: mp.Queue) -> Iterator[Chunk]:
         try:
             chunk = inbox.get(timeout=5)
         except queue.Empty:
-            # Who was killed cannot stop its workers: they go when nobody is left to work for.
+            # A parent that was killed cannot stop its workers: they end when they see that it is gone.
             if parent and not parent.is_alive():
                 return
             continue

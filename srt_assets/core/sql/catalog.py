@@ -1,7 +1,7 @@
 """`srt.duckdb`, the file people query: views over the lake's parts and the models for people.
 
-Nobody opens the published file for writing: it is built aside and swapped in whole, so that readers of the old one go
-on undisturbed and a killed writer leaves nothing half done. It holds no data, only views, so it is small and quick to
+The published file is never opened for writing: it is built aside and swapped in whole, so that readers of the old one
+go on undisturbed and a killed writer leaves nothing half done. It holds no data, only views, so it is small and quick to
 build; its views name the parts by absolute path, so it is made again when the home has moved.
 """
 
@@ -65,7 +65,7 @@ def publish(lake: Lake) -> Path:
     Models that do not compile are left out; `faults.faults()` names them.
     """
     with file_lock(lake.home / "locks" / "catalog.lock"):
-        # Inside the lock: whoever publishes last has also looked last.
+        # Inside the lock: the last to publish has also looked last.
         return _build(lake)
 
 
@@ -80,7 +80,8 @@ def _build(lake: Lake) -> Path:
     target = path_of(lake)
     if target.is_dir():
         raise Damaged(target, "it is a folder")
-    for left in lake.home.glob(".srt.duckdb.*"):  # by a process that was killed: under the lock nobody else builds one
+    # Left by a process that was killed: only the holder of the lock builds one.
+    for left in lake.home.glob(".srt.duckdb.*"):
         left.unlink(missing_ok=True)
     temporary = lake.home / f".srt.duckdb.{uuid.uuid4().hex}"
     try:

@@ -2,7 +2,7 @@
 
 A strict subset of dbt, so that real dbt can run the same folder: one SELECT per file, named after the file; the only
 Jinja is `{{ ref('model') }}` and `{{ source('lake', 'table') }}`. Leading `--` lines describe the model;
-`-- @key: value` lines carry facts (`@column NAME: text` describes a column). Whatever else is an error with file:line.
+`-- @key: value` lines carry facts (`@column NAME: text` describes a column). Anything else is an error with file:line.
 """
 
 import re

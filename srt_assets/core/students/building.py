@@ -1,8 +1,8 @@
 """How large a model may become while a stranger's configuration builds it: bounded by what its weights hold.
 
 transformers builds a model without memory first (torch's device `meta`), then gives every weight its place, also those
-that the files lack. In between nobody asks whether there are numbers for them, or an end to the layers. What cannot be
-seen from the configuration alone (`plausible.py`) is refused here, in the moment in which it is built.
+that the files lack. In between nothing checks whether the files hold values for them, or how many layers there are.
+What cannot be seen from the configuration alone (`plausible.py`) is refused here, while it is built.
 """
 
 import threading

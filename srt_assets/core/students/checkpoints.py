@@ -142,7 +142,7 @@ def get(lake: Lake, slug: str) -> StudentInfo:
             expected = before.get("fingerprint")
             if expected not in (None, record["fingerprint"]) and _is_ours(lake, files):
                 raise Damaged(path, "its weights, configuration or tokenizer are not what they were (SHA-256)")
-    # Computing took its time: whoever registered it anew meanwhile has written what holds now.
+    # Computing takes time: a process that registered it anew meanwhile has written the newer record.
     if record != before and folders.record(path) == before:
         replace_text(path / RECORD, json.dumps(record, indent=1))
     return StudentInfo(

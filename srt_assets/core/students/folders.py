@@ -4,8 +4,8 @@
     students/.aside-<slug>/   being filled, to take its place
     students/.old-<slug>/     the one before, for the moment in which the other takes its place
 
-No file system can put one folder in the place of another in one step: whoever finds a student's folder gone puts the
-one before back.
+No file system can put one folder in the place of another in one step: a process that finds a student's folder
+gone puts the one before back.
 """
 
 import json
@@ -57,7 +57,7 @@ def _record_now(root: Path, slug: str) -> dict | None:
 def _readable(path: Path) -> dict | None:
     try:
         return record(path)
-    except OSError:  # whoever asks for this student is told
+    except OSError:  # the next use of this student reports it
         return {}
 
 
@@ -78,7 +78,7 @@ def _has(found: object, facts: Mapping[str, type]) -> bool:
 
 
 def known(lake: Lake, slug: str) -> dict | None:
-    """`record` of a student, which is put back first if whoever was replacing it was killed."""
+    """`record` of a student, which is put back first if the process that was replacing it was killed."""
     root = lake.home / "students"
     found = record(root / slug)
     if found is not None:
@@ -86,7 +86,7 @@ def known(lake: Lake, slug: str) -> dict | None:
     if old(root, slug).exists():
         with registering(lake, slug):
             settle(root, slug)
-    # Also if it was not there: whoever was replacing it may have come to the end since we looked.
+    # Also if it was not there: the process that was replacing it may have finished since we looked.
     return record(root / slug)
 
 

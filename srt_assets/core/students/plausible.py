@@ -26,7 +26,7 @@ _POSITIONS = _names("max_position_embeddings n_positions max_sequence_length max
 _COUNTS = _LAYERS | _HEADS | _SIZES
 # What every model has some of.
 _NEEDED = _names("num_hidden_layers n_layer n_layers hidden_size n_embd d_model vocab_size num_attention_heads")
-# What is built one by one, whatever it is called: num_local_experts, n_routed_experts, linear_num_key_heads …
+# What is built one by one, under many names: num_local_experts, n_routed_experts, linear_num_key_heads …
 _ONE_BY_ONE = re.compile(r"(^|_)(layers?|experts?|heads?|blocks)$")
 
 # The largest known are a hidden size of 16,384, a vocabulary of 290,943, 128 layers, 16,384 experts and 10,485,760

@@ -187,7 +187,7 @@ def _details(choice: dict[str, Any]) -> Any:
 
 
 def _reasons(raw: Any, depth: int = 0) -> Iterator[Any]:
-    """The finish reasons in an answer of whatever form, the outermost first."""
+    """The finish reasons in an answer, the outermost first. Its form is unknown."""
     if isinstance(raw, dict):
         yield from (raw[name] for name in _REASONS if raw.get(name) and not isinstance(raw[name], dict | list))
         details = raw.get("incomplete_details")

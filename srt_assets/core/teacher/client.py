@@ -20,7 +20,7 @@ _LOCAL_MODEL = "openai/local"
 _PRICES = ("input_cost_per_token", "output_cost_per_token")
 _CACHED_PRICE = "cache_read_input_token_cost"
 _NO_KEY = "none"  # servers of one's own ask for none, but the clients insist on one
-_LOCAL_TIMEOUT_S = 600.0  # the embedded server's slowness is this machine's; giving up helps nobody
+_LOCAL_TIMEOUT_S = 600.0  # the embedded server's slowness is this machine's; giving up early would not help
 
 
 def litellm() -> Any:
@@ -44,7 +44,7 @@ def litellm() -> Any:
     logging.getLogger("LiteLLM").setLevel(logging.ERROR)
     # What the clients say of replies in another form than the API's, quoting them: `answers` reads them, or says so.
     warnings.filterwarnings("ignore", message="Pydantic serializer warnings")
-    # Nobody listens to its callbacks, and the queue of reports for them falls behind: 7 kB a call stayed in memory.
+    # We use none of its callbacks, and the queue of reports for them falls behind: 7 kB a call stayed in memory.
     worker: Any = logging_worker.GLOBAL_LOGGING_WORKER
     worker.ensure_initialized_and_enqueue = lambda async_coroutine: async_coroutine.close()
     return module
@@ -194,7 +194,7 @@ def room_of(teacher: Teacher, count_local: Counter) -> Room:
 
 
 def check_model(teacher: Teacher) -> str:
-    """Whose model it is. UserError if LiteLLM cannot tell. Needs no key and calls nobody."""
+    """Whose model it is. UserError if LiteLLM cannot tell. Needs no key and makes no call."""
     if teacher.model == LOCAL:
         return LOCAL
     module = litellm()

@@ -84,7 +84,7 @@ class _Patience:
     doubts: int = 0
 
     def has(self, failure: Failure, answers: int) -> bool:
-        """May it be tried once more? `answers`: of the run so far. Where nobody is answered, `Health` ends the run."""
+        """May it be tried once more? `answers`: of the run so far. Where no call is answered, `Health` ends the run."""
         if self.since is None:
             self.since, self.answers = time.monotonic(), answers
         if answers == self.answers:

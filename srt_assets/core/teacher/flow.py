@@ -113,7 +113,7 @@ class _Run:
     async def _bring_home(self, engine: Engine, tasks: list["asyncio.Task[None]"]) -> None:
         """Cancel who only waits; let who has sent a call receive its reply, for a while.
 
-        On a full disk nobody waits for us to end, and there is room for those replies: as long as a call may take.
+        On a full disk there is no hurry to end, and there is room for those replies: as long as a call may take.
         """
         grace_s = engine.teacher.timeout_s if engine.ledger.full else GRACE_S
         for task in tasks:

@@ -50,7 +50,7 @@ class Health:
 
     @property
     def waited_s(self) -> float:
-        """How long nobody has been answered, from the first failure on."""
+        """How long no call has been answered, from the first failure on."""
         return 0.0 if self.since is None else self.clock() - self.since
 
     @property
@@ -100,7 +100,7 @@ class Health:
 
     @property
     def is_storm(self) -> bool:
-        """Many calls fail together, and nobody is answered in between."""
+        """Many calls fail together, and none is answered in between."""
         many = len(self._failing) >= max(2, self.under_way * _SHARE)
         return many and (any(self._failing.values()) or len(self._failing) >= _STORM)
 

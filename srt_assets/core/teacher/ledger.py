@@ -137,7 +137,7 @@ class Ledger:
                 raise
             self.full = OSError(error.errno, error.strerror, str(self.directory / self.name))
             reserve.give_back(self._home)
-            # From the beginning: of what could not be synced nobody knows what is on disk.
+            # From the beginning: after a failed sync it is unknown how much is on disk.
             self._write_at_end(segment, lines)
         self._size += len(lines)
 

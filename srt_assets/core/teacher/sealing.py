@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def seal(lake: Lake) -> int:
-    """Turn the segments that nobody writes into Parquet parts; gives how many rows moved. Others' live ones stay.
+    """Turn the segments that no process writes into Parquet parts; gives how many rows moved. Others' live ones stay.
 
     Damaged if the table is.
     """

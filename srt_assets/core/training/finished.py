@@ -106,7 +106,7 @@ def superseded(lake: Lake, student: str, keep_last: int, spare: Iterable[Path]) 
 
 
 def old_states(lake: Lake, student: str) -> list[Path]:
-    """Unfinished states of trainings that nobody has continued for a week: settings that did not come back.
+    """Unfinished states of trainings that were not continued for a week: their settings did not come back.
 
     A state holds the weights four times over.
     """

@@ -92,7 +92,7 @@ class Keeper(TrainerCallback):
         if args.process_index == 0:
             directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             sync(directory)
-            sync(self.job.curve)  # nobody makes these lines again
+            sync(self.job.curve)  # these lines are written only once
             (directory / WHOLE).touch()
         self._saved_at = time.monotonic()
         took = self._saved_at - self._stepped_at

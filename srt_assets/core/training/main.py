@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     what.add_argument("job", nargs="?", type=Path, help="job file")
     what.add_argument("--student", help="registered student: run its whole stage")
     parser.add_argument("--settings", type=Path, help="settings file (default: the srt.toml found upwards)")
-    parser.add_argument("--quiet", action="store_true", help="no line per step: whoever started this reads live.json")
+    parser.add_argument("--quiet", action="store_true", help="no line per step: the parent process reads live.json")
     asked = parser.parse_args(argv)
     if asked.student:
         return run_stage(asked.student, asked.settings)

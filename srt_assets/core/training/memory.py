@@ -110,7 +110,7 @@ def peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():
-        # Not ru_maxrss: that begins with the peak of whoever started this process.
+        # Not ru_maxrss: that begins with the peak of the parent process.
         return int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1]) * 1024  # type: ignore[index]
     import resource
 

@@ -101,7 +101,7 @@ class FinetunedCheckpoint(Stage):
         return Made(results.parts(work.lake, work.student, done), stats)
 
     def tidy(self, work: Work) -> Facts:
-        """Delete checkpoints beyond `training.keep_last`, and states that nobody has continued for a week."""
+        """Delete checkpoints beyond `training.keep_last`, and states that were not continued for a week."""
         current = results.current(work.lake, work.student)
         gone = finished.superseded(work.lake, work.student, work.settings.training.keep_last, current)
         for path in [*gone, *finished.abandoned_states(work.lake, work.student)]:
@@ -213,7 +213,7 @@ def _verify(lake: Lake, student: str) -> None:
 
 @contextmanager
 def _followed(live: Path, arm: str, progress: Progress) -> Iterator[None]:
-    """Pass on what the training process says of itself while it runs; it writes, we look, whoever started it."""
+    """Pass on what the training process says of itself while it runs; it writes a file, and we read it."""
     over = threading.Event()
     live.unlink(missing_ok=True)
 
