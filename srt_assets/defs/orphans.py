@@ -1,4 +1,4 @@
-"""A step whose run was killed stops too: else it would keep a device and a table's lock for a result that is not used."""
+"""A step whose run was killed stops too: else it would keep a device and a lock for a result that is not used."""
 
 import logging
 import multiprocessing

@@ -1,8 +1,8 @@
 """`srt.duckdb`, the file people query: views over the lake's parts and the models for people.
 
 The published file is never opened for writing: it is built aside and swapped in whole, so that readers of the old one
-go on undisturbed and a killed writer leaves nothing half done. It holds no data, only views, so it is small and quick to
-build; its views name the parts by absolute path, so it is made again when the home has moved.
+go on undisturbed and a killed writer leaves nothing half done. It holds no data, only views, so it is small and quick
+to build; its views name the parts by absolute path, so it is made again when the home has moved.
 """
 
 import logging
