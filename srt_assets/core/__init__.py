@@ -1,1 +1,1 @@
-"""Plain functions and data, one room a stage: records, teacher, students, scoring, selection, training; and sql."""
+"""Plain functions and data. One folder per stage: records, teacher, students, scoring, selection, training; and sql."""

@@ -1,4 +1,4 @@
-"""Damaged files are never deleted: they are moved out of the way, under `home/damaged`, for people to look at."""
+"""Moves damaged files to `home/damaged`, where people can look at them. Damaged files are never deleted."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,14 +7,14 @@ FOLDER = "damaged"
 
 
 def set_aside(home: Path, path: Path) -> Path:
-    """Move a file or folder of the home to `damaged/<time>/` and give its new place. Its path in the home is kept."""
+    """Move a file or folder of the home to `damaged/<time>/<its path in the home>` and return the new path."""
     place = _place(home, path)
     path.rename(place)
     return place
 
 
 def keep_copy(home: Path, path: Path) -> Path:
-    """The same for a file that stays where it is: another link to it."""
+    """Hard-link a file into `damaged/<time>/` and return the new path; the file itself stays where it is."""
     place = _place(home, path)
     place.hardlink_to(path)
     return place

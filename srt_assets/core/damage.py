@@ -1,7 +1,6 @@
-"""Every file of a home that is not what the program wrote there, found by reading them all. Changes nothing.
+"""Finds every damaged file of a home, by reading all files. Changes nothing.
 
-What is done about them is in `repair.py`. A record outside the lake (a student, a checkpoint) is checked by the module
-that writes it.
+The repair is in `repair.py`. Files outside the lake (students, checkpoints) are checked by the modules that write them.
 """
 
 import json
@@ -24,7 +23,7 @@ from srt_assets.core.training import finished
 
 @dataclass(frozen=True)
 class Content:
-    """A table, or one partition of it, as it lies on disk. `manifest` is None if it cannot be read, or is not there."""
+    """A table or partition on disk. `manifest` is None if it is missing, or unreadable (then `unreadable` says why)."""
 
     table: str
     partition: str | None
@@ -35,7 +34,7 @@ class Content:
 
 def contents(lake: Lake) -> Iterator[Content]:
     """All tables and partitions that have a folder, damaged ones included."""
-    assert stages.STAGES, "all tables are known when all stages are"
+    assert stages.STAGES, "importing the stages adds their tables to TABLES"
     for table in TABLES:
         root = lake.directory(table)
         folders = [root, *sorted(path for path in root.glob("*=*") if path.is_dir())] if root.is_dir() else []
@@ -50,7 +49,7 @@ def contents(lake: Lake) -> Iterator[Content]:
 
 
 def find(lake: Lake) -> Iterator[UserError]:
-    """What is damaged, file by file; also manifests that only a newer program can read."""
+    """One error per damaged file, and one per manifest that only a newer program can read."""
     for content in contents(lake):
         yield from of_content(lake, content)
     yield from notes(lake)
@@ -62,7 +61,7 @@ def find(lake: Lake) -> Iterator[UserError]:
 
 
 def of_content(lake: Lake, content: Content) -> list[UserError]:
-    """The damage of one table or partition: its manifest, or its parts."""
+    """The errors of one table or partition: those of its manifest or, if that is readable, those of its parts."""
     if content.unreadable:
         return [content.unreadable]
     unnamed: list[UserError] = [*sealing.damaged_unnamed(lake)] if content.table == ledger.TABLE else []
@@ -78,7 +77,7 @@ def of_content(lake: Lake, content: Content) -> list[UserError]:
 
 
 def notes(lake: Lake) -> list[Damaged]:
-    """Small files beside the content that cannot be read: the next run would stop at them."""
+    """Unreadable failure notes and version marks; the next run would stop at them."""
     found = []
     marks = [lake.root / upgrade.MARK, *lake.root.glob(f"*/{FAILURE}"), *lake.root.glob(f"*/*/{FAILURE}")]
     for path in marks:
@@ -94,7 +93,7 @@ def notes(lake: Lake) -> list[Damaged]:
 
 
 def of_ledger(lake: Lake) -> list[Damaged]:
-    """Segments with whole lines that do not match their checksum. A last line without its end is no damage."""
+    """Ledger segments with complete lines that do not match their checksums. An incomplete last line is no damage."""
     found = []
     for path in ledger.segments(lake):
         lines: list[bytes] = []
@@ -106,7 +105,7 @@ def of_ledger(lake: Lake) -> list[Damaged]:
 
 
 def of_students(lake: Lake) -> Iterator[tuple[str, UserError]]:
-    """(slug, what is wrong) of each registered student whose record or weights are not what they were."""
+    """(slug, error) of each registered student whose record or weights have changed or are unreadable."""
     for slug in checkpoints.list_students(lake):
         try:
             checkpoints.verify(lake, slug)
@@ -115,7 +114,7 @@ def of_students(lake: Lake) -> Iterator[tuple[str, UserError]]:
 
 
 def of_checkpoints(lake: Lake) -> Iterator[tuple[Path, UserError]]:
-    """(folder, what is wrong) of each finished training whose files are not those that were saved."""
+    """(folder, error) of each finished training whose files differ from those that were saved."""
     for path in sorted((lake.home / "checkpoints").glob(f"*/[!.]*/{finished.RECORD}")):
         try:
             finished.verify(path.parent)

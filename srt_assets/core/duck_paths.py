@@ -1,7 +1,8 @@
-"""What DuckDB makes of a path's characters, and how to give it the file that is meant.
+"""Paths with characters that DuckDB treats specially. Nothing else about DuckDB belongs here.
 
-To a reader `*`, `?` and `[` begin a pattern. To the writer of a database a `?` begins options: the log of changes is
-looked for beside what stands before it, in a folder that is not there. (DuckDB 1.5; attaching to read is not troubled.)
+When DuckDB reads files, `*`, `?` and `[` in a path begin a pattern. When it writes a database, a `?` begins options,
+and DuckDB looks for the write-ahead log beside the text before the `?`, in a folder that does not exist. (DuckDB 1.5;
+attaching a database read-only is not affected.)
 """
 
 import glob
@@ -18,13 +19,17 @@ def exactly(path: Path | str) -> str:
     """The pattern that matches this path and no other."""
     text = str(path)
     escaped = glob.escape(text)
-    # In a pattern a backslash would part two folders, even between brackets; a range of characters holds it unseen.
+    # In a pattern DuckDB takes a backslash for a separator of folders, even within brackets. The range Z-^ contains the
+    # backslash without naming it.
     return escaped if escaped == text else escaped.replace("\\", "[Z-^]")
 
 
 @contextmanager
 def database_for(target: Path) -> Iterator[Path]:
-    """Where DuckDB can write the database that is to lie at `target`; it lies there in the end. Detach it inside."""
+    """The path at which DuckDB can write the database; the block's end copies it to `target` if that is another path.
+
+    Detach the database before the block ends.
+    """
     if "?" not in str(target):
         yield target
         return

@@ -1,4 +1,4 @@
-"""The ways a stage may end badly, each with the remedy a person needs. Nothing else belongs here."""
+"""The errors that users see, each with a remedy, and the translation of library errors into them. Nothing else."""
 
 import errno
 import os
@@ -19,7 +19,8 @@ _NOT_ACCESSIBLE = (
 )
 
 _NO_SPACE, _QUOTA, _READ_ONLY = "no space left on the disk", "the disk quota is used up", "the disk is read-only"
-# Number, what it means, and the words of those that hide the number: the system's own, SQLite's.
+# Error number, its meaning, and the texts by which it is known when a library drops the number (the system's,
+# SQLite's).
 _FULL = (
     (errno.ENOSPC, _NO_SPACE, ("No space left on device", "database or disk is full")),
     (errno.EDQUOT, _QUOTA, ("Disk quota exceeded",)),
@@ -36,7 +37,7 @@ class _Explained(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str) -> None:
-        # It may quote a path, a setting, or what a server has said.
+        # A message may quote a path, a setting or a server's reply.
         message, remedy = without_secrets(message), without_secrets(remedy)
         super().__init__(message, remedy)
         self.message = message
@@ -53,7 +54,7 @@ class UserError(_Explained):
 
 
 class Damaged(UserError):
-    """A file of the home is not what the program wrote there: cut short, changed, gone, or of another kind."""
+    """A file of the home is not as the program wrote it: cut short, changed, missing, or not an ordinary file."""
 
     def __init__(self, file: object, why: str) -> None:
         super().__init__(
@@ -72,7 +73,7 @@ class StageError(_Explained):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The remedy for a name that does not exist: the nearest one, or all of them."""
+    """The remedy for an unknown name: suggests the nearest known name, or lists all of them."""
     import difflib
 
     names = sorted(known)
@@ -81,9 +82,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def disk_full(error: BaseException, place: Path | None = None) -> StageError | None:
-    """The explanation if a disk that takes no more is behind an error, of Python's or of a library that has only words.
+    """A StageError if a full or read-only disk caused this error of Python's or of a library; None otherwise.
 
-    It names the file and the disk, as far as the error knows them; `place`: what was written to if it does not.
+    The message names the file and the disk if the error does; `place` is the file to name if it does not.
     """
     number, text = getattr(error, "errno", None), str(error)
     what = next((what for code, what, words in _FULL if number == code or any(w in text for w in words)), None)
@@ -100,18 +101,18 @@ def disk_full(error: BaseException, place: Path | None = None) -> StageError | N
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether more room on the disk is all that is missing."""
+    """Whether the error would go away with more space on the disk."""
     return disk_full(error) is not None and getattr(error, "errno", None) != errno.EROFS
 
 
 def _disk_of(path: Path) -> Path:
-    """Where the disk begins that holds this file."""
+    """The mount point of the disk that holds this file."""
     real = Path(os.path.realpath(path))
     return next((place for place in (real, *real.parents) if os.path.ismount(place)), real)
 
 
 def out_of_memory(error: BaseException) -> StageError | None:
-    """The explanation if Python, DuckDB or torch could not get the memory they asked for."""
+    """A StageError if Python, DuckDB or torch could not allocate memory; None otherwise."""
     if not isinstance(error, MemoryError) and type(error).__name__ not in ("OutOfMemoryException", "OutOfMemoryError"):
         return None
     said = " ".join(str(error).split())
@@ -119,7 +120,7 @@ def out_of_memory(error: BaseException) -> StageError | None:
 
 
 def not_accessible(error: BaseException) -> UserError | None:
-    """The explanation if a file or folder may not be used, or is not of the kind it must be."""
+    """A UserError if a path lacks permissions, or is a file instead of a folder or the reverse; None otherwise."""
     if not isinstance(error, OSError) or error.errno not in _NOT_ACCESSIBLE or not error.filename:
         return None
     return UserError(
@@ -129,11 +130,11 @@ def not_accessible(error: BaseException) -> UserError | None:
 
 
 def damage(error: BaseException) -> UserError | None:
-    """The explanation if a query met a table whose files are damaged: `Table.error_sql` gave it to DuckDB as text."""
+    """A UserError if a query read a damaged table; else None. Its text comes from `Table.error_sql`."""
     found = re.search(r"Invalid Input Error: (.* is damaged: .*)\n  -> (.*)", str(error), re.DOTALL)
     return UserError(found[1], found[2]) if found else None
 
 
 def explained(error: BaseException) -> UserError | StageError | None:
-    """The error with its remedy that stands behind one of Python's or DuckDB's; None if there is no better word."""
+    """The UserError or StageError that explains an error of Python's or a library's; None if none is known."""
     return disk_full(error) or out_of_memory(error) or damage(error) or not_accessible(error)

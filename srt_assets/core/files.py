@@ -1,7 +1,7 @@
-"""Files that others have put there: opened only if they are ordinary files, read only as far as such files are long.
+"""Opens untrusted files: only if they are ordinary files, and only up to a size limit for each kind of file.
 
-A named pipe, a terminal or a log of the kernel keeps its reader waiting for ever; a device may never end. Files whose
-names come from outside are opened here. What a file must hold is not decided here.
+Reading a named pipe, a terminal or a kernel log may block forever, and a device may have no end. All files whose names
+come from outside the program are opened here. The checks of what a file contains belong to its readers, not here.
 """
 
 import errno
@@ -13,16 +13,16 @@ from pathlib import Path
 from srt_assets.core.errors import Damaged, UserError
 from srt_assets.paths import brief
 
-# What people write: settings, lists, SQL. The largest seen has some 20 kB.
+# Size limits in bytes. Files that people write: settings, lists, SQL. The largest seen has some 20 kB.
 WRITTEN = 1 << 20
-# What programs write for each other: configurations, indexes, manifests, records of a training.
+# Files that programs write: configurations, indexes, manifests, records of a training.
 RECORD = 1 << 26
-# The program's own: the curve of a million steps, a batch of 50,000 calls.
+# Files of this program: the loss curve of a million steps, a batch of 50,000 calls.
 OWN = 1 << 30
-# tokenizer.json and what else belongs to a tokenizer: the largest known has 34 MB.
+# tokenizer.json and the other files of a tokenizer: the largest known has 34 MB.
 TOKENIZER = 1 << 28
 
-# The kernel's own: they look like ordinary files of no or any length.
+# Files of the kernel look like ordinary files of size 0 or of any size.
 _OF_THE_KERNEL = ("/proc/", "/sys/")
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -34,7 +34,7 @@ _KINDS = {
 
 
 class NoFile(UserError):
-    """There is something under the name, but no ordinary file, or one that is too large. `why`: what it is."""
+    """The path exists but is no ordinary file, or is too large. `why`: a sentence without its subject, the path."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{brief(path)} {why}", "put an ordinary file there, or name another")
@@ -45,7 +45,7 @@ class NoFile(UserError):
 
 
 def what_else(path: Path) -> str:
-    """What lies under this name instead of an ordinary file: '' if it is one, or if nothing is there."""
+    """Why this path cannot be read as an ordinary file ("is a folder"); '' if it can, or if nothing is there."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -58,7 +58,7 @@ def what_else(path: Path) -> str:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder, or leads to one; False for a name that no system takes too."""
+    """Whether the path is a folder or a symlink to one; False also for names that the file system refuses."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -66,17 +66,17 @@ def is_folder(path: Path) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether an ordinary file lies under this name. NoFile if something else does."""
+    """Whether the path is an ordinary file. NoFile if it exists but is anything else."""
     if why := what_else(path):
         raise NoFile(path, why)
     return path.exists()
 
 
 def opened(path: Path) -> BufferedReader:
-    """An ordinary file, open for reading. NoFile if it is none, OSError if it is not there or may not be read.
+    """Open an ordinary file for reading. NoFile if it is anything else; OSError if it is missing or not readable.
 
-    Looked at before it is opened, for opening alone starts some devices; and again after, for it may have been replaced
-    meanwhile.
+    The kind of file is checked before opening, because opening alone starts some devices, and again afterwards, because
+    the file may have been replaced in between.
     """
     if why := what_else(path):
         raise NoFile(path, why)
@@ -92,7 +92,7 @@ def opened(path: Path) -> BufferedReader:
 
 
 def read(path: Path, limit: int) -> bytes:
-    """The bytes of a file that is small by nature. NoFile if it is longer than `limit` bytes, or as `opened`."""
+    """The bytes of a small file. NoFile if it is longer than `limit` bytes; other errors as `opened`."""
     with opened(path) as file:
         found = file.read(limit + 1)
     if len(found) > limit:
@@ -101,13 +101,13 @@ def read(path: Path, limit: int) -> bytes:
 
 
 def read_text(path: Path, limit: int = RECORD, encoding: str = "utf-8") -> str:
-    """The same as text. UnicodeDecodeError if it is none."""
+    """The text of a small file, with line ends as \\n. UnicodeDecodeError if invalid; other errors as `read`."""
     text = read(path, limit).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_own(path: Path) -> str:
-    """A small file that the program itself has written. Damaged if it is none any more."""
+    """The text of a small file that the program itself wrote. Damaged if it is no longer an ordinary file."""
     try:
         return read_text(path, OWN)
     except NoFile as error:
@@ -126,7 +126,7 @@ def _what(path: Path, found: os.stat_result) -> str:
     kind = stat.S_IFMT(found.st_mode)
     if kind != stat.S_IFREG:
         return f"is {_KINDS.get(kind, 'no ordinary file')}"
-    # Real files without a block on disk are rare: small ones, on some file systems.
+    # Only some file systems store small real files without a block on disk, so the path decides.
     if not found.st_blocks and os.path.realpath(path).startswith(_OF_THE_KERNEL):
         return "is a file of the kernel's, not one on disk"
     return ""

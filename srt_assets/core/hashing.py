@@ -1,4 +1,4 @@
-"""Content ids and fingerprints: the same facts give the same hex digits on every machine, in every run."""
+"""Content ids and fingerprints. Equal facts give equal hex digits on every machine and in every run."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ from srt_assets.core.files import opened
 
 
 def digest(**facts: Any) -> str:
-    """SHA-256 (64 hex digits) of the canonical JSON of the facts; the order they are named in does not matter.
+    """SHA-256 (64 hex digits) of the canonical JSON of the facts; their order does not matter.
 
-    TypeError for what JSON cannot hold: a set, say, would be written in another order each time.
+    TypeError for values that JSON cannot hold, such as a set, which has no fixed order.
     """
     text = json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -21,28 +21,28 @@ def digest(**facts: Any) -> str:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What something is made of: named facts, and one digest of them all. Two are equal if their digests are."""
+    """The inputs of an artefact: named facts and one digest of all of them. Fingerprints are compared by digest."""
 
     facts: Mapping[str, Any] = field(compare=False)
     digest: str
 
     @classmethod
     def of(cls, **facts: Any) -> "Fingerprint":
-        """The fingerprint of these facts. TypeError for what JSON cannot hold."""
+        """The fingerprint of these facts. TypeError for values that JSON cannot hold."""
         return cls(facts, digest(**facts))
 
     def changed_since(self, before: Mapping[str, Any]) -> set[str]:
-        """Names of the facts that are not the same in `before`, those that only one side has included."""
+        """Names of the facts that differ from `before`, including facts that only one side has."""
         return {name for name in {*self.facts, *before} if not _same(self.facts.get(name), before.get(name))}
 
 
 def _same(one: Any, other: Any) -> bool:
-    # One of them has been through a file, where a tuple is a list.
+    # One value was read from JSON, where a tuple becomes a list.
     return digest(value=one) == digest(value=other)
 
 
 def file_sha256(path: Path | str) -> str:
-    """SHA-256 of an ordinary file's bytes, read in pieces so that size does not matter. NoFile if it is none."""
+    """SHA-256 of an ordinary file's bytes, read in pieces. NoFile if it is no ordinary file."""
     with opened(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -56,11 +56,11 @@ def _texts(*texts: str) -> str:
 def sample_id(instruction: str, input: str, response: str) -> str:
     """Id of a record: first 16 hex digits of the SHA-256 of its texts as a UTF-8 JSON array (Python's `json.dumps`).
 
-    The texts count exactly as read: a trailing space makes another record.
+    The texts are hashed exactly as read: a trailing space gives another id.
     """
     return _texts(instruction, input, response)
 
 
 def content_key(instruction: str, input: str, response: str) -> str:
-    """Key of a candidate's texts: what decides whether its scores can be used again (16 hex digits)."""
+    """Key of a candidate's texts (16 hex digits). Scores are reused for candidates with the same key."""
     return _texts(instruction, input, response)

@@ -1,8 +1,8 @@
-"""Whether the parts on disk are what was written: each against its SHA-256 in the manifest.
+"""Checks the parts on disk against the SHA-256 sums in the manifest.
 
-A part is hashed when it is seen for the first time and whenever its file looks touched (size, times, inode). The answer
-is remembered, in a file of the home, so that asking again costs a `stat` a part. Bits that decay on the disk leave the
-times alone: for those there is `deep` (`srt doctor --verify`, and before a training).
+A part is hashed when it is seen for the first time and when its size, times or inode have changed. The result is
+stored in a file of the home, so that the next check costs one `stat` per part. Bit rot changes neither size nor times:
+`deep` reads all bytes again (`srt doctor --verify`, and before a training).
 """
 
 import stat
@@ -19,14 +19,14 @@ from srt_assets.core.manifest import Manifest
 from srt_assets.core.parquet import read_failures, row_content_hash
 from srt_assets.core.tables import TABLES
 
-# What this process has seen, by path: how a part looked, and its SHA-256.
+# Parts that this process has verified, by path: stat values and SHA-256.
 _seen: dict[Path, list[Any]] = {}
 
 
 def verify(directory: Path, manifest: Manifest, memory: Path, deep: bool = False) -> None:
-    """Raise Damaged for the first part of a manifest that is gone or not as it was written.
+    """Raise Damaged for the first part of a manifest that is missing or changed.
 
-    `memory`: the file where the answers are remembered. `deep`: read all parts, whatever is remembered.
+    `memory`: the file that stores earlier results. `deep`: read all parts and ignore earlier results.
     """
     known: dict[str, Any] | None = None
     read: dict[str, list[Any]] = {}
@@ -54,12 +54,12 @@ def verify(directory: Path, manifest: Manifest, memory: Path, deep: bool = False
 
 
 def memory_of(home: Path, manifest: Manifest) -> Path:
-    """Where the answers for a table or partition are remembered."""
+    """The file that stores the results for a table or partition."""
     return looks.memory_of(home, f"{manifest.table}.{manifest.partition}" if manifest.partition else manifest.table)
 
 
 def problems(directory: Path, manifest: Manifest) -> list[Damaged]:
-    """Every part that is damaged, all of them read."""
+    """Read all parts and return one error per damaged part."""
     found = []
     for name in manifest.parts:
         try:
@@ -75,13 +75,13 @@ def problems(directory: Path, manifest: Manifest) -> list[Damaged]:
 
 
 def check(path: Path, expected: str | None) -> None:
-    """Damaged if this part is gone, or not of this SHA-256; None for one whose sum is not known."""
+    """Raise Damaged if this part is missing or its SHA-256 is not `expected` (None: check only the form)."""
     _look(path)
     _compare(path, expected)
 
 
 def _look(path: Path) -> list[int]:
-    """How a part looks. Damaged if it is not there, or no file."""
+    """The stat values of a part (see `looks.looks`). Damaged if it is missing or no ordinary file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def _look(path: Path) -> list[int]:
 
 def _compare(path: Path, expected: str | None) -> None:
     with read_failures(path):
-        if expected is None:  # of an older program: is it a Parquet file at all?
+        if expected is None:  # an older program stored no sum: check that it is a Parquet file
             pq.read_metadata(path)
         elif file_sha256(path) == expected:
             return
@@ -102,7 +102,7 @@ def _compare(path: Path, expected: str | None) -> None:
 
 
 def _compare_rows(directory: Path, manifest: Manifest) -> None:
-    """The same for parts of an older program, which left a hash of the rows only, and of finished tables only."""
+    """Check parts of an older program, which stored no sums, only a hash of the rows of finished tables."""
     if not manifest.content_hash or not manifest.parts:
         return
     paths = [directory / name for name in manifest.parts]

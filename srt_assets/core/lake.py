@@ -1,10 +1,11 @@
-"""The data of record: write-once Parquet parts, and a manifest per table (and partition) that says which count.
+"""The tables on disk: write-once Parquet parts, and a manifest per table (and partition) that names the current parts.
 
-    home/lake/<table>/[<partition>/]part-<uuid>.parquet   never changed, name never used again
-    home/lake/<table>/[<partition>/]_manifest.json        swapped whole; readers see the old content or the new
+    home/lake/<table>/[<partition>/]part-<uuid>.parquet   never changed; the name is never used again
+    home/lake/<table>/[<partition>/]_manifest.json        replaced atomically: readers see the old content or the new
     home/locks/                                           one writer per table and partition
 
-Why not one DuckDB file: a process that writes one shuts every other out, readers included.
+Not one DuckDB file, because a process that writes to it locks out all others, readers included. What the tables contain
+is in `tables.py`; how stages fill them is not decided here.
 """
 
 import json
@@ -37,8 +38,7 @@ FAILURE = "_failure.json"
 
 @dataclass(frozen=True)
 class Failure:
-    """A try to make an artefact that failed. `inputs`: what it should have been made of; older programs kept the
-    `fingerprint` alone."""
+    """A failed attempt to make an artefact. `inputs`: the facts of its fingerprint; None from an older program."""
 
     fingerprint: str
     inputs: dict[str, Any] | None
@@ -46,14 +46,14 @@ class Failure:
 
 
 class Lake:
-    """The tables under one home. `flushed` is called when a stage that goes on has put down what it has so far."""
+    """The tables under one home. `flushed` is called after each commit of an unfinished table."""
 
     def __init__(self, home: Path, flushed: "Callable[[Lake], object] | None" = None) -> None:
         self.home = Path(home).absolute()
         self.root = self.home / "lake"
         self._flushed = flushed
         self._readers = self.home / "locks" / "reading"
-        # Parts this object has written that no commit has named: (table, partition, name).
+        # Parts that this object has written but not committed: (table, partition, name).
         self._loose: set[tuple[str, str | None, str]] = set()
 
     # -- where things lie
@@ -68,7 +68,7 @@ class Lake:
 
     @once_a_look
     def manifest(self, table: str, partition: str | None = None) -> Manifest | None:
-        """What a table or partition holds. UserError if a newer program wrote it, or it is damaged."""
+        """The manifest of a table or partition; None if there is none. UserError if damaged or of a newer program."""
         return manifests.read(self.directory(table, partition))
 
     def manifests(self, table: str) -> list[Manifest]:
@@ -77,15 +77,15 @@ class Lake:
         return [m for m in found if m is not None]
 
     def parts(self, table: str, partition: str | None = None) -> list[Path]:
-        """The files that are the content now. Without a partition: of the whole table. Damaged if one is not whole."""
+        """The current parts of a partition or, without one, of the whole table. Damaged if a part is damaged."""
         found = self._manifests(table, partition)
-        if not found and TABLES[table].is_paid:  # the manifest is lost; the next run finds them again
+        if not found and TABLES[table].is_paid:  # the manifest is lost; the next run finds the parts by their names
             return sorted(self.directory(table, partition).glob(parquet.PATTERN))
         for manifest in found:
             try:
                 self._verify(manifest)
             except Damaged:
-                if self._manifests(table, partition) != found:  # replaced while we looked
+                if self._manifests(table, partition) != found:  # another process replaced the content meanwhile
                     return self.parts(table, partition)
                 raise
         return [self.directory(table, m.partition) / name for m in found for name in m.parts]
@@ -97,7 +97,7 @@ class Lake:
         return [one] if one else []
 
     def whole(self, table: str, partition: str | None = None) -> Manifest | None:
-        """The manifest, if the content is finished. Damaged if a file is not as it was written."""
+        """The manifest if the content is complete, else None. Damaged if a part is damaged."""
         found = self.manifest(table, partition)
         if not found or not found.complete:
             return None
@@ -105,10 +105,7 @@ class Lake:
         return found
 
     def verify(self, table: str, partition: str | None = None) -> None:
-        """Read every byte of the content, even of files that look untouched. Damaged if one is not as it was written.
-
-        Without a partition: the whole table.
-        """
+        """Read every byte of a partition or, without one, of the whole table. Damaged if a part is damaged."""
         for manifest in self._manifests(table, partition):
             self._verify(manifest, deep=True)
 
@@ -119,13 +116,13 @@ class Lake:
     # -- reading
 
     def source(self, table: str, partition: str | None = None) -> str:
-        """The content as a subquery for a FROM clause, every column typed; works when there is none. May be Damaged."""
+        """The content as a typed subquery for a FROM clause; no rows if there is no content. May raise Damaged."""
         return f"({TABLES[table].select_sql(self.parts(table, partition), self.home)})"
 
     def views(self) -> "tuple[dict[str, str], dict[str, list[Path]]]":
-        """For each table a SELECT of its present content, and the parts it reads.
+        """For each table a SELECT of its current content, and the parts it reads.
 
-        That of a damaged table fails with the name of the file and the remedy, and keeps no other from being read.
+        The SELECT of a damaged table fails with the name of the file and the remedy; the other tables stay readable.
         """
         selects, parts = {}, {}
         for name, table in TABLES.items():
@@ -138,14 +135,14 @@ class Lake:
         return selects, parts
 
     def connect(self, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
-        """In-memory DuckDB with a view per table over its present content, spilling under the home. Close it."""
+        """In-memory DuckDB with a view per table over its current content; spills under the home. The caller closes it."""
         con = duckdb.connect()
         con.execute("SET enable_progress_bar = false")
         spill_into(con, self.home)
         if memory_limit:
             con.execute(f"SET memory_limit = {sql_literal(memory_limit)}")
         selects, parts = self.views()
-        # It may read for hours, while others replace what it reads.
+        # A query may run for hours while other processes replace the parts it reads.
         if names := [path.name for paths in parts.values() for path in paths]:
             keep_while(con, self._readers, names)
         for name, select in selects.items():
@@ -156,21 +153,21 @@ class Lake:
 
     @contextmanager
     def lock(self, table: str, partition: str | None = None, wait: bool = True) -> Iterator[None]:
-        """Be the only writer of a table or partition. The kernel frees it when a process dies.
+        """Be the only writer of a table or partition. The kernel frees the lock when the process dies.
 
-        Waits for another writer, or raises BlockingIOError.
+        Waits for another writer; with `wait=False` raises BlockingIOError instead.
         """
         name = f"{table}.{partition}" if partition else table
         with file_lock(self.home / "locks" / f"{name}.lock", wait):
             yield
 
     def write_part(self, table: str, rows: pa.Table | list[dict], partition: str | None = None) -> str:
-        """Write rows as a new part and give its name. It is content only once a commit names it."""
+        """Write rows as a new part and return its name. The part does not count until it is committed."""
         data = pa.Table.from_pylist(rows, schema=TABLES[table].arrow_schema) if isinstance(rows, list) else rows
         return self._new(table, partition, [data])
 
     def sink_part(self, con: duckdb.DuckDBPyConnection, sql: str, table: str, partition: str | None = None) -> str:
-        """Write a query's result as a new part, in batches: rows never become Python objects."""
+        """Write a query's result as a new part and return its name. Batches stay in Arrow, never as Python objects."""
         columns = ", ".join(f'"{c.name}"::{c.type} AS "{c.name}"' for c in TABLES[table].columns)
         batches = con.sql(f"SELECT {columns} FROM ({sql})").to_arrow_reader(TABLES[table].row_group)
         pieces = (pa.Table.from_batches([batch]) for batch in batches)
@@ -182,11 +179,11 @@ class Lake:
         return name
 
     def drop_loose(self) -> None:
-        """Delete parts that were written and never committed, for their stage has failed. What was paid for stays."""
+        """Delete the parts that a failed stage wrote and did not commit. Parts of paid tables stay."""
         for table, partition, name in self._loose:
             if TABLES[table].is_paid:
                 continue
-            with suppress(OSError, UserError):  # then the clean-up of a later commit takes it away
+            with suppress(OSError, UserError):  # the clean-up of a later commit removes what is left
                 manifest = self.manifest(table, partition)
                 if manifest is None or name not in manifest.parts:
                     (self.directory(table, partition) / name).unlink(missing_ok=True)
@@ -204,9 +201,10 @@ class Lake:
         stats: Mapping[str, Any] | None = None,
         superseded: Sequence[str] = (),
     ) -> Manifest:
-        """Make these parts the content. `complete=False` says that work is left: `whole` stays None.
+        """Make these parts the content. `complete=False`: work is left, and `whole` keeps returning None.
 
-        `superseded`: parts that no manifest names, whose rows these hold; those of the manifest before are known.
+        `superseded`: parts that no manifest names and whose rows are now in `parts`. The parts of the previous manifest
+        are superseded in any case.
         """
         upgrade(self.home)
         directory = self.directory(table, partition)
@@ -216,10 +214,10 @@ class Lake:
         gone = dict(before.superseded) if before else {}
         for name in (*(before.parts if before else ()), *superseded):
             gone[name] = now.isoformat()
-        # None is of the future: a clock that was set back would keep such a part until it gets there again.
+        # No time lies in the future: after a clock was set back, such a part would be kept until that time.
         gone = {n: min(at, now.isoformat()) for n, at in gone.items() if n not in parts and (directory / n).exists()}
         paths = [directory / name for name in parts]
-        # What was written earlier must still be what was written then.
+        # Parts of an earlier commit keep their sums from then, so that later damage is found.
         known = before.sums if before else {}
         manifest = Manifest(
             table=table,
@@ -228,7 +226,7 @@ class Lake:
             rows=sum(pq.read_metadata(path).num_rows for path in paths),
             fingerprint=fingerprint.digest,
             code_version=code_version,
-            # Unfinished content is committed often and compared never: hashing it each time would cost n².
+            # Unfinished content is committed often and never compared: hashing all of it each time would be quadratic.
             content_hash=parquet.row_content_hash(TABLES[table], paths) if complete else "",
             complete=complete,
             written_at=now.isoformat(),
@@ -245,10 +243,10 @@ class Lake:
             self._flushed(self)
         return manifest
 
-    # -- failures, so that `srt status` can tell "failed" from "never made"
+    # -- failures, by which `srt status` distinguishes "failed" from "missing"
 
     def record_failure(self, table: str, partition: str | None, want: Fingerprint | None, message: str) -> None:
-        """Remember that making this failed. `want`: what it should have been made of, None if that is unknown."""
+        """Store that an attempt failed. `want`: the fingerprint the artefact should have got; None if unknown."""
         directory = self.directory(table, partition)
         directory.mkdir(parents=True, exist_ok=True)
         facts = {
@@ -260,7 +258,7 @@ class Lake:
         replace_text(directory / FAILURE, json.dumps(facts))
 
     def failure(self, table: str, partition: str | None = None) -> Failure | None:
-        """The last failure since somebody last tried. Damaged if it cannot be read."""
+        """The failure of the last attempt; None if there is none. Damaged if the note cannot be read."""
         path = self.directory(table, partition) / FAILURE
         try:
             found = json.loads(read_own(path))

@@ -1,4 +1,4 @@
-"""Locks between processes, and files replaced whole. What they protect is known to those who use them."""
+"""Locks between processes, and atomic replacement of files. What a lock protects is decided by its callers."""
 
 import fcntl
 import logging
@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from srt_assets.core.files import NoFile, opened
 
-# A wait shorter than this is not worth a word.
+# Seconds of waiting for a lock before a message is logged.
 SILENT_S = 2.0
 
 log = logging.getLogger(__name__)
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """An exclusive lock between processes, freed by the kernel when its holder dies. Says so once if it waits long.
+    """An exclusive lock between processes, freed by the kernel when its holder dies. Logs once if it waits long.
 
-    Raises BlockingIOError if another has it and we are not to wait.
+    Raises BlockingIOError if another process has the lock and `wait` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(path) as file:
@@ -32,7 +32,7 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
             if not wait:
                 raise BlockingIOError(f"another process is writing {path.stem}")
             if time.monotonic() > patience:
-                # A warning, for nothing less is shown on a terminal.
+                # A warning, because the terminal shows no lower level.
                 log.warning("waiting for another process that is writing %s", path.stem)
                 fcntl.flock(file, fcntl.LOCK_EX)
                 break
@@ -41,13 +41,13 @@ def file_lock(path: Path, wait: bool = True) -> Iterator[None]:
 
 
 def lock_file(path: Path) -> IO[bytes]:
-    """A file to lock, made if it is not there."""
-    # For reading and writing: a named pipe under that name would wait for its other end.
+    """Open a file to lock; it is made if missing."""
+    # Opened for reading and writing, because opening a named pipe for one of them would block.
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "rb+", buffering=0)
 
 
 def try_lock(file: IO[Any]) -> bool:
-    """Lock an open file for this process, until it is closed or the process dies; False if another has it."""
+    """Lock an open file until it is closed or the process dies; False if another process has the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -56,18 +56,18 @@ def try_lock(file: IO[Any]) -> bool:
 
 
 def keep_while(reader: object, folder: Path, names: Iterable[str]) -> None:
-    """Name parts that must stay on disk as long as this reader lives, or its process.
+    """Keep parts on disk until the object `reader` is gone or its process ends: `kept` returns their names.
 
-    Does nothing where one may only read.
+    Does nothing in a home without write permission.
     """
     path = folder / f"{uuid.uuid4().hex}.parts"
     hidden = path.with_name(f".{path.name}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = hidden.open("w")
-    except OSError:  # somebody else's home; no run of ours deletes anything there
+    except OSError:  # no write permission: a home of another user
         return
-    # Locked before it gets its name: it must never look like a dead reader's.
+    # Locked before it is renamed: `kept` takes an unlocked file for that of a dead process.
     fcntl.flock(file, fcntl.LOCK_EX)
     with naming(path):
         file.write("\n".join(names))
@@ -82,10 +82,10 @@ def _release(file: IO[str], path: Path) -> None:
 
 
 def kept(folder: Path) -> set[str]:
-    """The parts that living readers have named; what dead ones left is removed."""
+    """The names of the parts that living readers keep. Removes the lists of dead processes."""
     names: set[str] = set()
     for path in folder.glob("*.parts"):
-        with suppress(FileNotFoundError, NoFile), opened(path) as file:  # its reader may end this moment
+        with suppress(FileNotFoundError, NoFile), opened(path) as file:  # its reader may end meanwhile
             if try_lock(file):
                 path.unlink()
             else:
@@ -95,7 +95,7 @@ def kept(folder: Path) -> set[str]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError about an open file say which file it is; Python's own does so only where the file is opened."""
+    """Add the file name to an OSError raised in the block; Python names it only when opening a file fails."""
     try:
         yield
     except OSError as error:
@@ -105,7 +105,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Put a file's, or a folder's, present state on disk."""
+    """fsync a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with naming(path):
@@ -115,7 +115,7 @@ def sync(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, finds the old text or the new."""
+    """Replace a file atomically: readers, and a restart after a crash, see the old text or the new one."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with naming(path):
@@ -123,6 +123,6 @@ def replace_text(path: Path, text: str) -> None:
             sync(temporary)
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)  # on a full disk it is in the way
+        temporary.unlink(missing_ok=True)  # frees space on a full disk
         raise
     sync(path.parent)

@@ -1,7 +1,7 @@
-"""What is known of a file's content, remembered together with how the file looked: size, times, inode.
+"""Stores facts about a file's content together with its stat values ("look"): size, times, inode.
 
-While it looks the same, asking again costs a `stat`. Bits that decay on the disk change no look. Who remembers what
-(the sum of a part, of a file of the settings) is not decided here.
+While the stat values are unchanged, the stored fact is valid and asking again costs one `stat`. Bit rot changes no stat
+value. Which facts are stored (the SHA-256 of a part or of an input file) is decided by the callers, not here.
 """
 
 import json
@@ -15,29 +15,29 @@ from typing import Any
 from srt_assets.core.errors import Damaged
 from srt_assets.core.files import read_own
 
-# A file may change twice within one tick of its clock: what was changed this shortly (seconds) before it was read may
-# have changed again without another look.
+# Seconds. A file may change twice within one tick of the file system's clock. If it was changed less than this before
+# it was read, a later change may leave its stat values as they are.
 SETTLED_S = 2.0
 
 
 def looks(found: os.stat_result) -> list[int]:
-    """Size in bytes; times of the last change of content and inode, in nanoseconds; inode."""
+    """Size in bytes; mtime and ctime in nanoseconds; inode number."""
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 def is_settled(found: list[int], read_at_ns: int) -> bool:
-    """Whether a file of these looks, read from this moment on, is sure to look otherwise when it changes."""
+    """Whether any change of a file after it was read at `read_at_ns` is certain to change its stat values."""
     _, modified, changed, _ = found
     return read_at_ns - max(modified, changed) > SETTLED_S * 1e9
 
 
 def memory_of(home: Path, name: str) -> Path:
-    """The file that remembers under this name: beside the lake, for reading changes nothing in it."""
+    """The file that stores the facts under this name. It lies outside the lake, which readers must not change."""
     return home / "locks" / "verified" / f"{name}.json"
 
 
 def remembered(memory: Path) -> dict[str, Any]:
-    """What is remembered, by name of file; {} if that is lost or unreadable: then the files are read again."""
+    """The stored facts by file name; {} if they are missing or unreadable: then the files are read again."""
     try:
         found = json.loads(read_own(memory))
     except (OSError, ValueError, Damaged):
@@ -46,7 +46,7 @@ def remembered(memory: Path) -> dict[str, Any]:
 
 
 def remember(memory: Path, facts: Mapping[str, Any]) -> None:
-    """Replace what is remembered. Does nothing in somebody else's home or on a full disk: files are read once more."""
+    """Replace the stored facts. Does nothing without write permission or on a full disk: files are read again then."""
     temporary = memory.with_name(f".{memory.name}.{uuid.uuid4().hex}")
     with suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""The manifest of a table or partition: which parts are its content, what they were made of, which program wrote it.
+"""The manifest of a table or partition: its current parts, their inputs, and the program that wrote it.
 
     _manifest.json        the manifest, with a checksum of itself
-    _manifest.copy.json   the same once more: what `srt repair` puts in the place of a damaged one
-    _manifest.v1.json     what an older program wrote, kept by the upgrade
+    _manifest.copy.json   a copy: `srt repair` restores a damaged manifest from it
+    _manifest.v1.json     the manifest of an older program, kept by the upgrade
 
-A manifest of an older program is read as it is and never rewritten by reading. The first write to a home upgrades all
-of them. One of a newer program is refused by name: guessing would lose data.
+Reading never rewrites a manifest of an older program; the first write to a home upgrades all of them (`upgrade.py`). A
+manifest of a newer program is refused with an error, because guessing its meaning could lose data.
 """
 
 import dataclasses
@@ -23,19 +23,19 @@ from srt_assets.core.locks import replace_text
 
 NAME = "_manifest.json"
 COPY = "_manifest.copy.json"
-# Raised together with a step in _STEPS when the form of manifests changes.
+# When the form of manifests changes, raise this and add a step to _STEPS.
 VERSION = 3
-# From this version on a manifest has a checksum of itself.
+# The first version whose manifests have a checksum of themselves.
 _CHECKED = 3
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a table (or one partition) holds, and the inputs its fingerprint was made of.
+    """The content of a table or partition. `inputs`: the facts of its fingerprint.
 
-    `content_hash` is of the rows, in no order, without volatile columns; '' while the content is unfinished.
-    `sums`: SHA-256 of each part's file; an older program's manifest has none. `program`: the version of srt-assets that
-    wrote it.
+    `content_hash`: hash of the rows in any order, without volatile columns; '' while the content is unfinished.
+    `superseded`: replaced parts, with the time (ISO 8601, UTC) since which they are not needed. `sums`: SHA-256 of each
+    part's file; empty in manifests of older programs. `program`: the version of srt-assets that wrote it.
     """
 
     table: str
@@ -55,7 +55,7 @@ class Manifest:
     sums: dict[str, str] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
-        """Put it in the place of the one before; then its copy."""
+        """Replace the manifest in a directory, then its copy."""
         facts = asdict(self)
         text = json.dumps(facts | {"checksum": digest(**facts)}, indent=1)
         replace_text(directory / NAME, text)
@@ -74,7 +74,7 @@ _STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
 def read(directory: Path, name: str = NAME) -> Manifest | None:
     """The manifest in a directory, in this program's form; None if there is none.
 
-    UserError if it is a newer program's; Damaged if it is not what was written.
+    UserError if a newer program wrote it; Damaged if it is unreadable or does not match its checksum.
     """
     path = directory / name
     try:
@@ -114,7 +114,7 @@ def read(directory: Path, name: str = NAME) -> Manifest | None:
 
 
 def version_of(directory: Path) -> int:
-    """The version a manifest has on disk; 0 if it is damaged, which `read` says in full."""
+    """The version of a manifest on disk; 0 if it is damaged (`read` raises the error)."""
     try:
         return int(json.loads(read_own(directory / NAME))["schema_version"])
     except (ValueError, TypeError, KeyError, OSError, Damaged):
@@ -122,7 +122,7 @@ def version_of(directory: Path) -> int:
 
 
 def upgrade(directory: Path, manifest: Manifest) -> None:
-    """Write a manifest anew in this program's form and leave the old one beside it, as `_manifest.v1.json`."""
+    """Rewrite a manifest in this program's form and keep the old one beside it, as `_manifest.v1.json`."""
     path = directory / NAME
     replace_text(path.with_name(f"_manifest.v{version_of(directory)}.json"), read_own(path))
     manifest.write(directory)

@@ -1,7 +1,8 @@
-"""Secrets in texts, masked before a text is stored or shown. They are known from the environment, or by their looks.
+"""Masks secrets in texts before they are stored or shown. Secrets come from environment variables or look like keys.
 
-Every text from outside (a server's, a library's, a stack trace) passes `redact`; messages of ours, which may quote one,
-pass `without_secrets` when they are made. A text is masked before it is cut: half a key is no longer recognized.
+Every text from outside (a server's reply, a library's error, a stack trace) passes `redact`. Messages of this program,
+which may quote such a text, pass `without_secrets` when they are made. Mask a text before you cut it, because half a
+key is not recognized.
 """
 
 import base64
@@ -16,10 +17,10 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 MASK = "***"
-# A shorter value is too often a word of the text.
+# Shorter values are not masked: too many of them are ordinary words.
 _SHORTEST = 8
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS", re.IGNORECASE)
-# They mean nothing else.
+# Patterns that match nothing but secrets.
 _CERTAIN = [
     re.compile(r"(?<=://)[^\s/?#@'\"]+@"),
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
@@ -28,7 +29,7 @@ _CERTAIN = [
     ),
 ]
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[^\s'\",;)}\]]{4,}")
-# In the words of others; in ours they name files and settings as well.
+# Masked only in texts from outside: messages of this program have names of files and settings of this form.
 _LIKELY = re.compile(r"\b(?:sk|gsk|key|xai|pk)-[\w*-]{6,}", re.IGNORECASE)
 _NAMED = re.compile(
     r"(?i)((?:authorization|api[-_ ]?key|access[-_]?token|client[-_]?secret|password|passwd|secret)"
@@ -37,8 +38,8 @@ _NAMED = re.compile(
 
 
 def without_secrets(text: str) -> str:
-    """The text without the values of secret variables, nor what can be nothing but a key or a password in a URL."""
-    text = text.encode("utf-8", "replace").decode()  # half a character cannot be stored
+    """The text with secret variables' values masked, and with certain keys and passwords in URLs masked."""
+    text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be stored
     if pattern := _of_values(_secret_values()):
         text = pattern.sub(MASK, text)
     for certain in _CERTAIN:
@@ -47,12 +48,12 @@ def without_secrets(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """A text from outside, without anything that is, or may be, a key."""
+    """A text from outside, with everything masked that is or may be a key."""
     return _LIKELY.sub(MASK, _NAMED.sub(rf"\1{MASK}", without_secrets(text)))
 
 
 def mask_uncaught() -> None:
-    """Let an uncaught exception, in any thread, print a redacted stack trace."""
+    """Print a redacted stack trace for uncaught exceptions, in all threads."""
 
     def show(kind: type[BaseException], error: BaseException | None, trace: object, thread: object = None) -> None:
         if error is not None:
@@ -64,13 +65,13 @@ def mask_uncaught() -> None:
 
 def _secret_values() -> tuple[str, ...]:
     found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and not _is_place(value)}
-    # Of a proxy or a database: what stands before the @ of its address.
+    # The password in the URL of a proxy or database.
     found |= {password for value in os.environ.values() if "://" in value and (password := _password(value))}
     return tuple(sorted(value for value in found if len(value.strip()) >= _SHORTEST))
 
 
 def _is_place(value: str) -> bool:
-    """A file with a key in it, or the server that hands them out, is no secret."""
+    """Whether the value is the path of an existing file or a URL: neither is a secret, even if it leads to one."""
     return "://" in value or (value.startswith(("/", "~")) and os.path.exists(value))  # noqa: PTH110 - never raises
 
 
@@ -83,21 +84,21 @@ def _password(url: str) -> str:
 
 @lru_cache(maxsize=8)
 def _of_values(values: tuple[str, ...]) -> re.Pattern[str] | None:
-    """A pattern of these values in all forms in which a server or a library may echo them."""
+    """A pattern that matches these values in all forms in which a server or library may quote them."""
     forms = {form for value in values for text in (value, value.strip()) for form in _forms(text)}
-    # Of one that somebody has cut, more than half.
+    # A value that was cut: its first half and what follows.
     forms |= {rf"{re.escape(value[: max(12, len(value) // 2)])}[\w*+/=.-]*" for value in values if len(value) > 16}
-    # The longest first: a value with its line end, before it without.
+    # The longest first, so that a value with its line end matches before the value without it.
     return re.compile("|".join(sorted(forms, key=len, reverse=True))) if forms else None
 
 
 def _forms(value: str) -> set[str]:
-    """Patterns of a value as it stands, quoted by Python, JSON, HTML or in a URL, as bytes, in hex, in base 64."""
+    """Patterns of a value: unchanged, escaped by Python, JSON, HTML or in a URL, as bytes, in hex, in base 64."""
     raw = value.encode("utf-8", "surrogateescape")
     quoted = {value, repr(value)[1:-1], str(raw)[2:-1], json.dumps(value)[1:-1], html.escape(value), raw.hex()}
     quoted |= {raw.decode("latin-1"), raw.decode("utf-8", "replace"), value.encode("utf-8", "replace").decode()}
     quoted |= _base64(raw)
-    # In a URL every character may stand as its bytes, and need not.
+    # In a URL any character may be percent-encoded or not.
     in_url = "".join(f"(?:{re.escape(c)}|{_percent(c)})" for c in value)
     return {re.escape(form) for form in quoted if form} | {in_url}
 
@@ -108,7 +109,7 @@ def _percent(character: str) -> str:
 
 
 def _base64(raw: bytes) -> set[str]:
-    """The middle of its base 64, which depends on how many bytes (mod 3) stand before it: `user:` of a login, say."""
+    """The middle of its base 64 for each number of bytes (mod 3) that may precede it, as `user:` in a login."""
     found = set()
     for before in range(3):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):

@@ -1,6 +1,6 @@
-"""One look at everything: while it lasts, what was read once is not read again, and all answers are of one moment.
+"""A cache for commands that only read, such as `srt status`: within a block each file is read once.
 
-For commands that only look, such as `srt status`. A run changes what it reads, so it looks anew each time.
+All answers within the block are therefore of one moment. A run does not use it, because it changes what it reads.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ _seen: ContextVar[dict[Any, Any] | None] = ContextVar("seen", default=None)
 
 @contextmanager
 def one_look() -> Iterator[None]:
-    """A look begins, unless one lasts already."""
+    """Cache the results of functions marked with `once_a_look` within the block. Nested blocks share one cache."""
     if _seen.get() is not None:
         yield
         return
@@ -28,7 +28,7 @@ def one_look() -> Iterator[None]:
 
 
 def once_a_look(ask: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Have a function that only reads asked once for the same arguments while a look lasts. An error is no answer."""
+    """Decorator: within `one_look`, call the function once per set of arguments. Errors are not cached."""
 
     @wraps(ask)
     def asked(*args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -1,4 +1,4 @@
-"""What a stage hands back: the parts it has made, how its run ended, what people look at first, what its checks say."""
+"""The results of a stage: the parts it has made, how its run ended, a summary for people, and its check results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ Facts = Mapping[str, int | float | str]
 
 @dataclass(frozen=True)
 class Made:
-    """Parts by table, to be committed, and numbers about the work. `made_from`: where that differs from what was wanted
-    when the work began, because it took hours or because it decides what counts.
+    """Parts by table, to be committed, and numbers about the work. `made_from`: the fingerprint of what they were made
+    of, if it differs from the one wanted when the work began.
     """
 
     parts: Mapping[str, Sequence[str]]
@@ -22,8 +22,8 @@ class Made:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`cached` says that the artefact was already right and no work was done; `stats` counts the work of this run;
-    `note`: what else people should know, such as that an older program made it.
+    """`cached`: the artefact was up to date and no work was done. `stats`: counts of this run's work. `note`: anything
+    else people should know, such as that an older program made the artefact.
     """
 
     manifest: Manifest
@@ -34,8 +34,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Description:
-    """A look at an artefact: plain numbers (plotted over time), up to five rows, one histogram (title, values), one
-    plot of lines by name (axis labels, points).
+    """A summary of an artefact: plain numbers (plotted over time), up to five rows, one histogram (title, values), one
+    line plot (axis labels, points by line name).
     """
 
     numbers: Facts
@@ -46,8 +46,8 @@ class Description:
 
 @dataclass(frozen=True)
 class Check:
-    """A question about an artefact that SQL cannot ask. `blocking`: what rests on the artefact waits for a yes.
-    `remedy`: what to do about a no.
+    """A check of an artefact that SQL cannot express. `blocking`: later assets are not made if it fails. `remedy`: what
+    to do if it fails.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Checked:
-    """The answer to a `Check`, by its name."""
+    """The result of the `Check` of this name."""
 
     name: str
     passed: bool

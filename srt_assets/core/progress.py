@@ -1,4 +1,4 @@
-"""How a stage says how far it is, without knowing who listens: a terminal bar, the Dagster event log, a test."""
+"""How a stage reports its progress. The listener is a terminal bar, the Dagster event log or a test."""
 
 import time
 from collections.abc import Callable
@@ -16,11 +16,11 @@ class Progress(Protocol):
 
 
 def silent(done: int, total: int, unit: str = "rows", **facts: Fact) -> None:
-    """The listener that hears nothing."""
+    """A listener that ignores all reports."""
 
 
 def throttled(listener: Progress, every_s: float, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Pass on at most one call per `every_s` seconds, and always the last one (`done == total`, not 0)."""
+    """Pass on at most one call per `every_s` seconds, and always the last one (`done == total`, `total` above 0)."""
     last = -every_s
 
     def report(done: int, total: int, unit: str = "rows", **facts: Fact) -> None:
@@ -34,7 +34,7 @@ def throttled(listener: Progress, every_s: float, clock: Callable[[], float] = t
     return report
 
 
-# The terminal's listener cannot travel through Dagster as an argument, so it lies here for the length of a run.
+# Dagster cannot pass the terminal's listener on as an argument, so it is kept here during a run.
 _terminal: ContextVar[Callable[[str], Progress] | None] = ContextVar("srt_terminal_progress", default=None)
 
 
@@ -49,6 +49,6 @@ def on_terminal(listener_for: Callable[[str], Progress]):
 
 
 def terminal(asset: str) -> Progress | None:
-    """The terminal's listener for this asset, if a command put one up."""
+    """The terminal's listener for this asset; None outside `on_terminal`."""
     listener_for = _terminal.get()
     return listener_for(asset) if listener_for else None

@@ -1,8 +1,9 @@
-"""Deleting what a retired student has made: scores, decisions, training runs and steps, finetuned checkpoints.
+"""Deletes a retired student's results: scores, decisions, training runs and steps, finetuned checkpoints.
 
-Never its source, the teacher's ledger or the candidates; its record stays, with what keeps it out. First the manifests
-that name its rows go, the last stage's first, and `srt.duckdb` is renewed; only then are files deleted. A purge that is
-killed in between leaves a student that is made as far as some stage; the same command then finishes.
+It never deletes the student's source, the teacher's ledger or the candidates. The student's record stays, and with it
+the mark that it is retired. The manifests are deleted first, from the last stage to the first, then `srt.duckdb` is
+renewed, and only then are files deleted. A purge that is killed in between leaves the results of the earlier stages
+valid, and the same command finishes it.
 """
 
 import shutil
@@ -26,7 +27,7 @@ from srt_assets.core.training import finished
 
 @dataclass(frozen=True)
 class Item:
-    """A folder that goes, with what it holds and its size in bytes (links count nothing)."""
+    """A folder to delete: what it holds, and its size in bytes (symlinks count as 0)."""
 
     what: str
     path: Path
@@ -34,7 +35,7 @@ class Item:
 
 
 def find(lake: Lake, slug: str) -> list[Item]:
-    """What `purge` would delete now, in its order. Deletes nothing."""
+    """What `purge` would delete now, in the order of deletion. Deletes nothing."""
     found = [Item(_rows(lake, table, slug), path, _size(path)) for table, path in _tables(lake, slug)]
     trainings, unfinished = finished.directory(lake, slug), _unfinished(lake, slug)
     if trainings.is_dir():
@@ -49,16 +50,16 @@ def find(lake: Lake, slug: str) -> list[Item]:
 
 
 def stays(lake: Lake, slug: str) -> list[Path]:
-    """What `srt repair` has set aside of the student: it is for people to look at, and to delete."""
+    """Damaged files of the student that `srt repair` set aside. `purge` leaves them for people to look at."""
     places = (f"*/lake/*/student={slug}", f"*/checkpoints/{slug}", f"*/students/{slug}")
     return sorted(path for place in places for path in (lake.home / FOLDER).glob(place))
 
 
 def check(lake: Lake, slug: str) -> None:
-    """UserError if another student, also a retired one, consists of a checkpoint of this one."""
+    """UserError if another student, retired or not, was registered from a checkpoint of this one."""
     made = finished.directory(lake, slug).resolve()
     links = [path for path in (lake.home / "students").glob("*/*") if path.is_symlink()]
-    # One that is being registered anew lies in `.old-<slug>` for a moment.
+    # While a student is registered again, its old folder is `.old-<slug>` for a moment.
     names = {link.parent.name.removeprefix(".old-") for link in links if link.resolve().is_relative_to(made)}
     children = sorted(name for name in names if name != slug and not name.startswith("."))
     if children:
@@ -70,7 +71,7 @@ def check(lake: Lake, slug: str) -> None:
 
 @contextmanager
 def held(lake: Lake, slug: str) -> Iterator[None]:
-    """Be the only one who works on this student. StageError if a run is at it."""
+    """Lock all stages of this student. StageError if a run is working on it."""
     with ExitStack() as locks:
         try:
             for stage in stages.of_student():
@@ -83,15 +84,16 @@ def held(lake: Lake, slug: str) -> Iterator[None]:
 
 
 def purge(lake: Lake, slug: str) -> None:
-    """Delete it all. The student must be retired.
+    """Delete the results of a retired student.
 
-    UserError as `check`; StageError if a run is at it, or somebody reads its rows: then what they read is still there.
+    UserError as `check`. StageError if a run works on the student, or if another process reads its rows: the parts that
+    are being read stay.
     """
     with held(lake, slug):
         check(lake, slug)
         items = find(lake, slug)
         for _, path in _tables(lake, slug):
-            # The copy first: alone it would look like damage.
+            # The copy first: a copy without its manifest counts as damage.
             (path / manifests.COPY).unlink(missing_ok=True)
             (path / manifests.NAME).unlink(missing_ok=True)
         publish(lake)
@@ -106,7 +108,7 @@ def purge(lake: Lake, slug: str) -> None:
                 _trainings(item.path)
             else:
                 shutil.rmtree(item.path)
-        if (unfinished := _unfinished(lake, slug)).is_dir():  # an empty folder is not worth a line in the list
+        if (unfinished := _unfinished(lake, slug)).is_dir():  # `find` does not list an empty folder
             unfinished.rmdir()
         if read:
             raise StageError(
@@ -122,7 +124,7 @@ def _unfinished(lake: Lake, slug: str) -> Path:
 
 
 def _tables(lake: Lake, slug: str) -> list[tuple[str, Path]]:
-    """The tables with a folder for this student, the last stage's first, and of each stage the one that leads."""
+    """The tables that have a folder for this student, last stage first; within a stage the main table first."""
     made = [table for stage in reversed(stages.of_student()) for table in (*stage.tables, *stage.feeds)]
     named = [table for table in made if table != retired.TABLE]
     folders_of = [(table, lake.directory(table, f"student={slug}")) for table in named]
@@ -132,13 +134,13 @@ def _tables(lake: Lake, slug: str) -> list[tuple[str, Path]]:
 def _rows(lake: Lake, table: str, slug: str) -> str:
     try:
         manifest = lake.manifest(table, f"student={slug}")
-    except UserError:  # damaged: it goes all the same
+    except UserError:  # a damaged table is deleted too
         return f"{table}: the number of rows is not known"
     return f"{table}: {manifest.rows:,} rows" if manifest else f"{table}: what was left of it"
 
 
 def _empty(folder: Path) -> None:
-    """Delete all but the record; links, not what they lead to."""
+    """Delete everything but the record; of symlinks, only the links."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,7 +1,7 @@
-"""`srt repair`: damaged files are set aside, what is whole stays, and the next run makes again what can be made.
+"""`srt repair`: moves damaged files aside and keeps intact ones; the next run makes the missing content again.
 
-Nothing is deleted and nothing is guessed: a manifest is put back only from its copy, and a reply of the teacher is kept
-only if it matches its checksum.
+It deletes nothing and guesses nothing: a manifest is restored only from its copy, and a reply of the teacher is kept
+only if it matches its checksum. Finding the damage is in `damage.py`.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class Repaired:
 
 
 def repair(lake: Lake) -> Iterator[Repaired]:
-    """Mend what is damaged, one by one. StageError if a run is writing; UserError if a newer program wrote the home."""
+    """Repair damaged files one by one. StageError if a run is writing; UserError if a newer program wrote the home."""
     yield from _notes(lake)
     for content in damage.contents(lake):
         if damage.of_content(lake, content):
@@ -77,7 +77,7 @@ def _content(lake: Lake, content: Content) -> Iterator[Repaired]:
 
 
 def _manifest(lake: Lake, content: Content, error: UserError) -> Repaired:
-    """Put the copy in the place of a manifest that cannot be read, or is gone."""
+    """Restore a missing or unreadable manifest from its copy."""
     path = content.directory / manifests.NAME
     place = set_aside(lake.home, path) if path.exists() else None
     try:
@@ -95,7 +95,7 @@ def _manifest(lake: Lake, content: Content, error: UserError) -> Repaired:
 def _ledger(lake: Lake, before: Manifest | None) -> Iterator[Repaired]:
     done = sealing.salvage(lake)
     after = lake.manifest(ledger.TABLE)
-    # How many rows a part had is known only if a manifest counted them.
+    # The number of lost rows is known only if the manifest counted all damaged parts.
     counted = before is not None and all(path.name in before.parts for path, _, _ in done)
     lost = before.rows - after.rows if before and after and counted else None
     for path, place, kept in done:
@@ -105,9 +105,9 @@ def _ledger(lake: Lake, before: Manifest | None) -> Iterator[Repaired]:
 
 
 def _parts(lake: Lake, content: Content, manifest: Manifest, found: list[UserError]) -> Iterator[Repaired]:
-    """Leave the parts that are whole as unfinished content: the next run takes from it what it can use."""
+    """Commit the intact parts as unfinished content, from which the next run continues."""
     bad = {Path(error.file) for error in found if isinstance(error, damage.Damaged)}
-    # Without checksums it is unknown which part is damaged.
+    # A manifest without sums does not tell which part is damaged, so all parts are set aside.
     bad = {path for path in bad if path.name in manifest.parts} or {content.directory / n for n in manifest.parts}
     good = [name for name in manifest.parts if content.directory / name not in bad]
     places = {path: set_aside(lake.home, path) if path.exists() else None for path in sorted(bad)}
@@ -138,7 +138,7 @@ def _made_again(content: Content) -> str:
 def _students(lake: Lake) -> Iterator[Repaired]:
     for slug, error in damage.of_students(lake):
         if not isinstance(error, damage.Damaged):
-            continue  # its source is gone or was changed: that is for the user to mend, and said by srt doctor
+            continue  # its source is missing or changed: the user must restore it, as srt doctor says
         with folders.registering(lake, slug):
             place = set_aside(lake.home, lake.home / "students" / slug)
         again = f"restore its files in SOURCE if they are damaged, then: srt students add SOURCE --name {slug}"

@@ -1,7 +1,7 @@
-"""Room on the home's disk that is kept back for the moment in which the disk is full.
+"""Disk space that is reserved for the moment when the disk is full.
 
-What was paid for and is on its way, why the run failed, and the end of the run in Dagster's records still have to be
-written then. So a run keeps a file of a few megabytes with nothing in it, and gives it back when a write fails.
+At that moment the program still has to write paid replies that are under way, the reason of the failure, and the end of
+the run in Dagster's records. So a run allocates an empty file of a few megabytes and deletes it when a write fails.
 """
 
 import os
@@ -13,15 +13,12 @@ from srt_assets.core.errors import disk_full
 
 NAME = "tmp/reserve"
 SIZE = 8 << 20
-# Of what is left on a small disk.
+# On a small disk the reserve is this fraction (1/16) of the free space.
 _SHARE = 16
 
 
 def hold(home: Path, least: int = 0) -> None:
-    """Keep room back in a home that exists, unless it is kept already.
-
-    OSError if not even `least` bytes can be kept, for the disk is full.
-    """
+    """Reserve space in an existing home, unless that is done. OSError if the disk has less than `least` bytes free."""
     path = home / NAME
     try:
         size = max(least, min(SIZE, shutil.disk_usage(home).free // _SHARE))
@@ -30,17 +27,17 @@ def hold(home: Path, least: int = 0) -> None:
         path.unlink(missing_ok=True)
         path.parent.mkdir(exist_ok=True)
         _fill(path, size)
-    except FileExistsError:  # another process keeps it
+    except FileExistsError:  # another process has just reserved it
         return
     except OSError as error:
         give_back(home)
-        # Where files cannot be made in advance, or by us, the first write will say what is wrong.
+        # Other errors (no preallocation, no permission) are reported by the first real write.
         if least and disk_full(error):
             raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def give_back(home: Path) -> None:
-    """Let what must be written have the room that was kept."""
+    """Free the reserved space."""
     with suppress(OSError):
         (home / NAME).unlink(missing_ok=True)
 

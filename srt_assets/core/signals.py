@@ -1,4 +1,4 @@
-"""The signals that stop the program, heard also where it was started with them ignored."""
+"""Makes Ctrl-C and SIGTERM stop the program reliably, also when it was started with these signals ignored."""
 
 import os
 import signal
@@ -15,8 +15,9 @@ Handler = Callable[[int, FrameType | None], object]
 def listen() -> None:
     """Let Ctrl-C and SIGTERM work again in a process that inherited them as ignored, and in the children it starts.
 
-    A shell script starts what it puts in the background with SIGINT ignored. Python then raises no KeyboardInterrupt,
-    and Dagster, which gives SIGTERM whatever SIGINT has, ignores that as well. SIGHUP stays as it is: `nohup` means it.
+    A shell script starts background processes with SIGINT ignored. Python then raises no KeyboardInterrupt, and
+    Dagster, which copies the handler of SIGINT to SIGTERM, ignores SIGTERM too. SIGHUP stays ignored, as `nohup`
+    intends.
     """
     if threading.current_thread() is not threading.main_thread():
         return  # only the main thread may set handlers, and it is the one that is interrupted
@@ -28,11 +29,11 @@ def listen() -> None:
 
 @contextmanager
 def not_lost(*interrupts: type[BaseException]) -> Iterator[None]:
-    """Within the block, a signal whose handler raises one of these does end what goes on, in the main thread.
+    """Within the block, a signal whose handler raises one of these exceptions always interrupts the main thread.
 
-    A handler raises wherever that thread is. Raised within Python's own import, it can leave the lock of all imports
-    held for ever: it waits until that is over. Raised in a finalizer or the callback of a weak reference, it is
-    dropped, with a stack trace: it comes once more.
+    A handler may raise at any point of the main thread. An exception within Python's import system can leave the global
+    import lock held forever, so the signal is sent again after the import. Python drops an exception that is raised in
+    a finalizer or a weak reference's callback, so the signal is sent again then too.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -69,7 +70,7 @@ def _patient(handler: Handler) -> Handler:
 
 
 def _again(number: int) -> None:
-    # By another thread: sent from here, it would be raised here.
+    # Sent by another thread, because a signal sent from here would be handled at once.
     timer = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
     timer.daemon = True
     timer.start()

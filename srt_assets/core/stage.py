@@ -1,7 +1,7 @@
-"""What a stage is: an asset, the tables it fills, when they are right, and how they are made.
+"""The base class of a stage: an asset, the tables it fills, whether they are up to date, and how they are made.
 
-Here belongs what holds for every stage: the lock, the question whether the work is done, the commit, the memory of a
-failure. What one stage does is in the room of that stage; which stages there are is in `stages.py`.
+Code that all stages share belongs here: the lock, the check whether work is needed, the commit, the record of a
+failure. The work of one stage is in that stage's folder; the list of stages is in `stages.py`.
 """
 
 import logging
@@ -21,7 +21,7 @@ from srt_assets.core.progress import Progress, silent
 from srt_assets.core.tables import Table
 from srt_assets.settings import Settings
 
-# Starts a child process: command and extra environment to exit code (negative: killed by that signal).
+# Runs a child process: takes the command and extra environment, returns the exit code (-N: killed by signal N).
 Launcher = Callable[[Sequence[str], Mapping[str, str]], int]
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage is given to work with. `student` is '' for a stage that all students share; `want`: what the result
-    must be made of; `renew`: pay again for what an older program has paid; `launch`: how to start a child process.
+    """The arguments of `Stage.make`. `student` is '' for a stage that all students share. `want`: fingerprint of the
+    result. `renew`: pay again for results of an older program. `launch`: starts a child process.
     """
 
     settings: Settings
@@ -48,73 +48,73 @@ STATES = ("fresh", "changed", "missing", "failed", "damaged")
 
 @dataclass(frozen=True)
 class State:
-    """Where an artefact stands. `state`: one of STATES; `why`: what changed or went wrong."""
+    """The state of an artefact: one of STATES. `why`: what changed or went wrong."""
 
     state: str
     why: str = ""
 
 
 class Stage(ABC):
-    """One asset of the graph. The docstring of a subclass is what people read about it in the UI.
+    """One asset of the graph. The UI shows the docstring of a subclass as the description of its asset.
 
-    To add one: subclass it in a file of its own, and name the instance in `stages.STAGES`.
+    To add a stage: subclass this in a file of its own, and add an instance to `stages.STAGES`.
     """
 
     asset: ClassVar[str]
-    # The main one first: it is committed last, so that who sees it also finds the others.
+    # The main table first. It is committed last, so that a reader who sees it also finds the others.
     tables: ClassVar[tuple[str, ...]]
     version: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     group: ClassVar[str]
     kinds: ClassVar[frozenset[str]]
     per_student: ClassVar[bool] = False
-    # Tables that are described in its own file, not in `tables.py`.
+    # Tables that are declared in the stage's own file, not in `tables.py`.
     declares: ClassVar[tuple[Table, ...]] = ()
-    # Of a table that several stages share, the partition that is this one's.
+    # The partition of this stage in a table that several stages share.
     share: ClassVar[str | None] = None
-    # Tables it adds rows to at its own pace, without a commit at the end.
+    # Tables to which the stage commits rows while it works, not at the end.
     feeds: ClassVar[tuple[str, ...]] = ()
-    # What only so many steps may use at a time.
+    # The Dagster pool that limits how many steps run at a time.
     pool: ClassVar[str | None] = None
     checks: ClassVar[tuple[Check, ...]] = ()
-    # Making it costs money: what differs only in these facts, which are the program's, is not made again by itself.
+    # Making the artefact costs money. It is not made again if only `facts_of_program` have changed.
     costs_money: ClassVar[bool] = False
     facts_of_program: ClassVar[frozenset[str]] = frozenset({"version"})
 
-    # -- what each stage says of itself
+    # -- defined by each stage
 
     @abstractmethod
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
-        """What the artefact should be made of now. UserError or StageError if it cannot be made."""
+        """The fingerprint that the artefact should have now. UserError or StageError if it cannot be made."""
 
     @abstractmethod
     def make(self, work: Work) -> Made:
-        """Do the work and write parts; they count once `run` has committed them."""
+        """Do the work and write parts. `run` commits them afterwards."""
 
     @abstractmethod
     def describe(self, lake: Lake, student: str = "") -> Description:
-        """What people look at first."""
+        """A summary of the artefact for the UI."""
 
     def check(self, lake: Lake, student: str = "") -> list[Checked]:
-        """The answers to `checks`."""
+        """The results of `checks`."""
         return []
 
     def prepare(self, settings: Settings, lake: Lake, student: str) -> None:  # noqa: B027 - most have nothing to do
-        """What must be done before anyone can say what is wanted."""
+        """Work that must be done before `wanted` can be called."""
 
     def is_there(self, lake: Lake, student: str) -> bool:
-        """False if something outside the lake is gone that the tables speak of."""
+        """False if a file outside the lake that the tables refer to is missing."""
         return True
 
     def is_outdated(self, lake: Lake, student: str) -> bool:
-        """True if rows name places that have moved: the next run writes them again, which costs nothing."""
+        """True if rows name paths that have moved. The next run rewrites them, which costs nothing."""
         return False
 
     def tidy(self, work: Work) -> Facts:
-        """Clean up after a commit; gives numbers about it."""
+        """Clean up after a commit and return numbers about it."""
         return {}
 
-    # -- what holds for all of them
+    # -- the same for all stages
 
     @property
     def main(self) -> str:
@@ -132,7 +132,7 @@ class Stage(ABC):
         renew: bool = False,
         launch: Launcher | None = None,
     ) -> Outcome:
-        """Bring the artefact up to date; returns at once if it is. A failure is remembered until the next try."""
+        """Bring the artefact up to date; returns at once if it is. A failure is stored until the next attempt."""
         try:
             self.prepare(settings, lake, student)
             with lake.lock(self.main, self.partition(student)):
@@ -163,7 +163,7 @@ class Stage(ABC):
                 log.warning("%s: %s", self.asset, note)
             return Outcome(found, cached=True, note=note)
         reserve.hold(lake.home)
-        # What failed before is tried again now: it is not what a stopped run ended with.
+        # If this run is stopped, `srt status` must not report the failure of an earlier run.
         lake.forget_failure(self.main, partition)
         work = Work(settings, lake, student, partition, want, progress, renew, launch)
         made = self.make(work)
@@ -179,7 +179,7 @@ class Stage(ABC):
         return Outcome(manifest, cached=False, stats={**made.stats, **self.tidy(work)})
 
     def right(self, lake: Lake, student: str, want: Fingerprint) -> Manifest | None:
-        """The manifest of the main table if all tables are finished and made of what is wanted. May be Damaged."""
+        """The manifest of the main table if all tables are complete and match `want`, else None. May raise Damaged."""
         partition = self.partition(student)
         for table in self.feeds:
             lake.parts(table, partition if self.per_student else None)
@@ -189,7 +189,7 @@ class Stage(ABC):
         return manifests[0] if self.is_there(lake, student) else None
 
     def state(self, settings: Settings, lake: Lake, student: str = "") -> State:
-        """Where the artefact stands; reads manifests, and parts only if they look touched."""
+        """The state of the artefact. Reads manifests, and parts only if their stat values have changed."""
         try:
             return self._state(settings, lake, student)
         except Damaged as error:
@@ -216,7 +216,7 @@ class Stage(ABC):
         return State("changed", ", ".join(sorted(want.changed_since(manifest.inputs))) or "inputs")
 
     def older(self, manifest: Manifest, want: Fingerprint) -> str:
-        """What an older program made differently, where that is left as it is."""
+        """A note about what an older program made differently and `run` leaves as it is."""
         what = ", ".join(sorted(want.changed_since(manifest.inputs)))
         return (
             f"made by an older program ({what}) and left as it is, for making it again costs money: "
@@ -231,13 +231,13 @@ class Stage(ABC):
         return bool(manifest.inputs) and self._differs_by_program_only(manifest.inputs, want)
 
     def _meant(self, failure: Failure, want: Fingerprint) -> bool:
-        """Whether what failed is what is wanted now. An older program did not say what it wanted: then it is."""
+        """Whether the failure was an attempt to make what is wanted now. Assumed for a note of an older program."""
         if failure.fingerprint == want.digest or failure.inputs is None:
             return True
         return bool(failure.inputs) and self._differs_by_program_only(failure.inputs, want)
 
     def _differs_by_program_only(self, before: Mapping[str, Any], want: Fingerprint) -> bool:
-        # A fact that only one side knows is the program's too: settings do not come and go.
+        # A fact that only one side has was added or removed by a program version, since settings always have all facts.
         theirs = self.facts_of_program | (want.facts.keys() ^ before.keys())
         return want.changed_since(before) <= theirs
 
@@ -246,9 +246,9 @@ class Stage(ABC):
         message = known.message if known else redact(f"{type(error).__name__}: {error}")
         try:
             want = self.wanted(settings, lake, student)
-        except (UserError, StageError, OSError):  # what failed is what it would be made of
+        except (UserError, StageError, OSError):  # the failure concerns the inputs themselves
             want = None
         try:
             lake.record_failure(self.main, self.partition(student), want, message)
-        except (OSError, UserError) as unwritable:  # a full disk, say: the failure itself must still be heard
+        except (OSError, UserError) as unwritable:  # a full disk, for example: the original error must still be raised
             log.warning("%s: srt status will not know that it failed: %s", self.asset, unwritable)

@@ -1,6 +1,6 @@
-"""The list of stages, in the order of the graph. What the program knows of its assets and tables it knows from here.
+"""The list of stages, in the order of the graph. All other code finds the assets and tables through this list.
 
-A new stage is a file of its own and a line below.
+To add a stage, write a file for it and add a line below.
 """
 
 from srt_assets.core.records import raw
@@ -26,12 +26,12 @@ TABLES.update({table.name: table for stage in STAGES for table in stage.declares
 
 
 def shared() -> list[Stage]:
-    """The stages whose artefacts serve all students: the teacher side."""
+    """The stages whose artefacts all students share: raw data and teacher."""
     return [stage for stage in STAGES if not stage.per_student]
 
 
 def of_student() -> list[Stage]:
-    """The stages that are run for each student."""
+    """The stages that run once per student."""
     return [stage for stage in STAGES if stage.per_student]
 
 

@@ -1,4 +1,4 @@
-"""Where every asset stands for every student: fresh, changed (and why), missing, failed or damaged."""
+"""The state of every asset for every student: fresh, changed (and why), missing, failed or damaged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Standing:
 
 
 def standings(settings: Settings, lake: Lake, students: Sequence[str]) -> list[Standing]:
-    """Teacher side first, then each student's side. What rests on something changed is changed too."""
+    """The shared assets first, then those of each student. An asset is changed if an asset upstream is not fresh."""
     found: list[Standing] = []
     with one_look():
         upstream = _walk(settings, lake, stages.shared(), None, None, found)

@@ -1,4 +1,4 @@
-"""Files of a table that nothing needs any more, removed after each commit. The table's writer alone calls this."""
+"""Removes files of a table that are no longer needed, after each commit. Only the table's writer may call this."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -9,13 +9,14 @@ from srt_assets.core.locks import kept
 from srt_assets.core.manifest import Manifest
 from srt_assets.core.tables import TABLES
 
-# Longer than the longest query through srt.duckdb: who planned over a superseded part must still find it.
+# Longer than the longest query through srt.duckdb: a query that was planned before a part was superseded still reads
+# it.
 GRACE = timedelta(minutes=10)
 ORPHAN_AGE = timedelta(days=1)
 
 
 def sweep(directory: Path, manifest: Manifest, readers: Path) -> None:
-    """Remove superseded parts that no reader has named in `readers`, and what killed writers left."""
+    """Remove superseded parts that no reader keeps (`readers`: see `locks.kept`), and files left by killed writers."""
     now = datetime.now(UTC)
     expired: list[Path] = []
     for path in directory.glob(parquet.PATTERN):
@@ -33,7 +34,7 @@ def sweep(directory: Path, manifest: Manifest, readers: Path) -> None:
     for path in expired:
         if path.name not in read:
             path.unlink(missing_ok=True)
-    for path in directory.glob(parquet.UNFINISHED):  # by a process that was killed while it wrote
-        with suppress(FileNotFoundError):  # it may get its name this moment
+    for path in directory.glob(parquet.UNFINISHED):  # left by a process that was killed while writing
+        with suppress(FileNotFoundError):  # its writer may rename it meanwhile
             if now - datetime.fromtimestamp(path.stat().st_mtime, UTC) > ORPHAN_AGE:
                 path.unlink()

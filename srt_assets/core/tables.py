@@ -1,4 +1,4 @@
-"""Every table of the lake: names, types, meaning. Parts, views, UI column schemas and docs are all made from here."""
+"""Every table of the lake: names, types, meaning. Parts, views, UI column schemas and docs are made from these."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,17 +41,17 @@ def sql_literal(text: str) -> str:
 
 
 def rows_as_dicts(cursor: "duckdb.DuckDBPyConnection") -> list[dict[str, Any]]:
-    """All rows of what was just executed, each by column name."""
+    """All rows of the last executed query, as dicts by column name."""
     names = [column[0] for column in cursor.description or []]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the lake. `volatile` columns (times, margins) do not count in the row-content hash. `row_group`: rows
-    that are lost together when a part is damaged. `is_paid`: its rows cost money and nothing can make them again, so no
-    clean-up removes a part of it that no manifest names. `places`: columns that name a place in the home, in SQL with
-    {home}; what parts say there is of where the home was when they were written.
+    """A table of the lake. `volatile` columns (times, margins) are left out of the row-content hash. `row_group`: rows
+    per row group, which are lost together when a part is damaged. `is_paid`: its rows cost money, so no clean-up
+    removes a part that no manifest names. `places`: SQL, with {home}, for columns that hold paths in the home; it
+    replaces the stored paths, which are those of the home when the part was written.
     """
 
     name: str
@@ -69,18 +69,19 @@ class Table:
         return pa.schema([(c.name, _ARROW[c.type]) for c in self.columns])
 
     def error_sql(self, message: str) -> str:
-        """A typed SELECT that fails with this message whatever is asked of it, in place of rows that cannot be had."""
+        """A typed SELECT that stands for an unreadable table and fails with this message when it is read."""
         error = f"error({sql_literal(message)})"
-        # In each column too: where only a join uses one, DuckDB would never look at the condition.
+        # Also in each column: where a query uses a column only in a join, DuckDB may never evaluate the condition.
         columns = ", ".join(f'{error}::{c.type} AS "{c.name}"' for c in self.columns)
         return f"SELECT {columns} WHERE {error} IS NULL"
 
     def select_sql(self, paths: Sequence[Path | str], home: Path | None = None) -> str:
-        """A typed SELECT over Parquet parts. No part: no rows. A column that older parts lack: null.
+        """A typed SELECT over Parquet parts. Without parts it has no rows; a column that older parts lack is null.
 
-        `home`: where it is now, for `places`; None gives what the parts say.
+        `home`: the present path of the home, for `places`; None leaves the stored paths.
 
-        Nothing else reads parts: a folder named `model=mine` on their way must not become their column `model`.
+        All reading of parts goes through here: hive partitioning is off, so that a folder named `model=mine` in the
+        path does not become a column `model`.
         """
         values = {c.name: f'"{c.name}"' for c in self.columns}
         if home:
@@ -257,12 +258,12 @@ _ALL = (
         ),
         key=("student",),
         partitioned=True,
-        # One that was finetuned here lies under `checkpoints/`, and moves with the home.
+        # A student that was finetuned here lies under `checkpoints/` and moves with the home.
         places={
             "source": "CASE WHEN parent <> '' THEN {home} || '/checkpoints/' || "
             "list_last(string_split(source, '/checkpoints/')) ELSE source END"
         },
-        # What it is does not change with it: it comes back as it was.
+        # Retiring a student does not change its content.
         volatile=frozenset({"retired_at"}),
     ),
     Table(
@@ -314,7 +315,7 @@ _ALL = (
         _columns(*_VERDICT),
         key=("student", "sample_id", "policy"),
         partitioned=True,
-        # Another arm's data are the same if it keeps the same candidates.
+        # The training data of an arm depend only on these columns.
         volatile=frozenset(
             name for name, *_ in _VERDICT if name not in ("student", "sample_id", "policy", "chosen", "kept")
         ),
@@ -387,7 +388,7 @@ _ALL = (
         ),
         key=("student", "run"),
         partitioned=True,
-        # How the saved model was compared says nothing new of what was trained: older programs did not compare.
+        # The comparison of the saved model does not change what was trained, and older programs did not compare.
         volatile=frozenset(
             {"tokens_per_s", "peak_memory_bytes", "seconds", "device", "finished_at", "path"}
             | {"saved_dtype", "compared_on", "trained_loss", "saved_loss", "saved_difference", "merge_difference"}

@@ -1,8 +1,8 @@
-"""What has lain untouched for long, on a clock that may be set: nothing goes because the clock was wrong for an hour.
+"""Finds files that nothing has touched for long, also if the clock was wrong for some hours.
 
-Times of files are the wall clock's, and no other is shared by processes and machines. So one look is not believed: only
-what a look of a day before has found as old too is old. It follows that nothing goes earlier than a day after a clock
-was set forward, and that a clock set back delays the end of things and keeps nothing for ever.
+File times come from the wall clock, and processes and machines share no other clock. So a single look is not trusted: a
+file counts as old only if a look at least one day earlier found it old too. After a clock is set forward, nothing is
+removed for one day. After a clock is set back, removal is delayed but still happens. Deleting is left to the callers.
 """
 
 import json
@@ -17,10 +17,10 @@ AGAIN_S = 24 * 3600.0
 
 
 def untouched(touched: Mapping[str, float], after_s: float, memory: Path) -> list[str]:
-    """The names whose last touch lies more than `after_s` seconds back, as this and an earlier look have found.
+    """The names that were last touched more than `after_s` seconds ago, according to this and an earlier look.
 
-    `touched`: seconds since the epoch by name. A time that has not come yet counts from the first look. `memory`: the
-    file that keeps earlier looks; what is not asked about any more is forgotten.
+    `touched`: seconds since the epoch by name; a time in the future counts from the first look. `memory`: the file that
+    stores earlier looks; names that are not in `touched` are dropped from it.
     """
     now, before = time.time(), _read(memory)
     suspects: dict[str, list[float]] = {}
@@ -44,5 +44,5 @@ def _read(memory: Path) -> dict[str, list[float]]:
     try:
         found = json.loads(read_text(memory, OWN))
         return {str(name): [float(at), float(since)] for name, (at, since) in found.items()}
-    except (NoFile, OSError, ValueError, TypeError, AttributeError):  # none yet, or not ours: the first look is now
+    except (NoFile, OSError, ValueError, TypeError, AttributeError):  # missing or unreadable: this is the first look
         return {}

@@ -1,4 +1,4 @@
-"""Before the first write to a home of an older program, all its manifests are brought into this program's form."""
+"""Rewrites all manifests of an older program's home in this program's form, before the first write to that home."""
 
 import dataclasses
 import json
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 def upgrade(home: Path) -> None:
-    """Upgrade the manifests of a home, unless that is done. Each old one stays beside the new.
+    """Upgrade the manifests of a home, unless that is done. Each old manifest is kept beside the new one.
 
-    Every commit comes by here first, so that none writes a manifest while this goes on.
+    Every commit calls this first, so that no commit writes a manifest during the upgrade.
     """
     root = home / "lake"
     mark = root / MARK
@@ -47,13 +47,13 @@ def _says(mark: Path, version: int) -> bool:
 
 
 def _upgraded(home: Path, directory: Path) -> bool:
-    """Give an older program's manifest the sums of its parts, if they are whole. False: it stays as it is."""
+    """Add the SHA-256 sums of the parts to an older manifest. False if a part is damaged: nothing changes."""
     try:
         manifest = manifests.read(directory)
         if manifest is None:
             return False
         integrity.verify(directory, manifest, integrity.memory_of(home, manifest))
-    except UserError:  # readers of that table are told; other tables can be written all the same
+    except UserError:  # readers of this table get the error; other tables can still be written
         return False
     sums = {name: file_sha256(directory / name) for name in manifest.parts}
     manifests.upgrade(directory, dataclasses.replace(manifest, sums=sums))
