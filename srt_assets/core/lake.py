@@ -135,7 +135,7 @@ class Lake:
         return selects, parts
 
     def connect(self, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
-        """In-memory DuckDB with a view per table over its current content; spills under the home. The caller closes it."""
+        """In-memory DuckDB with a view per table over its current content; spills under the home. Close it."""
         con = duckdb.connect()
         con.execute("SET enable_progress_bar = false")
         spill_into(con, self.home)

@@ -1,15 +1,19 @@
-"""The teacher: prompts and their parser, the ledger of replies, the flow of calls, money. One room, one job each.
+"""The teacher: prompts and their parser, the ledger of replies, the flow of calls, money.
 
-prompts, shield, grammar   what is asked, in a frame that data cannot leave
-call                       a request and its content address
-answers, ends              what came back, in all its shapes; how it ended
-parse, thoughts, marks     what a reply is worth, without what the model thought first
-ledger, lookup             every reply on disk before it is looked at; finding it again
-client, local, failures    one call through LiteLLM; the embedded server; what an error means
-health, unfit, ping        is the teacher up; settings it refuses; one tiny call to learn all that
-ask                        must a call still be asked, and how many tokens may its reply have
-limits, money, engine      rate, budget, retries of a single call
-flow, steps, stage         many calls at once; from records to rows of `candidates`
-instructions, responses    the two assets
-estimate, explain, batch   money still to pay, why a call is no hit, file batches at half the price
+prompts, shield, grammar        the request: its texts, markers in records made harmless, the form of the reply
+call                            a request and its content address
+answers, ends, failures         reading a provider's answer; finish reasons; errors
+parse, thoughts, marks          from a reply to a candidate's texts, without the model's thoughts
+refusals                        recognizes refusals
+ledger, sealing                 writes every reply to disk before it is parsed; makes Parquet parts of the ledger
+lookup, known, fill             queries of the ledger
+client, local, address          one call through LiteLLM; the embedded server; checks of api_base
+health, unfit, ping             outages; settings that a model refuses; a test call
+ask                             decides whether a call is needed, and how many tokens its reply may have
+limits, money, engine           rate limits, budget, retries of a single call
+flow, session, asking           many calls at once
+survey, steps, rows, stage      from records to rows of `candidates`
+instructions, responses         the two assets
+dry_run, estimate, why_call     the calls a run would make, their price, why a call is no cache hit
+batch                           file batches at half the price
 """

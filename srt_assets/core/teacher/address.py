@@ -1,6 +1,7 @@
-"""Which addresses of a server may be written down: `teacher.api_base` stands in the ledger, in manifests, in messages.
+"""Checks of server addresses. Calls to a server do not belong here.
 
-So there is no key in it, and what we say of one that is refused does not repeat it.
+`teacher.api_base` is stored in the ledger, in manifests and in messages, so it must not contain a key. An error about a
+refused address does not quote the address.
 """
 
 import os
@@ -11,7 +12,7 @@ from srt_assets.core.masking import without_secrets
 
 _FROM_ENVIRONMENT = "keys come from the environment, as OPENAI_API_KEY does"
 _SECRET_NAME = re.compile(r"key|token|secret|pass|auth|sig|cred|code", re.IGNORECASE)
-# What the query of an address may say; Azure's API version is the one that is known.
+# Values allowed in the query of an address: short words, and Azure's API version.
 _PLAIN_VALUE = re.compile(r"[\w.-]{0,15}|\d{4}-\d\d-\d\d(-preview)?")
 _KEY = re.compile(r"\bsk-(?=[\w-]*\d)[\w-]{6,}")
 # The variables in which LiteLLM looks for an address that the settings do not give.
@@ -19,9 +20,9 @@ _VARIABLE = r"\w+_API_BASE|(OPENAI|ANTHROPIC|{provider})_(BASE_URL|API_URL|URL|E
 
 
 def fault(address: str) -> str | None:
-    """What is wrong with an address, in words that do not repeat it; None if it may be used and written down."""
+    """What is wrong with an address, without quoting it; None if the address may be used and stored."""
     if not address.lower().startswith(("http://", "https://")):
-        # Without its scheme it is taken for a host that never answers.
+        # Without a scheme the clients wait for a host that never answers.
         return "write the whole URL, http://… or https://…"
     if re.search(r"[\s\\\x00-\x1f\x7f]", address):
         return "it has a blank or another character that no address has"
@@ -30,7 +31,7 @@ def fault(address: str) -> str | None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         host = None
-    # Of `http://name:password` the password is no port.
+    # In `http://name:password` urlsplit takes the password for a port, so look for the @ first.
     if "@" in address.partition("://")[2].partition("/")[0]:
         return f"it has a user name or a password in it; {_FROM_ENVIRONMENT}"
     if not host:
@@ -47,7 +48,7 @@ def fault(address: str) -> str | None:
 
 
 def fault_in_environment(provider: str) -> tuple[str, str] | None:
-    """(variable, what is wrong with it) of the first address in LiteLLM's variables that must not be used."""
+    """(variable, fault) of the first invalid address in the environment variables that LiteLLM reads; None if none."""
     names = re.compile(_VARIABLE.format(provider=re.escape(provider.upper())))
     for name, value in sorted(os.environ.items()):
         if value and names.fullmatch(name) and not name.startswith("SRT_") and (why := fault(value)):

@@ -1,7 +1,7 @@
-"""From what a provider sent to an `Answer`: text, thoughts, end and usage, in all the shapes that replies come in.
+"""Turns a provider's answer, in any of the known shapes, into an `Answer`: text, thoughts, finish reason, usage.
 
-What can be read is read. What cannot raises `Unreadable`, which is final: it was paid for, and asking again gives the
-same. Whether the text is of any use is asked in `parse.py`.
+An answer that cannot be read raises `Unreadable`. That is final: the answer is paid for, and asking again would give
+the same. Whether the text is usable is decided in `parse.py`.
 """
 
 import json
@@ -14,22 +14,22 @@ from srt_assets.core.teacher import ends
 from srt_assets.core.teacher.failures import Failure, Unreadable, of_body
 from srt_assets.core.teacher.thoughts import without_thoughts
 
-# Parts of a content list: those that are the reply, those that are thoughts, those that hold nothing to read.
+# Kinds of parts in a content list: reply, thoughts, parts without text.
 _TEXT_PARTS = {"text", "output_text"}
 _THOUGHT_PARTS = {"thinking", "redacted_thinking", "reasoning", "reasoning_text", "reasoning_content", "thought"}
 _EMPTY_PARTS = {"reference", "citation", "citations"}
 _REFUSAL_PART = "refusal"
-# Fields of a message in which providers put thoughts apart from the reply.
+# Message fields in which providers send thoughts separately from the reply.
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thoughts", "thinking_blocks", "reasoning_details")
-# Where the reason stands in answers that do not have OpenAI's form: Anthropic, Gemini, Bedrock, Ollama, Titan.
+# Names of the finish reason in answers of Anthropic, Gemini, Bedrock, Ollama and Titan.
 _REASONS = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "completionReason")
 THOUGHTS_USED_UP = "the model's thoughts used up the tokens that the reply was allowed"
-_MAX_TOKENS = 100_000_000  # no context is as large: a number beyond it is an error, beyond 64 bits the ledger's end
+_MAX_TOKENS = 100_000_000  # larger counts are errors of the provider; beyond 64 bits they would break the ledger
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. `finish_reason` is a word of `ends`, `native_finish_reason` the provider's own ('' for none).
+    """A provider's answer. `finish_reason` is a word of `ends`; `native_finish_reason` the provider's ('' for none).
 
     Token counts are None when the provider's usage is missing or impossible; `cached_tokens` are part of
     `prompt_tokens`, `reasoning_tokens` of `completion_tokens`.
@@ -47,7 +47,7 @@ class Answer:
 
     @property
     def note(self) -> str | None:
-        """What is wrong with how it ended."""
+        """What is wrong with the finish reason; None if nothing is."""
         if self.finish_reason == ends.UNKNOWN:
             return ends.unknown(self.native_finish_reason)
         if self.finish_reason != ends.LENGTH:
@@ -60,14 +60,14 @@ class Answer:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What the ledger keeps of it, but for cost and latency."""
+        """The ledger's columns for this answer, without cost and latency."""
         names = ("finish_reason", "native_finish_reason", "prompt_tokens", "completion_tokens", "thoughts")
         more = ("cached_tokens", "reasoning_tokens")
         return {"status": "ok", "reply": self.text, "error": self.note} | {n: getattr(self, n) for n in names + more}
 
 
 def read_body(body: dict[str, Any], latency_s: float = 0.0) -> Answer:
-    """An answer in OpenAI's form, as JSON. Unreadable if there is no reply in it, or one of an unknown kind."""
+    """Read an answer in OpenAI's form, as JSON. Unreadable if it holds no reply or a reply of an unknown kind."""
     usage = body.get("usage")
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -87,7 +87,7 @@ def read_body(body: dict[str, Any], latency_s: float = 0.0) -> Answer:
         raise _unreadable(str(why), body) from None
     apart = [message.get(name) for name in _THOUGHT_FIELDS]
     thoughts = [*thoughts, *_texts([value for value in apart if value])]
-    # OpenRouter passes on the provider's word beside its own: both must be good.
+    # OpenRouter sends the provider's finish reason beside its own: both must be good.
     reasons = [choice.get("native_finish_reason"), choice.get("finish_reason"), _details(choice)]
     said = [reason for reason in map(ends.word, reasons) if reason]
     native = next((reason for reason in said if ends.end_of(reason) != ends.STOP), said[0] if said else "")
@@ -95,7 +95,7 @@ def read_body(body: dict[str, Any], latency_s: float = 0.0) -> Answer:
 
 
 def read_response(response: Any, raw: Any, latency_s: float) -> Answer:
-    """An answer as LiteLLM turned it into OpenAI's form; `raw` is what the provider had sent, if that is known."""
+    """Read an answer that LiteLLM has converted to OpenAI's form. `raw`: the provider's original answer, if known."""
     choices = response.choices or []
     if not choices:
         raise _unreadable("it holds no reply (no choices)", response.model_dump() if raw is None else raw)
@@ -106,7 +106,7 @@ def read_response(response: Any, raw: Any, latency_s: float) -> Answer:
         raise _unreadable(str(why), response.model_dump() if raw is None else raw) from None
     apart = [getattr(message, name, None) for name in _THOUGHT_FIELDS]
     own = (getattr(choices[0], "provider_specific_fields", None) or {}).get("native_finish_reason")
-    # LiteLLM says "stop" for a reason it does not know and for one that is missing.
+    # LiteLLM says "stop" for unknown and missing finish reasons, so the provider's own word is used if there is one.
     native = own if own is not None else next(_reasons(raw), "") if raw is not None else choices[0].finish_reason
     refusal = refusal or (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
     return _answer(text, native, refusal, getattr(response, "usage", None), latency_s, [*thoughts, *_texts(apart[:1])])
@@ -142,7 +142,7 @@ def _unreadable(why: str, body: Any) -> Unreadable:
 
 
 def _content(content: Any) -> tuple[str | None, list[str], str | None]:
-    """Text, thoughts and refusal of a message's content: a text, nothing, a part or a list of parts.
+    """Text, thoughts and refusal of a message's content, which is None, a text, a part or a list of parts.
 
     ValueError for a part of an unknown kind.
     """
@@ -170,7 +170,7 @@ def _content(content: Any) -> tuple[str | None, list[str], str | None]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a nest of parts, in order; not their kinds, ids and signatures."""
+    """Every text in nested parts, in order, without kinds, ids and signatures."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -187,7 +187,7 @@ def _details(choice: dict[str, Any]) -> Any:
 
 
 def _reasons(raw: Any, depth: int = 0) -> Iterator[Any]:
-    """The finish reasons in an answer, the outermost first. Its form is unknown."""
+    """The finish reasons in an answer of unknown form, the outermost first."""
     if isinstance(raw, dict):
         yield from (raw[name] for name in _REASONS if raw.get(name) and not isinstance(raw[name], dict | list))
         details = raw.get("incomplete_details")
@@ -208,12 +208,12 @@ def _count(value: Any) -> int | None:
 
 
 def _clean(text: str | None) -> str | None:
-    # No file can hold half a character.
+    # Lone surrogates cannot be written to a file.
     return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def as_json(sent: list[Any]) -> Any:
-    """The last of what LiteLLM showed of a provider's answer, as JSON; None if it is none."""
+    """The last original answer that LiteLLM passed to the logger, as JSON; None if there is none or it is no JSON."""
     raw = sent[-1] if sent else None
     if not isinstance(raw, str):
         return raw if isinstance(raw, dict | list) else None

@@ -1,4 +1,4 @@
-"""Must this call still be asked? Answered once, for the flow, file batches, `srt estimate` and `srt why-call`."""
+"""Decides whether a call must be sent: the one rule for the flow, file batches, `srt estimate` and `srt why-call`."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from srt_assets.core.teacher.call import Call
 from srt_assets.core.teacher.known import Attempts, Reply
 
-# A reply needs at least this much room beside the prompt to be worth its price.
+# A call is sent only if its context leaves at least this many tokens for the reply.
 MIN_REPLY_TOKENS = 256
 _CHAT_TOKENS = 16  # a message's framing, at most
 
@@ -17,7 +17,7 @@ Verdict = str
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One call and what the ledger knows of it: its reply; failed tries, by the tokens that were allowed."""
+    """One call and what the ledger knows of it: its reply, and failed attempts by the tokens allowed for the reply."""
 
     call: Call
     reply: Reply | None = None
@@ -25,20 +25,23 @@ class Turn:
 
     @property
     def is_older(self) -> bool:
-        """An older program asked it, in its own words: the reply serves, for an upgrade alone is no reason to pay."""
+        """The reply is to the prompt of an older program. It is used: an upgrade alone must not cause a paid call."""
         return self.reply is not None and self.reply.key != self.call.key
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The call is to be sent: tokens its reply is allowed, number of this attempt (1 is the first)."""
+    """The call must be sent: tokens allowed for its reply, number of this attempt (the first is 1)."""
 
     allowed: int
     attempt: int
 
 
 def must_ask(turn: Turn, allowed: int | None, max_attempts: int) -> Reply | Verdict | Ask:
-    """The reply that serves, or why no run asks any more, or how to ask. `allowed` is None if it is too long."""
+    """The usable reply, or the reason why the call is not sent, or how to send it.
+
+    `allowed`: tokens for the reply; None if the call does not fit into the context.
+    """
     if allowed is None:
         return "too_long"
     if turn.reply and turn.reply.serves(allowed):
@@ -50,16 +53,16 @@ def must_ask(turn: Turn, allowed: int | None, max_attempts: int) -> Reply | Verd
 
 
 def verdict_of(kind: str) -> Verdict:
-    """What the last failure of a call means for its record."""
+    """The verdict on a record whose call failed last with this kind of failure."""
     verdicts = {"context_length": "too_long", "content_filter": "refused", "unreadable_reply": "unreadable_reply"}
     return verdicts.get(kind, "call_failed")
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a teacher can take: tokens of its context (None: not known) and of a reply; `count` counts a request's.
+    """The teacher's limits: tokens of its context (None: unknown) and of a reply. `count` counts a request's tokens.
 
-    A running server counts its own tokens; who has none running brings a guess.
+    A running server counts the tokens itself; without a server, `count` estimates them.
     """
 
     context: int | None
@@ -67,7 +70,7 @@ class Room:
     count: Counter
 
     async def allowance(self, call: Call) -> int | None:
-        """Tokens the reply may have: a function of the call and the settings only. None if the call is too long."""
+        """Tokens allowed for the reply; depends only on the call and the settings. None if the call is too long."""
         if self.context is None or prompt_bound(call) + self.wanted <= self.context:
             return self.wanted
         left = self.context - await self.count(call)
@@ -75,5 +78,5 @@ class Room:
 
 
 def prompt_bound(call: Call) -> int:
-    """More tokens than any tokenizer makes of the request, without running one."""
+    """An upper bound of the request's tokens for any tokenizer."""
     return call.size_bytes + _CHAT_TOKENS * len(call.messages)

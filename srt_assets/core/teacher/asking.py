@@ -1,4 +1,4 @@
-"""Every call that a stage misses is asked, one by one or in file batches. What becomes of the replies is in `rows`."""
+"""Makes all missing calls of a stage, one by one or in file batches. Making rows of the replies is in `rows.py`."""
 
 import functools
 import itertools
@@ -21,14 +21,14 @@ from srt_assets.core.teacher.steps import Step, read
 from srt_assets.core.teacher.survey import Survey
 from srt_assets.settings import Teacher
 
-# Steps that are handed to the flow together.
+# Steps handed to the flow in one chunk.
 _TOGETHER = 100
 _REPORT_EVERY = 1000
 
 
 @dataclass
 class Asking:
-    """What one run asks, and what became of it: why calls stayed `unanswered`, and how many steps needed a call."""
+    """The calls of one run. `unanswered`: calls without a reply, with the reason; `asked`: steps that needed a call."""
 
     teacher: Teacher
     prompter: Prompter
@@ -39,13 +39,13 @@ class Asking:
     done: int = 0
 
     def run(self, lake: Lake, survey: Survey, rows: Rows, progress: Progress) -> None:
-        """Take the rows that need no call, then make every call that is missing; its reply is then in the ledger."""
+        """Take the rows that need no call, then make every missing call. The replies go into the ledger."""
         sealing.seal(lake)
         total = survey.pairs
         with Lookup(lake) as lookup:
             self._settle(survey, rows, lookup, progress)
             self.asked = survey.askable
-            # Only now: no call to make, no LiteLLM to import, no server to start.
+            # LiteLLM and the local server are slow to load, so they are loaded only if there is a call to make.
             if self.asked and self.teacher.batch:
                 lookup.close()
                 self._ask_batches(lake, survey, rows, progress)
@@ -94,7 +94,7 @@ class Asking:
         ask_all(self.teacher, lake, lookup, exchanges, self.tally, report)
 
     async def _solve(self, step: Step, engine: Engine) -> None:
-        """Ask the call, and once more with a changed prompt if its reply cannot be read."""
+        """Make the call, and a correction turn if its reply cannot be parsed."""
         turn = step.missing(self.teacher.max_tokens)
         assert turn is not None
         answer = await engine.ask(turn)

@@ -1,7 +1,7 @@
 """OpenAI file batches through LiteLLM: the same calls at half the price, within a day instead of at once.
 
-An open batch is a JSON file beside the ledger, written before the batch exists, so that a restart finds every batch
-that was submitted. Replies end in the same ledger; what failed, and only that, goes into the next batch.
+The program writes a JSON file beside the ledger before it submits a batch, so that a restart finds every submitted
+batch. Replies go into the same ledger as those of single calls. Only failed calls go into the next batch.
 """
 
 import asyncio
@@ -49,9 +49,9 @@ def ask_batches(
     missing: Callable[[Lookup], Iterator[Step]],
     progress: Progress,
 ) -> tuple[dict[str, Verdict], Tally]:
-    """Collect the open batches of this stage, then submit what is missing until nothing is. Blocks while they run.
+    """Collect the open batches of this stage, then submit missing calls until none are missing. Blocks meanwhile.
 
-    Gives the calls that stay without a reply, by key, with the reason, and what was done.
+    Returns the reason for each call (by key) that stays without a reply, and the counts.
     """
     desk = _Desk(connect(teacher), lake, stage, progress)
     while True:
@@ -77,7 +77,7 @@ def ask_batches(
 
 
 class _Line(NamedTuple):
-    """A call to submit: its line in the file, and what the ledger will need (`row`, `most` USD it can cost)."""
+    """A call to submit: its line in the file, and facts for the ledger (`row`; `most`: its highest price in USD)."""
 
     text: bytes
     facts: dict[str, Any]
@@ -85,7 +85,7 @@ class _Line(NamedTuple):
 
 @dataclass
 class _File:
-    """A batch to be submitted, within the provider's limits: its lines, and by key what the ledger will need."""
+    """A batch to submit, within the provider's limits: its lines, and the facts for the ledger by call key."""
 
     lines: io.BytesIO = field(default_factory=io.BytesIO)
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class _File:
 def _lines(
     client: Client, prices: Prices, spent_usd: float, steps: Iterator[Step]
 ) -> Iterator[tuple[str, _Line | Verdict]]:
-    """Calls by key, to submit now, or with the verdict on those that are too long, hopeless or beyond the budget."""
+    """Each call's key, with its line, or with a verdict if it is too long, hopeless or over the budget."""
     teacher = client.teacher
     with asyncio.Runner() as loop:
         for step in steps:
@@ -119,7 +119,7 @@ def _lines(
                     yield call.key, _Line(text, {"row": row, "most": most})
                     continue
                 ask = "over_budget"
-            if isinstance(ask, str):  # a verdict; a reply that serves needs nothing
+            if isinstance(ask, str):  # a verdict; a usable reply needs no call
                 yield call.key, ask
 
 
@@ -134,19 +134,19 @@ class _Desk:
         self.tally = Tally(priced=self.prices.known)
         self.progress = progress
         self.folder = lake.directory(ledger.TABLE) / "batches"
-        # Batches of this stage at this model and endpoint: another one's answers would not be asked for now.
+        # Only batches of this stage, model and endpoint are collected.
         self._mine = {"stage": stage, "model": client.teacher.model, "api_base": client.teacher.api_base}
         self._at = client.endpoint()
         self._module = litellm()
         self._ends = ends.Streak(client.teacher.good_finish_reasons)
 
     def open(self) -> list[Path]:
-        """The files of batches that were submitted and not yet collected."""
+        """The state files of batches that were submitted and not yet collected."""
         files = self.folder.glob("*.json")
         return sorted(path for path in files if self._mine.items() <= json.loads(read_own(path)).items())
 
     def submit(self, batch: _File) -> None:
-        """Write down what is about to be asked, upload it, start the batch."""
+        """Write the state file, upload the calls, create the batch."""
         self.folder.mkdir(parents=True, exist_ok=True)
         mark = uuid.uuid4().hex
         path = self.folder / f"{mark}.json"
@@ -167,7 +167,7 @@ class _Desk:
         """Wait for the batch to end and put its lines into the ledger."""
         state = json.loads(read_own(path))
         batch_id = state["batch_id"] or self._find(state["mark"])
-        if batch_id is None:  # died before the batch was made: nothing was asked
+        if batch_id is None:  # the run died before the batch was created, so nothing was asked
             path.unlink()
             return
         while True:
@@ -203,7 +203,7 @@ class _Desk:
     async def _keep(
         self, calls: dict[str, dict[str, Any]], lines: list[dict[str, Any]]
     ) -> tuple[list[dict[str, Any]], Failure | None]:
-        """Put the lines into the ledger; gives its rows, and a failure that every further call would meet."""
+        """Write the lines into the ledger. Returns its rows, and a failure that all further calls would have too."""
         rows = []
         stop: Failure | None = None
         refused: list[Failure] = []
@@ -219,7 +219,7 @@ class _Desk:
                 row |= answer.columns | {"cost_usd": cost}
                 self.tally.add(answer, cost)
             elif failure is None:
-                continue  # it expired: never tried
+                continue  # the batch expired before this call was tried
             elif failure.action == "stop":
                 stop = failure
                 continue
@@ -233,14 +233,14 @@ class _Desk:
                     outage.append((failure, row))
                     continue
             rows.append(row)
-        if rows or len(outage) == 1:  # others were answered: these failed for their own sake
+        if rows or len(outage) == 1:  # other calls were answered, so the calls themselves are at fault
             rows += [row for failure, row in outage if failure.action == "transient"]
         elif outage:
             stop = outage[-1][0]
         if refused and not self.tally.calls and len(refused) == len(rows):
             stop = replace(refused[-1], action="stop")
         with Lookup(self.lake) as lookup, ledger.Ledger(self.lake) as book:
-            # A run that died between this and forgetting the batch has written them already.
+            # A run that died before it deleted the state file has already written these rows.
             known = lookup.known(calls, self.teacher.api_base)
 
             def is_new(row: dict[str, Any]) -> bool:
@@ -262,9 +262,10 @@ class _Desk:
         return [json.loads(line) for line in content.splitlines() if line.strip()]
 
     def _find(self, mark: str) -> str | None:
-        """The id of the batch with this mark, if it was made.
+        """The id of the batch with this mark; None if the batch was never created.
 
-        All are looked through: by our clock, which is not the provider's, it would be paid again if we stopped early.
+        Looks through all batches. Their times come from the provider's clock, so it cannot stop at batches that look
+        older than this one: a batch that is not found would be paid for again.
         """
         after: dict[str, str] = {}
         while True:
@@ -284,12 +285,13 @@ class _Desk:
 
     @contextmanager
     def _explained(self, submitted: Path | None = None) -> Iterator[None]:
-        """An error of the batch API becomes one that says what to do. `submitted`: the file of a batch to be made."""
+        """Turn errors of the batch API into errors with a remedy. `submitted`: state file of the batch to create."""
         try:
             yield
         except Exception as error:
             failure = classify(error)
-            # Forget it only if it was refused: after a timeout it may exist and run, and the next run looks for it.
+            # Delete the state file only if the batch was refused. After a timeout the batch may exist, and the next run
+            # looks for it.
             if submitted and failure.action in ("record", "stop"):
                 submitted.unlink()
             if failure.action == "stop":
@@ -299,7 +301,7 @@ class _Desk:
 
 
 def _read(line: dict[str, Any]) -> tuple[Answer | None, Failure | None]:
-    """What a line of a batch's files holds: an answer, a failure, or neither if the call was never tried."""
+    """The answer or the failure in a line of a batch's files; neither if the call was never tried."""
     response = line.get("response") or {}
     body = response.get("body") or {}
     if response.get("status_code") == 200 and not line.get("error"):

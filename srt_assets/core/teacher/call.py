@@ -1,4 +1,4 @@
-"""A request to the teacher and its content address: what is asked of whom, never where, when or in which order."""
+"""A request to the teacher and its content address (key). Endpoint, time and order of calls do not belong here."""
 
 import json
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ PURPOSES: dict[str, Kind] = {
     "reflect_response_of_reflected": "response",
 }
 _CORRECTION = "_correction"
-# Greedy decoding of a model this small runs in circles; this is still a function of the request alone.
+# Without these a model this small repeats itself under greedy decoding. The reply still depends on the request alone.
 LOCAL_SAMPLING = {"repeat_penalty": 1.1, "repeat_last_n": 64}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One pair the teacher is to reflect on. `purpose` is a key of PURPOSES."""
+    """One pair for the teacher to reflect on. `purpose` is a key of PURPOSES."""
 
     sample_id: str
     purpose: str
@@ -43,10 +43,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. `shape` is what holds the reply to its form: a response_format, a grammar's text, or None.
+    """One request. `shape` constrains the form of the reply: a response_format, the text of a grammar, or None.
 
-    `facts` are columns of the ledger. They tell what has changed when a key is not found, and but for `prompt_version`
-    they are all that a user decides about it: with equal ones, only the program is another (`known.Found`).
+    `facts` are columns of the ledger. They tell what has changed when a key is not found. Apart from `prompt_version`
+    they all follow from the user's settings and texts: a call with equal facts and another key comes from another
+    version of the program (`known.Found`).
     """
 
     key: str
@@ -58,14 +59,15 @@ class Call:
 
     @property
     def size_bytes(self) -> int:
-        """UTF-8 bytes of all messages: no byte-level tokenizer makes more tokens of them."""
+        """UTF-8 bytes of all messages, an upper bound of the tokens of any byte-level tokenizer."""
         return sum(len(m["content"].encode("utf-8", "replace")) for m in self.messages)
 
 
 def call_key(messages: list[Message], model: str, sampling: dict[str, Any], shape: dict[str, Any] | str | None) -> str:
-    """Content address (64 hex digits) over messages, model, sampling and schema: all that can change the reply.
+    """Content address (64 hex digits) of messages, model, sampling and schema: everything that can change the reply.
 
-    Not `max_tokens` (see `known`), api_base, run, path, order or concurrency. Key order in the schema does not count.
+    It does not depend on `max_tokens` (see `known`), api_base, run, path, order, concurrency or key order in the
+    schema.
     """
     return digest(messages=messages, model=model, sampling=sampling, shape=shape)
 
@@ -81,7 +83,7 @@ class Prompter:
         self.good_finish_reasons = teacher.good_finish_reasons
         # float(): 0 and 0.0 in the settings are the same temperature.
         self.sampling: dict[str, Any] = {"temperature": float(teacher.temperature)} | teacher.sampling
-        # What the settings say of every call.
+        # The facts that are the same for all calls under these settings.
         self.facts: dict[str, Any] = {
             "prompt_version": prompts.PROMPT_VERSION,
             "model_id": self.identity,
@@ -93,12 +95,12 @@ class Prompter:
             self.sampling |= LOCAL_SAMPLING
 
     def call(self, source: Source, key: str = "") -> Call:
-        """The call for a pair. `key`: its key, if it is known already."""
+        """The call for a pair. `key`: its key, if already computed."""
         messages = prompts.messages(source.kind, self.form, *source.texts, brief=self.local)
         return self._call(source, source.purpose, messages, key)
 
     def correction(self, source: Source, before: Call, reply: str, status: str, key: str = "") -> Call:
-        """The one further turn after a reply that could not be read (`parse.CORRECTABLE`)."""
+        """The correction turn after a reply that could not be parsed (`parse.CORRECTABLE`)."""
         messages = prompts.correction(before.messages, reply, status, source.kind, self.form, self.local)
         return self._call(source, source.purpose + _CORRECTION, messages, key, reply)
 
@@ -115,7 +117,7 @@ class Prompter:
 
 
 def model_identity(model: str) -> str:
-    """What stands for the model in the key: the LiteLLM string, or for `local` the hash of the packaged GGUF."""
+    """The model's identity in the key: the LiteLLM string or, for `local`, the hash of the packaged GGUF file."""
     if model != LOCAL:
         return model
     from srt_assets.core.teacher.local import gguf_path

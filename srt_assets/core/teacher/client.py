@@ -1,4 +1,4 @@
-"""One call to the teacher through LiteLLM, and what LiteLLM knows about models. The only place that imports it."""
+"""One call to the teacher through LiteLLM, and LiteLLM's facts about models. Other modules do not import LiteLLM."""
 
 import asyncio
 import os
@@ -19,17 +19,18 @@ from srt_assets.settings import Teacher
 _LOCAL_MODEL = "openai/local"
 _PRICES = ("input_cost_per_token", "output_cost_per_token")
 _CACHED_PRICE = "cache_read_input_token_cost"
-_NO_KEY = "none"  # servers of one's own ask for none, but the clients insist on one
-_LOCAL_TIMEOUT_S = 600.0  # the embedded server's slowness is this machine's; giving up early would not help
+_NO_KEY = "none"  # a user's own server may need no key, but the clients insist on one
+_LOCAL_TIMEOUT_S = 600.0  # the embedded server is as slow as this machine; an early timeout would not help
 
 
 def litellm() -> Any:
-    """LiteLLM, imported on first use: offline price table, no advertising in the output, its own retries off."""
+    """LiteLLM, imported on first use, with its offline price table, without its advertising and its own retries."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    # Else it reads a file `.env` near its package or near the data, and what stands there (PYTHONPATH, an address for
-    # the keys) counts from then on.
+    # Without this, LiteLLM loads a file `.env` near its package or near the data, and sets the variables in it (such as
+    # PYTHONPATH, or an address to which the keys are then sent).
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
-    # Its pool of 500 connections a host would queue calls whose clock runs already; teacher.concurrency is the bound.
+    # With its pool of 500 connections per host, calls would queue while their timeout runs. teacher.concurrency is the
+    # limit instead.
     for pool in ("AIOHTTP_CONNECTOR_LIMIT", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST"):
         os.environ.setdefault(pool, "100000")
     import logging
@@ -42,9 +43,9 @@ def litellm() -> Any:
     module.num_retries = 0
     module.drop_params = False
     logging.getLogger("LiteLLM").setLevel(logging.ERROR)
-    # What the clients say of replies in another form than the API's, quoting them: `answers` reads them, or says so.
+    # These warnings quote replies of an unexpected form; `answers` reads such replies or raises an error.
     warnings.filterwarnings("ignore", message="Pydantic serializer warnings")
-    # We use none of its callbacks, and the queue of reports for them falls behind: 7 kB a call stayed in memory.
+    # The program uses none of LiteLLM's callbacks. Their queue falls behind and kept 7 kB of memory per call.
     worker: Any = logging_worker.GLOBAL_LOGGING_WORKER
     worker.ensure_initialized_and_enqueue = lambda async_coroutine: async_coroutine.close()
     return module
@@ -58,7 +59,7 @@ class Client:
         self.teacher = teacher
         self.local = teacher.model == LOCAL
         self.api_base = api_base
-        self.lacks_key = ""  # the variable that is not set, where an endpoint of one's own may not ask for a key
+        self.lacks_key = ""  # the key's variable, if it is not set; the user's own endpoint may not need a key
         self._model = _LOCAL_MODEL if self.local else teacher.model
         self._at = {name: text for name, text in (("api_base", api_base), ("api_key", api_key)) if text}
         self.room = room_of(teacher, self._count_at_server)
@@ -73,7 +74,7 @@ class Client:
         if self.local:
             options["extra_body"] = options.get("extra_body", {}) | LOCAL_SAMPLING
         limit = max(self.teacher.timeout_s, _LOCAL_TIMEOUT_S) if self.local else self.teacher.timeout_s
-        sent: list[Any] = []  # what the provider sent, before LiteLLM makes its own of it
+        sent: list[Any] = []  # the provider's answers before LiteLLM converts them
 
         def look(details: dict[str, Any]) -> None:
             if details.get("log_event_type") == "post_api_call":
@@ -82,7 +83,7 @@ class Client:
         response: Any = None
         started = time.monotonic()
         try:
-            # The clients' own timeout is for each read: one that sends a blank now and then would never run into it.
+            # The clients' own timeout applies to each read: a server that sends a byte now and then never reaches it.
             async with asyncio.timeout(limit):
                 response = await self._module.acompletion(
                     model=self._model,
@@ -96,7 +97,7 @@ class Client:
         except TimeoutError:
             raise TimeoutError(f"no whole reply within {limit:g} s (teacher.timeout_s)") from None
         except Exception as error:
-            # A reply came, in a shape that LiteLLM refuses: it is paid for.
+            # An answer that LiteLLM cannot convert is paid for, so it is read below.
             if answered_with_an_error(error) or not isinstance(as_json(sent), dict):
                 raise
         raw, latency_s = as_json(sent), time.monotonic() - started
@@ -110,7 +111,7 @@ class Client:
         wanted: dict[str, Any] = {"temperature": self.teacher.temperature, self.teacher.max_tokens_name: max_tokens}
         if isinstance(call.shape, dict):
             wanted["response_format"] = call.shape
-        # As LiteLLM would send it: some models call a parameter otherwise.
+        # LiteLLM renames parameters for some models.
         facts = self._module.utils.get_optional_params(
             model=name, custom_llm_provider=provider, **wanted, **self.teacher.sampling
         )
@@ -119,7 +120,7 @@ class Client:
         return {"model": name, "messages": call.messages, **facts, **more}
 
     def endpoint(self) -> dict[str, Any]:
-        """Provider, api_base and key for LiteLLM's file and batch functions. UserError if it offers none."""
+        """Provider, api_base and key for LiteLLM's batch functions. UserError if the provider has no file batches."""
         _, provider, *_ = self._module.get_llm_provider(self._model, api_base=self.api_base or None)
         if self.local or provider not in ("openai", "azure", "hosted_vllm"):
             raise UserError(
@@ -145,7 +146,8 @@ class Client:
 def connect(teacher: Teacher, api_base: str = "") -> Client:
     """A client for the settings.
 
-    UserError: a model LiteLLM does not know, a missing key (its variable is named), a setting the model does not take.
+    UserError for a model that LiteLLM does not know, a missing key (the message names its variable), or a setting that
+    the model does not accept.
     """
     base = api_base or teacher.api_base
     if teacher.model == LOCAL:
@@ -168,7 +170,7 @@ def connect(teacher: Teacher, api_base: str = "") -> Client:
 
 
 def _objection(teacher: Teacher, parameters: dict[str, Any]) -> str | None:
-    """What LiteLLM has against sending these parameters to the model; None if nothing."""
+    """LiteLLM's objection to sending these parameters to the model; None if it has none."""
     module = litellm()
     name, provider, *_ = module.get_llm_provider(teacher.model, api_base=teacher.api_base or None)
     if own := sorted(parameters.keys() & {*module.types.utils.all_litellm_params}):
@@ -181,7 +183,7 @@ def _objection(teacher: Teacher, parameters: dict[str, Any]) -> str | None:
 
 
 def room_of(teacher: Teacher, count_local: Counter) -> Room:
-    """What the teacher can take, chat framing included. `count_local` counts for `local`, LiteLLM for all others."""
+    """The teacher's limits, chat framing included. `count_local` counts tokens for `local`, LiteLLM for all others."""
     if teacher.model == LOCAL:
         return Room(teacher.context_tokens or CONTEXT_TOKENS, teacher.max_tokens, count_local)
     limits = _model_info(teacher.model)
@@ -194,7 +196,7 @@ def room_of(teacher: Teacher, count_local: Counter) -> Room:
 
 
 def check_model(teacher: Teacher) -> str:
-    """Whose model it is. UserError if LiteLLM cannot tell. Needs no key and makes no call."""
+    """The provider of the model. UserError if LiteLLM knows none. Needs no key and makes no call."""
     if teacher.model == LOCAL:
         return LOCAL
     module = litellm()
@@ -221,9 +223,9 @@ def _model_info(model: str) -> dict[str, Any]:
 
 
 def price_in_litellm(model: str, batch: bool = False) -> tuple[float, float, float | None] | None:
-    """USD per prompt, completion and cached prompt token from LiteLLM's table (the batch price if asked for), or None.
+    """USD per prompt token, completion token and cached prompt token from LiteLLM's table; None if it has no price.
 
-    The cached price is None if the table has none, and in batches.
+    `batch`: use the prices of file batches. The cached price is None if the table has none, and for batches.
     """
     info = _model_info(model)
     if batch:

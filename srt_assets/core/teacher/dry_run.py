@@ -1,7 +1,7 @@
-"""Both assets without asking anybody: the calls that a run would make. What they cost is not said here.
+"""Lists the calls that a run of both reflection assets would make, without sending any. Prices are in `estimate.py`.
 
-Of most records of a project that begins the ledger knows nothing. They are told apart by their content keys, which the
-tables hold, and need no key of a call: that is most of the time.
+In a new project the ledger knows nothing of most records. These records are found by their content keys, which are in
+the tables. Their call keys, which are slow to compute, are not needed.
 """
 
 from collections import deque
@@ -21,14 +21,14 @@ from srt_assets.core.teacher.survey import Subject, Survey, grouped
 from srt_assets.settings import Settings
 
 _OF_REFLECTED = "reflect_response_of_reflected"
-# An input of blanks is not shown to the teacher: such a record, and others like it, may need the same call.
+# A blank input is not shown to the teacher, so several records that differ only in such inputs need the same call.
 _BLANK = r"input <> '' AND NOT regexp_matches(input, '[\pL\pN\pP\pS]')"
-# Whether the ledger may know something of a record, whatever the settings were.
+# Conditions: the ledger may, or cannot, know something of a record, under any settings.
 _IS_KNOWN, _IS_NEW = "sample_id IN (FROM known)", "sample_id NOT IN (FROM known)"
 
 
 class _Some:
-    """The records that a plan finds by a query of its own."""
+    """A plan with another query, which selects some of its records."""
 
     def __init__(self, plan: stage.Reflection, query: str) -> None:
         self.together, self.subjects, self._query = plan.together, plan.subjects, query
@@ -38,17 +38,17 @@ class _Some:
 
 
 class DryRun:
-    """`older`: replies that serve although an older program asked for them; right when `calls` has ended."""
+    """`older`: count of replies to prompts of an older program that are used; complete when `calls` has ended."""
 
     def __init__(self, settings: Settings, lake: Lake, lookup: Lookup, room: Room) -> None:
-        """`room` must not have to wait: it guesses."""
+        """`room` must estimate tokens without waiting for a server."""
         self.older = 0
         self._settings, self._lake, self._lookup, self._room = settings, lake, lookup, room
         self._teacher = settings.teacher
         self._prompter = Prompter(self._teacher)
 
     def calls(self) -> Iterator[tuple[str, Call]]:
-        """Purpose and call; of those about instructions that are still to come, the call about the original's texts."""
+        """Purpose and call. For instructions that are not reflected yet, the call about the original's texts."""
         lake = self._lake
         stage.upstream_hash(lake, "raw_records", None, "raw_dataset")
         records_made = self._is_made(instructions.STAGE)
@@ -65,7 +65,7 @@ class DryRun:
                 # The key of a record's texts is its id.
                 "UNION SELECT source_key FROM asked_before WHERE purpose IN ('reflect_instruction', 'reflect_response')"
             )
-            if before["source_key"].null_count:  # the oldest rows do not say what they are about
+            if before["source_key"].null_count:  # rows of the oldest programs do not name their record's texts
                 con.execute(f"INSERT INTO known SELECT sample_id FROM {raw}")
             if records_made:
                 rows = lake.source(stage.TABLE, instructions.PARTITION)
@@ -79,8 +79,9 @@ class DryRun:
             yield from self._answers(con, rows)
 
     def _records(self, con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, Call]]:
-        """The calls about records, and those about answers of records of which nothing is known. What is known of the
-        others is then in the table `rows`.
+        """The calls about instructions, and all calls about responses of records that the ledger does not know.
+
+        Afterwards the table `rows` holds the known records.
         """
         plan, lake = instructions.STAGE, self._lake
         for subject in self._new(con, plan, plan.query(lake, _IS_NEW)):
@@ -118,7 +119,7 @@ class DryRun:
                 yield from plan.subjects(*rows)
 
     def _is_made(self, plan: stage.Reflection) -> bool:
-        """A run would leave the asset as it is. Its replies to older prompts are counted."""
+        """Whether the asset is up to date. If so, counts its replies to older prompts."""
         made = plan.right(self._lake, "", plan.wanted(self._settings, self._lake))
         if made:
             version = self._prompter.facts["prompt_version"]
@@ -132,7 +133,7 @@ class DryRun:
         return Call("", source.sample_id, purpose, messages, None, {})
 
     def _needed(self, source: Source) -> Call | None:
-        """The call about a new pair, unless it is too long."""
+        """The call for a new pair; None if it is too long."""
         call = self._call(source, source.purpose)
         return call if self._is_asked(Turn(call)) else None
 
@@ -154,7 +155,7 @@ class DryRun:
 
 
 def _at_once(room: Room, call: Call) -> int | None:
-    """The allowance in a room that only guesses, and so never waits: an event loop would take longer than all else."""
+    """`room.allowance(call)` without an event loop, which would be the slowest part. The room must not wait."""
     try:
         room.allowance(call).send(None)
     except StopIteration as end:

@@ -1,7 +1,7 @@
-"""How a reply ended: which finish reason of which provider means that it is whole, cut, or held back.
+"""Finish reasons of all providers: which ones mean that a reply is complete, cut or filtered.
 
-Known-good is a list: a word that stands in no table here is `unknown`, and its reply is never taken. What a reply is
-worth beyond its end is in `parse.py`; where the words stand in a provider's answer, in `answers.py`.
+Only listed words are good: a word in no table here is `unknown`, and its reply is never used. Reading the word from a
+provider's answer is in `answers.py`; parsing the reply is in `parse.py`.
 """
 
 import json
@@ -11,8 +11,8 @@ from typing import Any
 
 from srt_assets.core.errors import UserError
 
-# The reply ended by itself. LiteLLM (`core_helpers._FINISH_REASON_MAP`) also turns words into "stop" that mean an error
-# or that it has never seen; those are left out.
+# The reply is complete. LiteLLM (`core_helpers._FINISH_REASON_MAP`) also maps words for errors and unknown words to
+# "stop"; those are left out here.
 WHOLE = {
     "OpenAI, and servers that speak its protocol": ("stop",),
     "OpenAI Responses": ("completed",),
@@ -24,7 +24,7 @@ WHOLE = {
     "AI21": ("endoftext",),
     "Aleph Alpha": ("end_of_text",),
 }
-# The reply was cut: it had no more room.
+# The reply was cut at its token limit.
 CUT = {
     "OpenAI, and servers that speak its protocol": ("length",),
     "OpenAI Responses": ("max_output_tokens",),
@@ -36,7 +36,7 @@ CUT = {
     "watsonx": ("token_limit",),
     "Aleph Alpha": ("maximum_tokens",),
 }
-# A content filter held it back.
+# A content filter withheld the reply.
 FILTERED = {
     "OpenAI, and servers that speak its protocol": ("content_filter", "content_filtered"),
     "Anthropic, Bedrock": ("refusal", "guardrail_intervened"),
@@ -45,13 +45,13 @@ FILTERED = {
     "Zhipu, GigaChat": ("sensitive", "blacklist"),
 }
 
-# What the ledger's `finish_reason` holds.
+# The values of the ledger's column `finish_reason`.
 STOP, LENGTH, CONTENT_FILTER, UNKNOWN = "stop", "length", "content_filter", "unknown"
 _TABLES = {STOP: WHOLE, LENGTH: CUT, CONTENT_FILTER: FILTERED}
 _KNOWN = {
     word.casefold(): end for end, table in _TABLES.items() for of_provider in table.values() for word in of_provider
 }
-# A run that meets one unknown word so often in a row stops: it is paying for replies it will not take.
+# A run stops after this many replies in a row with the same unknown word, because it pays for unusable replies.
 UNKNOWN_IN_A_ROW = 20
 _WORD_CHARS = 60
 
@@ -62,9 +62,9 @@ def end_of(native: str) -> str:
 
 
 def judged(finish_reason: str | None, native: str | None, good: Iterable[str]) -> str | None:
-    """`finish_reason` as a ledger's row has it, where `good` are the words that the settings add to those known.
+    """The finish reason of a ledger row; an unknown one is STOP if its word is in `good` (from the settings).
 
-    `native` is None in rows of older programs: they are what they were.
+    `native` is None in rows of older programs, whose `finish_reason` does not change.
     """
     if finish_reason == UNKNOWN and native is not None and native.casefold() in {word.casefold() for word in good}:
         return STOP
@@ -73,14 +73,14 @@ def judged(finish_reason: str | None, native: str | None, good: Iterable[str]) -
 
 @dataclass
 class Streak:
-    """Replies in a row that ended with one and the same unknown word. `good`: words that the settings add."""
+    """Counts replies in a row that ended with the same unknown word. `good`: words that the settings add."""
 
     good: tuple[str, ...]
     word: str = ""
     count: int = 0
 
     def add(self, finish_reason: str, native: str) -> None:
-        """Count one reply. UserError once it is the UNKNOWN_IN_A_ROWth of them."""
+        """Count one reply. UserError if it is the UNKNOWN_IN_A_ROWth in a row with the same unknown word."""
         if judged(finish_reason, native, self.good) != UNKNOWN:
             self.count = 0
             return
@@ -104,7 +104,7 @@ def word(value: Any) -> str:
 
 
 def unknown(native: str) -> str:
-    """What there is to say of a reply that ended so, with what to set if it is whole after all."""
+    """The message about a reply with this unknown finish reason, with the setting that accepts it."""
     return f"the reply ended {_how(native)}; if it is whole, set {remedy(native)}"
 
 
@@ -114,5 +114,5 @@ def _how(native: str) -> str:
 
 
 def remedy(native: str) -> str:
-    """The line of the settings that makes this word a good end."""
+    """The line of srt.toml that accepts this finish reason."""
     return f"teacher.good_finish_reasons = [{json.dumps(native, ensure_ascii=False)}]"

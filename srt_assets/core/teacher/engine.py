@@ -1,4 +1,4 @@
-"""One call from wish to ledger: measured, paid for, paced, sent, retried within bounds, written down."""
+"""Runs one call: token limit, budget, rate limit, sending, retries, ledger. Many calls at once are in `flow.py`."""
 
 import asyncio
 import random
@@ -22,17 +22,18 @@ from srt_assets.core.teacher.money import Money, Prices
 from srt_assets.core.teacher.unfit import halt, named
 from srt_assets.settings import Teacher
 
-# So many 400s and no reply yet: the settings or the server are wrong, not that many records.
+# After this many 400s without any reply the run stops: the settings or the server are wrong, not so many records.
 REFUSED_AT_START = 20
-# So many failures of an unknown kind and no reply yet: every call will meet it.
+# After this many failures of an unknown kind without any reply the run stops: every call would fail like this.
 UNEXPECTED_AT_START = 3
-# "Please wait" in the words of a 400 may also be quoted from a record: believed so often while others are answered.
+# A 400 whose text says "please wait" may only quote a record. While other calls are answered, one call is retried this
+# often on such a text.
 WORDS_BELIEVED = 20
 
 
 @dataclass
 class Tally:
-    """What a run did, for people: calls paid, tokens, money (USD, if `priced`), retries, by kind of failure."""
+    """Counts of a run: paid calls, tokens, money (USD, if `priced`), throttled calls, failures by kind, seconds."""
 
     calls: int = 0
     priced: bool = True
@@ -44,7 +45,7 @@ class Tally:
     seconds: float = 0.0
 
     def plus(self, more: "Tally") -> "Tally":
-        """Both together."""
+        """The sum of both."""
         sums = {f.name: getattr(self, f.name) + getattr(more, f.name) for f in fields(self)}
         return Tally(**sums | {"priced": self.priced and more.priced})
 
@@ -58,9 +59,10 @@ class Tally:
 
 @dataclass
 class _Sent:
-    """A call on its way. `answers_before`: what the run had been answered when it was sent.
+    """A call in flight. `answers_before`: replies that the run had received when the call was sent.
 
-    `met_outage`: it failed together with others; that somebody is answered a moment later says nothing against it.
+    `met_outage`: it failed together with other calls, so a reply to another call a moment later is no evidence that
+    this call itself is at fault.
     """
 
     call: Call
@@ -76,7 +78,7 @@ class _Sent:
 
 @dataclass
 class _Patience:
-    """How long one call is refused with "not now" while others are answered."""
+    """Limits how long one throttled call is retried while other calls are answered."""
 
     seconds: float
     since: float | None = None
@@ -84,7 +86,7 @@ class _Patience:
     doubts: int = 0
 
     def has(self, failure: Failure, answers: int) -> bool:
-        """May it be tried once more? `answers`: of the run so far. Where no call is answered, `Health` ends the run."""
+        """Whether to retry the call. `answers`: replies of the run so far. If there are none, `Health` ends the run."""
         if self.since is None:
             self.since, self.answers = time.monotonic(), answers
         if answers == self.answers:
@@ -95,7 +97,7 @@ class _Patience:
 
 @dataclass(eq=False)
 class Engine:
-    """Asks calls on one event loop, and counts into `tally` what came of it."""
+    """Makes calls on one event loop and counts the results in `tally`."""
 
     client: Client
     ledger: Ledger
@@ -116,9 +118,9 @@ class Engine:
         self._ends = ends.Streak(self.teacher.good_finish_reasons)
 
     async def ask(self, turn: Turn) -> Reply | Verdict:
-        """The reply to a call, on disk, or why there is none.
+        """The reply to a call, already in the ledger, or the reason why there is none.
 
-        Raises StageError or UserError when no call can succeed (teacher gone, key refused, no funds).
+        StageError or UserError if no call can succeed (teacher down, key refused, no funds).
         """
         ask = must_ask(turn, await self.client.room.allowance(turn.call), self.teacher.max_attempts)
         if not isinstance(ask, Ask):
@@ -132,9 +134,9 @@ class Engine:
     async def _ask(self, call: Call, allowed: int, attempt: int) -> Reply | Verdict:
         tries, patience = 0, _Patience(self.teacher.patience_s)
         while True:
-            if self.ledger.full:  # the reply would perhaps not be kept
+            if self.ledger.full:  # the disk may have no space for the reply
                 raise self.ledger.full
-            if self.stopping:  # a call that failed while the run ends is not sent again: its reply would be lost
+            if self.stopping:  # a retry while the run ends would lose its reply
                 return "call_failed"
             reserved = self.prices.most(prompt_bound(call), allowed)
             if not await self._reserve_money(reserved):
@@ -165,12 +167,12 @@ class Engine:
             attempt += 1
 
     async def _is_outage(self, sent: "_Sent", failure: Failure, row: dict[str, Any], tries: int) -> bool:
-        """Wait a moment, and tell by what others meet whether the teacher or the call is at fault.
+        """Wait for the results of other calls, which tell whether the teacher or this call is at fault.
 
-        Then the row is written: an attempt if it was the call; if not, only where it may have been billed.
+        Then write the row: as an attempt if the call is at fault; in an outage only if it may have been billed.
         """
         answered = sent.answers_before if failure.perhaps_billed else self.health.answers
-        outage = True  # until it is known: a stop that comes now spends no attempt
+        outage = True  # until known: if the run is stopped now, no attempt is counted
         try:
             await asyncio.sleep(max(backoff_s(tries, random.random()), failure.retry_after_s or 0.0))
             until = time.monotonic() + self.teacher.timeout_s
@@ -206,12 +208,13 @@ class Engine:
             try:
                 answer = await self.client.complete(call, allowed)
             except asyncio.CancelledError:
-                # A stop whose grace is over. The provider goes on, and bills: no attempt, but money of a hard budget.
+                # The grace period after a stop is over. The provider may still bill the call: it counts for the budget,
+                # not as an attempt.
                 cost = reserved
                 facts = {"status": INTERRUPTED, "cost_usd": reserved if self.prices.known else None}
                 self.ledger.put(ledger_row(self.teacher, call, allowed, sent.attempt) | facts)
                 raise
-            except Exception as error:  # noqa: BLE001 - every kind of failure becomes data; classify tells them apart
+            except Exception as error:  # noqa: BLE001 - every failure becomes data; `classify` knows its kind
                 failure = classify(error)
                 self.limits.rate.settle(entry, 0 if failure.action == "throttled" else entry.tokens)
                 cost = cost_of(failure, self.prices, reserved) or 0.0
@@ -237,7 +240,7 @@ class Engine:
             self._tokens_per_byte = max(self._tokens_per_byte, answer.prompt_tokens / max(1, call.size_bytes))
 
     def _failed(self, sent: "_Sent", failure: Failure) -> None:
-        """Count the failure; raise if it means that no call can succeed."""
+        """Count the failure; raise if no call can succeed."""
         self.tally.failures[failure.kind] += 1
         if failure.action == "stop":
             raise halt(failure, self.teacher)
@@ -260,7 +263,7 @@ class Engine:
             self.limits.gate.throttled(failure.retry_after_s, self.health.left_s)
 
     def ended(self) -> None:
-        """All calls of the run are done. UserError if every one of them was refused: that is no verdict on a record."""
+        """Called when all calls are done. UserError if all were refused, which is no verdict on the records."""
         if self.refused and not self.health.answers:
             raise halt(self.refused, self.teacher)
 
@@ -282,7 +285,7 @@ class Engine:
 
 
 def cost_of(answer: Answer | Failure, prices: Prices, most: float) -> float | None:
-    """USD of what came back; `most` where its usage is not believable, for a hard budget counts the worst."""
+    """Price of an answer or failure (USD); None without prices. `most` if the usage is missing or implausible."""
     if not prices.known:
         return None
     if isinstance(answer, Failure):
@@ -296,7 +299,7 @@ def cost_of(answer: Answer | Failure, prices: Prices, most: float) -> float | No
 
 
 def ledger_row(teacher: Teacher, call: Call, allowed: int, attempt: int) -> dict[str, Any]:
-    """The columns of `teacher_calls` that do not depend on what came back."""
+    """The columns of `teacher_calls` that do not depend on the answer."""
     return {
         "call_key": call.key,
         "sample_id": call.sample_id,

@@ -1,4 +1,4 @@
-"""What is still to pay: calls that no reply in the ledger serves, their tokens and price, and what that assumes."""
+"""`srt estimate`: the number of calls that the ledger cannot answer, their tokens and price, and the assumptions."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import prices_of
 from srt_assets.settings import Settings, Teacher
 
-# Lengths of replies where the ledger knows none of this model: critique and texts as long as the paper's (table 6).
+# Reply tokens for a model without replies in the ledger: critique and texts as long as the paper's (table 6).
 _REPLY_TOKENS = {"reflect_instruction": 700, "reflect_response": 500, "reflect_response_of_reflected": 550}
 _LOCAL_REPLY_TOKENS = {"reflect_instruction": 170, "reflect_response": 140, "reflect_response_of_reflected": 140}
 _ENOUGH_REPLIES = 20
@@ -20,7 +20,7 @@ _CHARS_PER_TOKEN = 4.0
 
 @dataclass
 class Estimate:
-    """`usd` is None if the model's price is not known. `assumptions` says where the numbers come from."""
+    """`usd` is None if the model's price is unknown. `assumptions`: sentences about where the numbers come from."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -30,14 +30,14 @@ class Estimate:
     assumptions: list[str] = field(default_factory=list)
 
 
-# Mean tokens of a prompt and of a reply, and of how many replies, by purpose.
+# By purpose: mean tokens of a prompt, mean tokens of a reply, number of replies.
 _Seen = dict[str, tuple[float, float, int]]
 
 
 def estimate(settings: Settings, lake: Lake) -> Estimate:
     """Calls, tokens and USD that a run of both reflection assets would still need.
 
-    StageError without raw records, UserError for a model that no provider has.
+    StageError if there are no raw records, UserError for a model without a known provider.
     """
     teacher = settings.teacher
     check_model(teacher)
@@ -72,7 +72,7 @@ def estimate(settings: Settings, lake: Lake) -> Estimate:
 
 
 def room_offline(teacher: Teacher) -> Room:
-    """The teacher's room as far as can be told without asking anybody: the local one's tokens are guessed."""
+    """The teacher's limits without a server: tokens of the local teacher are estimated from characters."""
 
     async def guess(call: Call) -> int:
         return _prompt_tokens(call)

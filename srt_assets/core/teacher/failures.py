@@ -1,8 +1,8 @@
-"""What an error means: try again, give the record up, or stop. Decided by HTTP status and code; by words only where a
-provider has nothing else for "not now".
+"""Classifies errors of a call: retry, give the record up, or stop the run. What the run then does is in `engine.py`.
 
-LiteLLM itself sorts some errors by words in the message (a 400 whose text says "rate limit" becomes a RateLimitError),
-so the HTTP answer at the root of the exception chain counts before LiteLLM's class does.
+HTTP status and error code decide. Words of the message count only for providers that report throttling in no other way.
+LiteLLM classifies some errors by words of the message (a 400 whose text says "rate limit" becomes a RateLimitError), so
+the HTTP answer at the root of the exception chain takes precedence over LiteLLM's class.
 """
 
 import errno
@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from srt_assets.core.masking import redact
 
-# throttled: wait, no attempt spent. transient: try again. record: this request is hopeless. stop: every request is.
+# throttled: wait, without counting an attempt. transient: retry. record: this request cannot succeed. stop: none can.
 Action = Literal["throttled", "transient", "record", "stop"]
-# The request was sent and no usable answer came: the provider may have worked, and a hard budget counts the worst.
+# The request was sent but no usable answer came. The provider may bill it, so the budget counts its highest price.
 PERHAPS_BILLED = ("timeout", "connection", "bad_reply", "unexpected")
-# "Not now" as a status, as a code of the answer's body, and in words of the few providers that send a 400 with it.
+# Throttling as an HTTP status, as an error code in the body, and in the words of the few providers that send a 400.
 _NOT_NOW = {429: "throttled", 503: "overloaded", 529: "overloaded"}
 _NOT_NOW_CODES = {
     "ThrottlingException", "throttling", "TooManyRequestsException", "too_many_requests", "rate_limit_exceeded",
@@ -39,10 +39,10 @@ _NOT_NOW_WORDS = re.compile(
 _LITELLM_SAYS = re.compile(r"^(?:litellm\.\w+: )?(?:\w+: )?(?:\w+Exception - )?")
 _STOPPING = {401: "authentication", 402: "no_funds", 403: "permission", 404: "not_found"}
 _MAX_ERROR_CHARS = 500
-# What the clients raise over a reply that came and is not what the API promises, a usage field of the wrong type say.
+# Raised by the clients for an answer that breaks the API's schema, for example a usage field of the wrong type.
 _UNREADABLE = {"JSONDecodeError", "ValidationError", "APIResponseValidationError", "UnicodeDecodeError"}
 _UNREADABLE |= {"TypeError", "KeyError", "AttributeError"}
-# What the clients raise before they have sent anything, for no record will they. By type; ValueError by its place.
+# Raised by the clients before they send anything, because of the settings: by type; ValueError by its module (_PLACES).
 _SETTINGS = {
     **dict.fromkeys(("InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError", "UnsupportedProtocol"), "address"),
     **dict.fromkeys(("InvalidUrlRedirectClientError", "NonHttpUrlRedirectClientError", "IDNAError"), "address"),
@@ -52,7 +52,7 @@ _SETTINGS = {
     "LocalProtocolError": "header",
     "SSLCertVerificationError": "certificate",
 }
-# By how the module's name begins; the first one counts.
+# By prefix of the module's name; the first match counts.
 _PLACES = {"aiohttp._http_writer": "header", "aiohttp.client_reqrep": "header", "multidict": "header"}
 _PLACES |= {"aiohttp.client": "address", "yarl": "address", "httpx._url": "address", "encodings.idna": "address"}
 _OF_NETWORK = {"aiohttp", "anyio", "h11", "h2", "httpcore", "httpx", "litellm", "openai", "ssl", "zlib"}
@@ -63,10 +63,10 @@ _UNREACHABLE = {"ConnectError", "ClientConnectorError", "ClientConnectorDNSError
 class Failure:
     """`kind` is the ledger's status: throttled, overloaded, timeout, connection, server_error, bad_reply, bad_request,
     context_length, content_filter, unreadable_reply, authentication, permission, not_found, no_funds, unreachable,
-    open_files; of the settings address, header, package, certificate; or unexpected. `retry_after_s` is what the server
-    asked for; `status` the HTTP status, if a server answered; `param` what it says is wrong with the request;
-    `by_words`: nothing but the words of its message says "not now"; `billed` is the usage of a reply that cannot be
-    read, in tokens sent and received, and `reply` all of that.
+    open_files; for faults of the settings address, header, package, certificate; or unexpected. `retry_after_s`: the
+    wait that the server asked for. `status`: the HTTP status, if a server answered. `param`: the parameter that the
+    server calls wrong. `by_words`: only the words of the message say that it is throttled. For an unreadable reply,
+    `billed` is its usage (tokens sent, tokens received) and `reply` its whole text.
     """
 
     action: Action
@@ -86,24 +86,24 @@ class Failure:
 
     @property
     def told(self) -> str:
-        """Status and message in a few words, for people."""
+        """HTTP status (or kind) and the beginning of the message, for people."""
         words = " ".join(without_class(self.message).split())[:120]
         return f"{self.status} {words}" if self.status else f"{self.kind}, {words}"
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What the ledger keeps of it, but for its cost."""
+        """The ledger's columns for this failure, without the cost."""
         usage = dict(zip(("prompt_tokens", "completion_tokens"), self.billed, strict=True))
         return {"status": self.kind, "error_type": self.error_type, "error": self.message, "reply": self.reply} | usage
 
 
 def without_class(message: str) -> str:
-    """The message without the names of LiteLLM's classes before it."""
+    """The message without the class names that LiteLLM puts before it."""
     return _LITELLM_SAYS.sub("", message, count=1)
 
 
 class Unreadable(Exception):
-    """An answer that came and holds no reply: nothing to read, or an error."""
+    """An answer that holds no readable reply, or an error instead of one."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -111,7 +111,7 @@ class Unreadable(Exception):
 
 
 def classify(error: Exception) -> Failure:
-    """Look at the HTTP status, then at the types in the chain, outermost last."""
+    """The failure behind an exception: by its HTTP answer, else by the types in its chain, else by LiteLLM's class."""
     from litellm import exceptions as of_litellm
 
     if isinstance(error, Unreadable):
@@ -120,7 +120,7 @@ def classify(error: Exception) -> Failure:
     names = {type(e).__name__ for e in chain}
 
     def failure(action: Action, kind: str) -> Failure:
-        # What LiteLLM makes of a broken connection is "Connection error."; the root says why.
+        # LiteLLM's message for a broken connection is only "Connection error."; the root of the chain says why.
         message = str(chain[-1]) or str(error)
         return Failure(action, kind, type(error).__name__, redact(message)[:_MAX_ERROR_CHARS])
 
@@ -155,11 +155,11 @@ def classify(error: Exception) -> Failure:
 
 
 def _settings_fault(error: BaseException) -> str | None:
-    """The kind of a failure of which no record is to blame."""
+    """The kind of failure if the settings or the environment are at fault, else None."""
     if isinstance(error, UnicodeEncodeError):
         return "header" if error.encoding == "ascii" else None
     if isinstance(error, ssl.SSLError) and getattr(error, "reason", "") in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
-        return "address"  # https:// is written, http:// is spoken
+        return "address"  # the URL says https://, but the server speaks http://
     if type(error) in (ValueError, UnicodeError):
         place = _raised_in(error)
         return next((kind for start, kind in _PLACES.items() if place.startswith(start)), None)
@@ -167,7 +167,7 @@ def _settings_fault(error: BaseException) -> str | None:
 
 
 def _raised_in(error: BaseException) -> str:
-    """The module whose line raised it."""
+    """The module that raised the error."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
@@ -177,7 +177,7 @@ def _raised_in(error: BaseException) -> str:
 def of_http(
     status: int, code: str | None, error_type: str, message: str, retry_after_s: float | None = None
 ) -> Failure:
-    """What an HTTP status and the error code beside it mean."""
+    """The failure for an HTTP status and the error code in the body."""
     action: Action = "record"
     kind, by_words = "bad_request", False
     code = (code or "").casefold()
@@ -202,7 +202,7 @@ def of_http(
 
 
 def of_body(error: Any) -> Failure:
-    """What an error means that came in the body of an answer whose status was 200 (OpenRouter's, some proxies')."""
+    """The failure for an error in the body of an answer with status 200 (OpenRouter and some proxies send these)."""
     facts = error if isinstance(error, dict) else {}
     message = str(facts.get("message") or error)
     given = [value for value in (facts.get("code"), facts.get("status")) if isinstance(value, int)]
@@ -225,7 +225,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _http_answer(chain: list[BaseException]) -> tuple[int | None, Mapping[str, str], str | None]:
-    """Status, headers and error code of the HTTP answer nearest the root, if a server answered at all."""
+    """Status, headers and error code of the HTTP answer nearest the root; status None if no server answered."""
     status: int | None = None
     headers: Mapping[str, str] = {}
     code: str | None = None
@@ -239,7 +239,7 @@ def _http_answer(chain: list[BaseException]) -> tuple[int | None, Mapping[str, s
 
 
 def code_of(body: Any) -> str | None:
-    """The error code in the body of an answer: of its names the one that says "not now", else the first."""
+    """The error code in the body of an answer: the one that means throttling, else the first."""
     if not isinstance(body, dict):
         return None
     inner = body["error"] if isinstance(body.get("error"), dict) else body
@@ -248,7 +248,7 @@ def code_of(body: Any) -> str | None:
 
 
 def _param(chain: list[BaseException]) -> str | None:
-    """The parameter that an answer of OpenAI's form says is wrong."""
+    """The parameter that an error in OpenAI's form calls wrong."""
     for error in chain:
         body = getattr(error, "body", None)
         inner = body.get("error", body) if isinstance(body, dict) else None
@@ -260,14 +260,14 @@ def _param(chain: list[BaseException]) -> str | None:
 def _json(response: Any) -> Any:
     try:
         return response.json()
-    except Exception:  # noqa: BLE001 - not read, not text, not JSON: the status has to do
+    except Exception:  # noqa: BLE001 - without readable JSON the HTTP status decides alone
         return None
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Seconds the server asks to wait: `retry-after-ms`, or `retry-after` as seconds or as a date. Never negative.
 
-    A date is one of the server's clock, which ours may be far from: it counts from the server's own `date`, if it says.
+    A date is compared with the server's own `date` header, if there is one, because our clock may differ.
     """
     if milliseconds := headers.get("retry-after-ms"):
         try:

@@ -1,5 +1,6 @@
-"""DuckDB with bounded memory, and rows made in Python put into its tables piece by piece: what is large lies there,
-where it can be spilled.
+"""DuckDB connections with bounded memory, and appending rows made in Python to their tables in pieces.
+
+Large intermediate data are kept in these tables, which DuckDB can spill to disk. What they contain is not decided here.
 """
 
 from collections.abc import Mapping
@@ -10,17 +11,17 @@ import pyarrow as pa
 
 from srt_assets.core.lake import Lake
 
-# Megabytes of a connection, of which a run has two; more for each million records beyond the first, because keys that
-# are compared must all be there.
+# Memory of a connection in megabytes (a run has two connections), and more for each million records beyond the first,
+# because a join holds all keys in memory.
 _MEMORY, _MORE = 384, 200
-# Each needs some of it, and Python is what takes the time.
+# Each thread needs some of the memory, and more threads would not help: most of the time is spent in Python.
 _THREADS = 2
-# Rows that are Python objects at the same time.
+# Rows held as Python objects at a time.
 ROWS = 2000
 
 
 def bounded(lake: Lake) -> duckdb.DuckDBPyConnection:
-    """A connection to the lake that spills texts which do not fit into a few hundred megabytes. Close it."""
+    """A connection to the lake that spills to disk above a few hundred megabytes of memory. Close it."""
     records = lake.manifest("raw_records")
     millions = max(0, records.rows - 1) // 1_000_000 if records else 0
     con = lake.connect(f"{_MEMORY + _MORE * millions}MB")
@@ -30,13 +31,13 @@ def bounded(lake: Lake) -> duckdb.DuckDBPyConnection:
 
 def fill(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
     """Append rows to a table of this connection, columns by name."""
-    with con.cursor() as cursor:  # what the connection itself has begun to read goes on
+    with con.cursor() as cursor:  # a cursor of its own does not interrupt a result that the connection is reading
         cursor.register("arrived", rows)
         cursor.execute(f"INSERT INTO {table} BY NAME FROM arrived")
 
 
 class Filler:
-    """Appends single rows to a table, many at a time. Use it in a `with` block, or `flush` it."""
+    """Buffers single rows and appends them to a table in pieces. Use it in a `with` block, or call `flush`."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema) -> None:
         self._con, self._table, self._schema = con, table, schema

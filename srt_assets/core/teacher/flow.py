@@ -1,7 +1,7 @@
-"""Many calls at once: one event loop in a thread of its own, a fixed number of workers, a stop that loses nothing.
+"""Runs many calls at once: an event loop in its own thread, a fixed number of workers, a stop that loses no reply.
 
-The loop does not run in the main thread: Ctrl-C and Dagster's Terminate are raised there, and a BaseException raised
-inside a task of the loop would be swallowed by it.
+The loop does not run in the main thread, because Ctrl-C and Dagster's Terminate raise there, and the loop would swallow
+a BaseException that is raised inside a task. How one call is made is in `engine.py`.
 """
 
 import asyncio
@@ -14,30 +14,30 @@ from typing import Any
 
 from srt_assets.core.teacher.engine import Engine
 
-# All that is asked of the teacher for one record and purpose: a call, and perhaps a correction after it.
+# All calls for one record and purpose: a call, and perhaps a correction turn.
 Exchange = Callable[[Engine], Awaitable[None]]
 
 REPORT_EVERY_S = 0.5
-# Workers start one after another, about as fast as calls can be sent. Calls that are sent together are answered
-# together, wait for each other to be read and are sent together again, round after round.
+# Seconds between the starts of two workers. Calls that start together are answered together, wait for each other to be
+# read and are sent together again, in every round.
 RAMP_S = 0.005
-# After a stop, calls in flight have this long to come home: they are paid for.
+# Seconds after a stop in which the run still accepts replies to calls in flight, because they are paid for.
 GRACE_S = 3.0
 
 
 def drive(
     make_engine: Callable[[], Engine], chunks: Iterator[list[Exchange]], workers: int, report: Callable[[], None]
 ) -> None:
-    """Run all exchanges, at most `workers` at a time; chunks are fetched when there is room, so memory stays flat.
+    """Run all exchanges, at most `workers` at a time. Chunks are fetched on demand, so memory use stays constant.
 
-    The first exception stops the rest and is raised here; so is an interrupt of the main thread. In both cases
-    calls in flight get GRACE_S seconds, and every reply that arrived is on disk when this returns.
+    The first exception, or an interrupt of the main thread, stops the rest and is raised here. Calls in flight then get
+    GRACE_S seconds, and every received reply is on disk when this returns.
     """
     run = _Run(make_engine, chunks, workers)
     thread = threading.Thread(target=run.main, name="teacher", daemon=True)
     thread.start()
     try:
-        # Not thread.join(): one that an exception interrupts takes the thread for ended from then on.
+        # Not thread.join(): if an exception interrupts it, Python takes the thread for ended from then on.
         while not run.ended.wait(REPORT_EVERY_S):
             report()
     except BaseException:
@@ -70,7 +70,7 @@ class _Run:
     def stop(self) -> None:
         self.stop_asked = True
         if self.loop:
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            with contextlib.suppress(RuntimeError):  # the loop may have ended meanwhile
                 self.loop.call_soon_threadsafe(self.stopped.set)
 
     async def _drive(self) -> None:
@@ -111,9 +111,10 @@ class _Run:
             await exchange(engine)
 
     async def _bring_home(self, engine: Engine, tasks: list["asyncio.Task[None]"]) -> None:
-        """Cancel who only waits; let who has sent a call receive its reply, for a while.
+        """Cancel waiting workers; give workers with a call in flight GRACE_S seconds to receive the reply.
 
-        On a full disk there is no hurry to end, and there is room for those replies: as long as a call may take.
+        On a full disk they get the full timeout of a call: nobody has asked to stop, and space for these replies is
+        reserved.
         """
         grace_s = engine.teacher.timeout_s if engine.ledger.full else GRACE_S
         for task in tasks:

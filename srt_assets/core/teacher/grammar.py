@@ -1,4 +1,4 @@
-"""The form of a reply as a machine can hold a model to it: a JSON schema, or a GBNF grammar for llama.cpp servers."""
+"""Constraints for the form of a reply: a JSON schema, or a GBNF grammar for llama.cpp servers."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def json_schema(kind: Kind) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": f"reflected_{kind}", "strict": True, "schema": schema}}
 
 
-# Texts may hold brackets, but none that could be read as [End] or as the next marker.
+# Texts may contain brackets, but not the beginning of [End] or of the next marker.
 _TEXT = r"""text ::= ([^\[] | "[" [^ENBenb])+
 """
 
@@ -28,9 +28,9 @@ _FREE = {
 """,
 }
 
-# For the packaged teacher of 135 million parameters: a critique of one sentence, an instruction that begins like one, an
-# answer of a few whole sentences (left to run, it repeats itself). The bounds do not follow max_tokens, so that another
-# max_tokens does not make every call a new one.
+# For the packaged teacher of 135 million parameters: a critique of one sentence, an instruction that begins with a verb
+# or question word, an answer of a few whole sentences (longer ones repeat themselves). The bounds do not depend on
+# max_tokens, because the grammar is part of the call's key.
 # fmt: off
 _VERBS = [
     "Analyze", "Compare", "Create", "Describe", "Design", "Discuss", "Explain", "Give", "How", "Identify",

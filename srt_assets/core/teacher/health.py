@@ -1,7 +1,7 @@
-"""Is the teacher up? An outage is no verdict on a record: it is waited for, within bounds, and spends no attempt.
+"""Detects outages of the teacher. A run waits for the end of an outage, up to a limit, and counts no attempts.
 
-The evidence is whether anybody is answered. What an error means by itself is in `failures.py`; how fast calls go while
-they go is in `limits.py`.
+The evidence is whether other calls are answered. Single errors are classified in `failures.py`; the rate of calls is in
+`limits.py`.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from srt_assets.core.errors import StageError
 from srt_assets.core.teacher.failures import Failure
 
-# A teacher that cannot be reached when a run begins is most likely named wrongly.
+# Seconds. A teacher that cannot be reached at the start of a run most likely has a wrong address, so the wait is short.
 UNREACHABLE_AT_START_S = 4.0
-# So many calls in a row that may have been billed and brought nothing: the run must not go on paying for them.
+# After this many failures in a row that may have been billed, the run stops paying for more.
 BILLED_IN_A_ROW = 50
-# So many calls that fail together are a storm, also if each of them has failed before.
+# This many calls that fail together are a storm, even if each of them has failed before.
 _STORM = 5
-# The share of the calls under way that must fail, with none answered in between, before all others wait.
+# All calls wait if this share of the calls under way has failed and none was answered in between.
 _SHARE = 0.25
 
 _REMEDIES = {
@@ -31,9 +31,9 @@ _REMEDIES = {
 
 @dataclass
 class Health:
-    """What a run has seen of its teacher. `where`: what it is called in messages; times in seconds, monotonic.
+    """What a run has seen of its teacher. `where`: the teacher's name in messages. Times in seconds, monotonic.
 
-    A call is `fresh` that has spent no attempt yet: nothing speaks against the call itself.
+    A call is `fresh` if no attempt of it has failed yet: there is no evidence against the call itself.
     """
 
     where: str
@@ -50,16 +50,16 @@ class Health:
 
     @property
     def waited_s(self) -> float:
-        """How long no call has been answered, from the first failure on."""
+        """Seconds since the first failure after the last reply."""
         return 0.0 if self.since is None else self.clock() - self.since
 
     @property
     def left_s(self) -> float:
-        """For how long a run still waits."""
+        """Seconds that the run will still wait."""
         return max(0.0, self.patience_s - self.waited_s)
 
     def answered(self) -> None:
-        """Somebody was answered: the teacher is up."""
+        """Note a reply: the teacher is up."""
         self.answers += 1
         self.since = self.last = None
         self._failing.clear()
@@ -67,7 +67,7 @@ class Health:
         self._tell()
 
     def failed(self, call_key: str, failure: Failure, is_fresh: bool) -> None:
-        """Note a failure that may be the teacher's. StageError if the run has waited long enough, or paid enough."""
+        """Note a failure that may be the teacher's fault. StageError if the run has waited or paid long enough."""
         if self.since is None:
             self.since = self.clock()
         self.last = failure
@@ -91,7 +91,7 @@ class Health:
             )
 
     def is_down(self, failure: Failure) -> bool:
-        """Should everybody wait after this failure?"""
+        """Whether all calls should wait after this failure."""
         if failure.action == "throttled" or failure.kind == "unreachable":
             return True
         if not self.answers and not failure.perhaps_billed and any(self._failing.values()):
@@ -100,18 +100,18 @@ class Health:
 
     @property
     def is_storm(self) -> bool:
-        """Many calls fail together, and none is answered in between."""
+        """Whether many calls fail together and none is answered in between."""
         many = len(self._failing) >= max(2, self.under_way * _SHARE)
         return many and (any(self._failing.values()) or len(self._failing) >= _STORM)
 
     def is_outage(self, call_key: str, failure: Failure, is_fresh: bool, answered_since: bool) -> bool:
-        """Was this failure the teacher's, and not the call's? Asked when it is known what others met meanwhile."""
+        """Whether the teacher, not the call, is at fault. Called once the results of other calls are known."""
         if failure.kind == "unreachable":
             return True
         if answered_since:
             return False
         others_fail = any(fresh for key, fresh in self._failing.items() if key != call_key)
-        if failure.perhaps_billed:  # each further try may be paid for: in doubt it is the call
+        if failure.perhaps_billed:  # each retry may be billed, so in doubt the call is at fault
             return others_fail if is_fresh else len(self._failing) >= _STORM
         return others_fail or (is_fresh and not self.answers)
 
@@ -121,14 +121,14 @@ class Health:
             await asyncio.wait_for(self._outcome.wait(), at_most_s)
 
     def all_failed(self, failure: Failure) -> StageError:
-        """The end of a run that may have paid for calls that brought nothing."""
+        """The error for too many failures in a row that may have been billed."""
         return self._gave_up(
             f"the last {self._billed} calls to the teacher at {self.where} all failed; the last: {failure.told}",
             failure,
         )
 
     def waits_for(self) -> str:
-        """For progress: for how long the run has been waiting, for how long it will, and for what. '' if it is not."""
+        """For progress: how long the run has waited, how long it will wait, and for what; '' if it does not wait."""
         if self.since is None or self.last is None or self.waited_s < 1 or not self.is_down(self.last):
             return ""
         return f"{span(self.waited_s)} of {span(self.patience_s)}, {self.last.told}"
@@ -143,5 +143,5 @@ class Health:
 
 
 def span(seconds: float) -> str:
-    """A time for people."""
+    """A duration for people, in seconds or minutes."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,4 +1,4 @@
-"""The stage behind `reflected_instructions`: the record as given, and the teacher's new instruction with its answer."""
+"""The stage of `reflected_instructions`: the record as given, and the teacher's new instruction with its answer."""
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import stage

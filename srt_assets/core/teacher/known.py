@@ -1,7 +1,7 @@
-"""What the ledger knows of many calls: the best reply of each, and its failed tries.
+"""Looks up many calls in the ledger: the best reply of each, and its failed attempts.
 
-All calls are looked up together: however many there are, the ledger is read once for their replies and once for their
-failed tries, and nothing of it is held but what is being looked at.
+All calls are looked up together: the ledger is read once for their replies and once for their failed attempts, and the
+results are streamed. Which calls are looked up is decided by the callers.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import duckdb
 import pyarrow as pa
 
-# What is looked up: `place` is a number of the caller's, each once; the rest is what `Call` says of the call.
+# The calls to look up: `place` is a unique number chosen by the caller; the other columns come from `Call`.
 WANTED = pa.schema(
     [("place", pa.int64()), ("call_key", pa.string()), ("source_key", pa.string()), ("purpose", pa.string())]
 )
-# Sent, and the run was stopped before anything came back. No attempt of the call, but perhaps billed.
+# Status of a call that was sent before the run was stopped. It counts as no attempt, but may have been billed.
 INTERRUPTED = "interrupted"
 HOPELESS = ("bad_request", "context_length", "content_filter", "unreadable_reply")
 _FETCHED = 1000
@@ -24,10 +24,10 @@ _FETCHED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply as the ledger holds it: text, why it ended, tokens it was allowed, key of the call it answered.
+    """A reply in the ledger: text, finish reason, tokens it was allowed, key of the call it answers.
 
-    `native_finish_reason` is the provider's word for why it ended, None if an older program asked; `note` is what is
-    wrong with that.
+    `native_finish_reason` is the provider's own word, None if an older program asked. `note` is what is wrong with the
+    finish reason.
     """
 
     text: str | None
@@ -42,13 +42,13 @@ class Reply:
         return self.finish_reason == "length"
 
     def serves(self, max_tokens: int) -> bool:
-        """A reply that was cut by its length serves only if it was allowed at least the tokens now wanted."""
+        """Whether the reply can be used. A cut reply can, only if it was allowed at least as many tokens as now."""
         return not self.is_cut or self.max_tokens >= max_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """Failed tries of one call at one endpoint with one `max_tokens`; the last one's kind and message."""
+    """Failed attempts of one call at one endpoint with one `max_tokens`; kind and message of the last."""
 
     count: int
     kind: str
@@ -56,12 +56,12 @@ class Attempts:
     hopeless: bool
 
     def plus(self, older: "Attempts") -> "Attempts":
-        """Both together; the last one is still the last one."""
+        """The sum of both; kind and message stay those of `self`."""
         return replace(self, count=self.count + older.count, hopeless=self.hopeless or older.hopeless)
 
 
 class Known(NamedTuple):
-    """What the ledger knows of one call: its best reply; failed tries, by the tokens that were allowed."""
+    """What the ledger knows of one call: its best reply, and failed attempts by the tokens that were allowed."""
 
     reply: Reply | None
     tried: dict[int, Attempts]
@@ -71,21 +71,21 @@ T = TypeVar("T")
 
 
 class ByPlace(Generic[T]):
-    """Pairs of a place and a value, by ascending place, of which one place after another is asked for."""
+    """A stream of (place, value) pairs in ascending order of place, read by ascending places."""
 
     def __init__(self, pairs: Iterator[tuple[int, T]]) -> None:
         self._pairs = pairs
         self._next = next(pairs, None)
 
     def at(self, place: int) -> T | None:
-        """The value of this place, None if there is none. Places before it are passed over."""
+        """The value of this place; None if there is none. Skips earlier places."""
         while self._next and self._next[0] < place:
             self._next = next(self._pairs, None)
         return self._next[1] if self._next and self._next[0] == place else None
 
 
 class Found:
-    """The answer to one look-up. Ask for its places in ascending order, and close it."""
+    """The result of one look-up. Call `at` with ascending places, and close it."""
 
     def __init__(
         self,
@@ -95,10 +95,10 @@ class Found:
         facts: dict[str, Any] | None,
         api_base: str | None,
     ) -> None:
-        """`con` has the ledger as the view `calls`; `name` is one for tables that are not there yet.
+        """`con` has the ledger as the view `calls`; `name` is a unique prefix for temporary tables.
 
-        `facts` are what the settings say of every wanted call: those that an older program asked with equal facts count
-        too. Without `api_base`, failed tries are left out.
+        `facts`: the facts shared by all wanted calls; replies to calls of an older program with equal facts count too.
+        None leaves them out. Without `api_base`, failed attempts are left out.
         """
         self._con, self._name = con.cursor(), name
         self._tables: list[str] = []
@@ -115,7 +115,7 @@ class Found:
         self.close()
 
     def close(self) -> None:
-        with suppress(duckdb.ConnectionException):  # the whole look-up was closed before, and its tables are gone
+        with suppress(duckdb.ConnectionException):  # the connection was closed before, and with it the tables
             for table in self._tables:
                 self._con.execute(f"DROP TABLE {table}")
         self._con.close()
@@ -124,16 +124,16 @@ class Found:
         return Known(self._replies.at(place), self._tried.at(place) or {})
 
     def _find(self, wanted: pa.Table | pa.RecordBatchReader, facts: dict[str, Any] | None) -> None:
-        """Make the tables `keys`, which stand for each call, and `found`, the replies to them in no order.
+        """Make the tables `keys` (all keys of each call) and `found` (the replies to these keys, unordered).
 
-        Rank 0 is a call's own key; then come those under which older programs asked the same, the newest reply first.
-        Under one version the facts of a call determine its key, so that with equal facts another key is another
-        version's. A call with a reply of its own needs none of them.
+        Rank 0 is a call's own key. The next ranks are the keys that older programs used for the same call, the newest
+        reply first. One version of the program gives calls with equal facts the same key, so another key with equal
+        facts is another version's. They are only looked up for calls without a reply under their own key.
         """
         self._con.register("wanted", wanted)
         asked = self._table("asked", "SELECT * FROM wanted")
         self._con.unregister("wanted")
-        # As numbers keys take a third of the memory, and all of them must be there to be compared.
+        # Hashed to numbers, keys take a third of the memory; the join holds all of them.
         keys = self._table("keys", f"SELECT place, md5_number(call_key) AS key, 0 AS rank FROM {asked}")
         replies = (
             "SELECT place, rank, reply, finish_reason, max_tokens, call_key, native_finish_reason, error, created_at, "
@@ -156,7 +156,7 @@ class Found:
         self._con.execute(f"INSERT INTO {found} {replies} AND rank > 0")
 
     def _read_replies(self) -> Iterator[tuple[int, Reply]]:
-        """The best reply of each call: a finished one, else the one that was allowed the most tokens."""
+        """The best reply of each call: a complete one, else the one that was allowed the most tokens."""
         cut = "(finish_reason IS NOT DISTINCT FROM 'length')"
         rows = self._rows(
             "replies",
@@ -172,10 +172,10 @@ class Found:
             last = place
 
     def _read_tried(self, api_base: str) -> Iterator[tuple[int, dict[int, Attempts]]]:
-        """Failed tries at this endpoint, by max_tokens, of calls without a finished reply. Another endpoint or
-        allowance is another chance.
+        """Failed attempts at this endpoint, by max_tokens, of calls without a complete reply.
 
-        A 400 is hopeless only if its run had a reply to another call: else the server may have been set up wrong.
+        Attempts at another endpoint or with another max_tokens do not count. A 400 is hopeless only if its run got a
+        reply to another call; otherwise the server may have been configured wrongly.
         """
         finished = f"(SELECT place FROM {self._name}_replies WHERE finish_reason IS DISTINCT FROM 'length')"
         rows = self._rows(
@@ -201,7 +201,7 @@ class Found:
             yield last, tried
 
     def _rows(self, kind: str, sql: str, parameters: list[Any] | None = None) -> Iterator[tuple]:
-        """The rows of a query, made at once as a table: one that is still being read keeps memory that others need."""
+        """The rows of a query, stored in a table first: a query that is read slowly holds memory that others need."""
         table = self._table(kind, sql, parameters)
         with self._con.cursor() as cursor:
             cursor.execute(f"FROM {table}")

@@ -1,8 +1,8 @@
-"""The ledger of teacher calls: every reply is on disk before anyone looks at it.
+"""The ledger of teacher calls: every reply is on disk before it is parsed.
 
-Each process appends to a segment of its own, one checksummed JSON line a call, many lines an fsync. A segment is never
-opened for writing again, so nothing is ever built upon a torn line. How segments become Parquet parts of the table
-`teacher_calls` is in `sealing.py`.
+Each process appends to a segment of its own: one checksummed JSON line per call, many lines per fsync. A segment is
+never opened for writing again, so nothing is appended to an incomplete line. How segments become Parquet parts of the
+table `teacher_calls` is in `sealing.py`.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.locks import sync
 
 TABLE = "teacher_calls"
-# Lines that come within this time share one fsync; a reply is durable well within 50 ms of its arrival.
+# Seconds. Lines that arrive within this time share one fsync; a reply is on disk well within 50 ms of its arrival.
 GATHER_S = 0.01
 
 _Line = tuple[bytes, asyncio.AbstractEventLoop, "asyncio.Future[None]"]
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """Appends for one process. Use it in a `with` block; many tasks may append at once."""
+    """Appends the calls of one process to its segment. Use it in a `with` block; many tasks may append at once."""
 
     def __init__(self, lake: Lake) -> None:
         self.directory = lake.directory(TABLE)
@@ -47,7 +47,7 @@ class Ledger:
         self._thread: threading.Thread | None = None
         self._error: OSError | None = None
         self._home, self._size = lake.home, 0
-        # Set when the disk was full, though all rows so far are on it: nothing more should be asked.
+        # Set when the disk became full. All rows so far are written, but no further call should be made.
         self.full: OSError | None = None
 
     def __enter__(self) -> "Ledger":
@@ -57,12 +57,12 @@ class Ledger:
         self.close()
 
     async def append(self, row: dict[str, Any]) -> None:
-        """Return when the row is on disk. OSError if it cannot be (a full disk), RuntimeError after `close`."""
+        """Return when the row is on disk. OSError if it cannot be written, RuntimeError after `close`."""
         # Shielded: a cancelled task must not keep its paid reply from being written.
         await asyncio.shield(self.put(row))
 
     def put(self, row: dict[str, Any]) -> "asyncio.Future[None]":
-        """The same without waiting: the row is written before `close` returns."""
+        """Append without waiting: the row is written before `close` returns. Errors as `append`."""
         line = encode({**row, "segment": self.name})
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
@@ -70,7 +70,7 @@ class Ledger:
             if self._error:
                 raise self._error
             if self._closing:
-                # A second Ctrl-C does not wait for calls in flight. Their replies must not open the segment anew.
+                # A second Ctrl-C does not wait for calls in flight. Their replies must not reopen the segment.
                 raise RuntimeError("the ledger is closed")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
@@ -91,7 +91,7 @@ class Ledger:
     def _write(self) -> None:
         try:
             self._write_segment()
-        except OSError as error:  # the segment cannot be made; who waits for it would wait for ever
+        except OSError as error:  # the segment cannot be made: without this, waiting tasks would hang forever
             with self._wake:
                 self._error = error
                 batch, self._pending = self._pending, []
@@ -101,7 +101,7 @@ class Ledger:
         self.directory.mkdir(parents=True, exist_ok=True)
         hidden = self.directory / f".{self.name}"
         with hidden.open("wb", buffering=0) as file:
-            # Locked before it gets its name: `seal` must never see a segment that looks abandoned and is not.
+            # Locked before it is renamed: `seal` takes an unlocked segment for that of a dead process.
             fcntl.flock(file, fcntl.LOCK_EX)
             hidden.replace(self.directory / self.name)
             sync(self.directory)
@@ -124,12 +124,12 @@ class Ledger:
                 self._append(segment, lines)
         except OSError as error:
             self._error = OSError(error.errno, error.strerror, str(self.directory / self.name))
-            with suppress(OSError):  # half a line would be taken for one that a crash cut off
+            with suppress(OSError):  # remove an incomplete line, which would look like a crash
                 os.ftruncate(segment, self._size)
         _release(batch, self._error)
 
     def _append(self, segment: int, lines: bytes) -> None:
-        """Put lines on disk; on a full one into the room that is kept for them, and say so in `full`."""
+        """Write lines to disk. If the disk is full, use the reserved space and set `full`."""
         try:
             self._write_at_end(segment, lines)
         except OSError as error:
@@ -137,7 +137,7 @@ class Ledger:
                 raise
             self.full = OSError(error.errno, error.strerror, str(self.directory / self.name))
             reserve.give_back(self._home)
-            # From the beginning: after a failed sync it is unknown how much is on disk.
+            # All lines again: after a failed fsync it is unknown how many are on disk.
             self._write_at_end(segment, lines)
         self._size += len(lines)
 
@@ -164,8 +164,9 @@ def _settle(futures: list["asyncio.Future[None]"], error: OSError | None) -> Non
 
 
 def encode(row: dict[str, Any]) -> bytes:
-    """A row as one line: CRC-32 (8 hex digits), a space, JSON, a newline. What no Parquet file can hold is repaired."""
-    # A server that cuts its message in the middle of an emoji sends half a character: sealing would fail for ever.
+    """A row as one line: CRC-32 (8 hex digits), a space, JSON, a newline. Replaces lone surrogates by `?`."""
+    # A server that cuts its message in the middle of an emoji sends a lone surrogate. Parquet cannot store it, so
+    # sealing would fail each time.
     body = json.dumps(row, separators=(",", ":"), default=datetime.isoformat, ensure_ascii=False).encode(
         "utf-8", "replace"
     )
@@ -173,7 +174,7 @@ def encode(row: dict[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any] | None:
-    """The row of a line, or None if the line is torn or damaged."""
+    """The row of a line; None if the line is incomplete or damaged."""
     body = line[9:-1]
     if line != b"%08x %s\n" % (zlib.crc32(body), body):
         return None
@@ -185,7 +186,7 @@ def decode(line: bytes) -> dict[str, Any] | None:
 
 
 def open_segment(path: Path) -> BinaryIO | None:
-    """A segment to read; None if another process sealed it just now: its rows are in a part."""
+    """Open a segment for reading; None if another process has just sealed it, so that its rows are in a part."""
     try:
         return opened(path)
     except FileNotFoundError:
@@ -193,16 +194,16 @@ def open_segment(path: Path) -> BinaryIO | None:
 
 
 def read_segment(path: Path, damaged: list[bytes] | None = None) -> Iterator[dict[str, Any]]:
-    """The whole rows of a segment, none if it was sealed just now. `damaged` gets the lines that are not whole."""
+    """The valid rows of a segment; none if it was just sealed. Invalid lines are appended to `damaged`."""
     if file := open_segment(path):
         with file:
             yield from read_lines(file, damaged)
 
 
 def read_lines(file: BinaryIO, damaged: list[bytes] | None = None) -> Iterator[dict[str, Any]]:
-    """The whole rows of an open segment. The last line may be half: its writer lives and is not done, or died.
+    """The valid rows of an open segment. The last line may be incomplete if its writer is still writing or has died.
 
-    `damaged` gets the lines that are not whole.
+    Invalid lines are appended to `damaged`.
     """
     for line in file:
         if (row := decode(line)) is not None:

@@ -1,6 +1,6 @@
-"""Requests and tokens per minute, and how many calls may be in flight: all waiting before a call happens here.
+"""Limits of requests per minute, tokens per minute and calls in flight. All waiting before a call happens here.
 
-Waiting here is no attempt and no timeout: a call's clock starts when it is sent.
+This waiting counts neither as an attempt nor for the timeout, which starts when the call is sent.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 WINDOW_S = 60.0
 # A request reaches the server a moment after it is counted here, so the server's 60 seconds begin later than ours. If a
-# call stopped counting here after exactly 60 seconds, the server could count one call too many. We add a margin. On a
-# busy machine the moment is longer: a call counts from its reply on, but at most LAG_S after it was counted first.
+# call stopped counting here after exactly 60 seconds, the server could count one call too many, so a margin is added.
+# On a busy machine the moment is longer: a call counts from its reply on, but at most LAG_S after it was first counted.
 MARGIN_S = 0.5
 LAG_S = 3.0
 
@@ -36,7 +36,7 @@ class Entry:
 class RateLimit:
     """A sliding window over requests and tokens (0 = unlimited), first come first served.
 
-    Tokens count as providers count them: first the most the call can use, then what it did.
+    Tokens count as providers count them: first the most that the call can use, then the tokens it used.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class RateLimit:
 
     @property
     def counts(self) -> bool:
-        """False if nothing is limited, and so nothing counted."""
+        """Whether anything is limited; otherwise nothing is counted."""
         return bool(self.rpm or self.tpm)
 
     def remember(self, calls: Iterable[tuple[float, int]]) -> None:
-        """Count calls made before this limit was, the eldest first: (seconds since their reply, tokens).
+        """Count earlier calls, the oldest first: (seconds since their reply, tokens).
 
-        Ages of other processes' calls come from the wall clock. A negative one, after it was set back, is not believed:
-        the call counts as made now, so that no call waits longer than the window.
+        Ages of other processes' calls come from the wall clock. If one is negative because the clock was set back, the
+        call counts as made now, so that no call waits longer than the window.
         """
         now = self._clock()
         for age_s, tokens in calls:
@@ -68,12 +68,12 @@ class RateLimit:
             self._tokens += tokens
 
     def made(self) -> list[tuple[float, int]]:
-        """(seconds since, tokens) of the calls that still count, for the next limit of this process."""
+        """(seconds since, tokens) of the calls that still count, for the next `RateLimit` of this process."""
         now = self._clock()
         return [(now - entry.at, entry.tokens) for entry in self._entries if self._ends(entry) > now]
 
     async def reserve(self, tokens: int) -> Entry:
-        """Wait until a call of so many tokens fits. One larger than `tpm` alone waits for an empty window."""
+        """Wait until a call with this many tokens fits. A call larger than `tpm` waits for an empty window."""
         if not self.counts:
             return Entry(self._clock(), tokens)
         async with self._turn:
@@ -87,7 +87,7 @@ class RateLimit:
             return entry
 
     def settle(self, entry: Entry, tokens: int) -> None:
-        """Replace the reservation by what was used (0 for a call that failed before the teacher worked)."""
+        """Replace the reservation by the tokens used (0 for a call that failed before the teacher worked)."""
         if self.counts:
             entry.at = min(self._clock(), entry.at + LAG_S)
             entry.settled = True
@@ -97,7 +97,7 @@ class RateLimit:
             self._changed.set()
 
     def withdraw(self, entry: Entry) -> None:
-        """Take a reservation back: its call was not sent."""
+        """Cancel a reservation whose call was not sent."""
         if entry.counted and self.counts:
             self._entries.remove(entry)
             self._tokens -= entry.tokens
@@ -116,12 +116,12 @@ class RateLimit:
         return max(0.001, self._ends(self._entries[0]) - now)
 
     def _ends(self, entry: Entry) -> float:
-        # One still in flight may have arrived only now.
+        # A call in flight may have reached the server only now.
         return entry.at + self._span + (0.0 if entry.settled else LAG_S)
 
 
 class Gate:
-    """How many calls may be in flight. Halved by trouble, raised by success, closed while the server asks to wait."""
+    """Limits the calls in flight: fewer after throttling, more after successes, none while the server asks to wait."""
 
     CUT = 0.7
     COOLDOWN_S = 2.0
@@ -168,9 +168,9 @@ class Gate:
             self.allowed = min(self.most, self.allowed + max(1.0, self.allowed * 0.1))
 
     def throttled(self, retry_after_s: float | None, at_most_s: float = math.inf) -> None:
-        """A 429: fewer calls at a time, and none until the server's time, or a growing one of ours, is over.
+        """Note a throttled call: allow fewer calls at a time, and none for a while.
 
-        Ours is `at_most_s` long.
+        The pause is `retry_after_s` if the server named one, else a growing time of at most `at_most_s` seconds.
         """
         now = self._clock()
         self._successes = 0
@@ -184,7 +184,7 @@ class Gate:
 
     @property
     def closed_for_s(self) -> float:
-        """Seconds until the server may be called again; 0 if it may be now."""
+        """Seconds until the server may be called again; 0 if now."""
         return max(0.0, self._open_at - self._clock())
 
     def _free(self) -> bool:
@@ -203,18 +203,18 @@ class Gate:
             self._alarm.cancel()
             self._alarm = None
         if self._queue and self._places():
-            # Only time is missing, and only this timer will tell: also when the time came a moment ago.
+            # Only the pause is left to wait for, and only this timer ends the wait, also if the pause has just ended.
             wait = max(0.0, self._open_at - self._clock())
             self._alarm = asyncio.get_running_loop().call_later(wait + 0.001, self._admit)
 
 
 class Limits(NamedTuple):
-    """What paces the calls of a run: the provider's limits a minute, and how many may be under way."""
+    """The limits of a run: per minute (`rate`) and in flight (`gate`)."""
 
     rate: RateLimit
     gate: Gate
 
 
 def backoff_s(attempt: int, jitter: float, first: float = 1.0, most: float = 30.0) -> float:
-    """Seconds before the next try of one call: doubling from `first`, capped at `most`, half of it jitter in [0, 1)."""
+    """Seconds before the next attempt of a call: doubles from `first` up to `most`; `jitter` in [0, 1) varies half."""
     return min(most, first * 2 ** min(attempt - 1, 16)) * (0.5 + jitter / 2)

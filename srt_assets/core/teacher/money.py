@@ -1,4 +1,4 @@
-"""What calls cost: prices per token, and a budget that in-flight calls have already reserved their part of."""
+"""Prices per token, and a budget in which each call reserves its highest price before it is sent."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,9 +11,9 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True)
 class Prices:
-    """USD per token, or None where it is not known. `source` says where the numbers come from.
+    """USD per token; None if unknown. `source` says where the numbers come from.
 
-    `cached`: for what the provider read from its cache; None counts it like any other input.
+    `cached`: price of prompt tokens that the provider read from its cache; None: the same as other prompt tokens.
     """
 
     input: float | None
@@ -33,12 +33,15 @@ class Prices:
         return self.input * prompt_tokens - saved + self.output * completion_tokens
 
     def most(self, prompt_bound: int, allowed: int) -> float:
-        """The most a call can cost (USD); 0 where prices are not known."""
+        """The highest price of a call (USD); 0 if prices are unknown."""
         return self.cost(prompt_bound, allowed) or 0.0
 
 
 def prices_of(teacher: Teacher) -> Prices:
-    """The settings' prices, else LiteLLM's table. UserError: half a price, or a budget and no price to hold it by."""
+    """Prices from the settings, else from LiteLLM's table.
+
+    UserError if only one of the two prices is set, or a budget is set and the price is unknown.
+    """
     if bool(teacher.usd_per_million_input) != bool(teacher.usd_per_million_output):
         raise UserError(
             "only one of teacher.usd_per_million_input and teacher.usd_per_million_output is set: the other half of "
@@ -66,10 +69,10 @@ def prices_of(teacher: Teacher) -> Prices:
 
 @dataclass
 class Budget:
-    """`limit` USD in all (0 = none). A call reserves the most it can cost before it is sent and settles after.
+    """`limit` USD in all (0 = no limit). A call reserves its highest price before it is sent and settles afterwards.
 
-    Money that was spent and money in flight never exceed the limit together. Once a call does not fit although nothing
-    is in flight, the budget is `exhausted` and stays so.
+    Money spent plus money reserved never exceeds the limit. If a call does not fit although no call is in flight, the
+    budget is `exhausted` and stays so.
     """
 
     limit: float
@@ -82,7 +85,7 @@ class Budget:
         """True: reserved. False: the budget is exhausted. None: wait until a call in flight has settled."""
         if self.exhausted:
             return False
-        # Half a billionth of a dollar of slack for the rounding of sums.
+        # A tolerance of half a billionth of a dollar for the rounding of sums.
         if not self.limit or self.spent + self.reserved + usd <= self.limit + 5e-10:
             self.in_flight += 1
             self.reserved += usd
@@ -99,7 +102,7 @@ class Budget:
 
 
 class Money(NamedTuple):
-    """What calls cost, and what may be spent on them."""
+    """Prices, and the budget of a run."""
 
     prices: Prices
     budget: Budget

@@ -1,7 +1,7 @@
-"""What a reply is worth: the one parser for all prompts and reply forms. It never raises; every outcome has a name.
+"""The one parser for replies of all prompts and reply forms. It never raises; every outcome has a status.
 
-A pair is taken whole from one place of the reply or not at all. The last complete match wins. `[End]` closes a text
-only at the end of a line or of its section; no word inside a text does.
+Instruction and answer of a pair are always taken from the same place of the reply. The last complete match wins.
+`[End]` closes a text only at the end of a line or of its section.
 """
 
 import json
@@ -17,25 +17,25 @@ from srt_assets.core.teacher.prompts import Form, Kind
 from srt_assets.core.teacher.refusals import refuses
 from srt_assets.core.teacher.shield import FRAME_MARKER, unshield
 
-# One further turn is worth its price for these only: nothing else gets better by asking again.
+# The statuses for which a correction turn is worth its price.
 CORRECTABLE = frozenset({"empty_reply", "no_markers", "placeholder"})
 
 _PARTS = ("new instruction", "new answer", "better answer")
 _PLACEHOLDERS = {prompts.PLACEHOLDER_INSTRUCTION, prompts.PLACEHOLDER_ANSWER, "n/a", ""}
 _PLACEHOLDERS.update(_PARTS, (f"your {part}" for part in _PARTS))
-# Bounded, and possessive (`*+`) below: without, a long run of blanks or stars takes the square of its length in time,
-# on the loop of all calls (20,000 blanks took 12 s).
+# Bounded here, and possessive (`*+`) below: otherwise a long run of blanks or stars takes quadratic time on the event
+# loop of all calls (20,000 blanks took 12 s).
 _EMPHASIS = r"[*_`]{0,8}"
-# Before a marker at the start of a line: heading, quote or list signs and a number. Never a number inside a line.
+# What may precede a marker at the start of a line: heading, quote or list signs and a number. Within a line no number.
 _SIGN = r"(?:[#>\-•]+[ \t]*+|\*[ \t]++)?"
 _LEAD = rf"(?:(?:^|(?<=\n))[ \t]*+{_SIGN}(?:[*_]{{0,2}}\d{{1,2}}[.):]+[*_]{{0,2}})?[ \t]*)?"
 
 
 class _Marker:
-    """A bracketed name with what may stand before and behind it on its line.
+    """A bracketed name, with patterns for what may precede and follow it on its line.
 
-    It is searched only on lines with the name: on its own, the pattern is tried at every place of a text, which took
-    half the time of reading a reply.
+    The whole pattern is tried only on lines that contain the name: trying it at every place of a text took half the
+    time of parsing a reply.
     """
 
     def __init__(self, before: str, name: str, behind: str) -> None:
@@ -58,7 +58,8 @@ class _Marker:
 
 
 _END = _Marker(f"{_LEAD}{_EMPHASIS}", "end", rf"{_EMPHASIS}(?=[ \t.,;]*(\n|\Z))")
-# Emphasis closes only where it was opened: the text behind a marker may begin in bold or with a code fence.
+# Closing emphasis belongs to the marker only if it was opened before it: the text may itself begin in bold or with a
+# code fence.
 _CLOSED = r"\1[ \t]*:|[ \t]*:\1"
 _WORDS = {"instruction": r"new[ \t]+instruction", "answer": r"new[ \t]+answer", "better": r"better[ \t]+answer"}
 _BRACKETS = {name: _Marker(f"{_LEAD}({_EMPHASIS})", words, rf"(?:{_CLOSED}|\1)") for name, words in _WORDS.items()}
@@ -73,7 +74,7 @@ _COLONS = {
 class Parsed:
     """`status` is `ok` or a reason; `instruction` (of a pair) and `response` are texts only when it is `ok`.
 
-    `no_end_marker`: the reply ended well, but its answer without [End].
+    `no_end_marker`: the reply ended well, but its answer has no [End].
     """
 
     status: str
@@ -90,10 +91,10 @@ def parse(
     source: tuple[str, str, str] = ("", "", ""),
     of_older: bool = False,
 ) -> Parsed:
-    """Read a reply. `source` is (instruction, input, response) the teacher was shown, to see what it only repeats.
+    """Parse a reply. `source`: the (instruction, input, response) shown to the teacher, to detect repetitions of it.
 
-    `finish_reason` is a word of `ends`; `of_older`: a program asked that judged replies less strictly, and its verdicts
-    stay. Statuses: ok, empty_reply, no_markers, placeholder, truncated_reply, unknown_finish, refused, prompt_echo,
+    `finish_reason` is a word of `ends`. `of_older`: an older program asked; it was less strict, and its verdicts stay.
+    Statuses: ok, empty_reply, no_markers, placeholder, truncated_reply, unknown_finish, refused, prompt_echo,
     unchanged.
     """
     if finish_reason == ends.CONTENT_FILTER:
@@ -124,12 +125,12 @@ def parse(
 
 
 def normal(text: str) -> str:
-    """A text as it is compared: Unicode form, case and spacing do not count."""
+    """A text normalized for comparison: without differences of Unicode form, case and spacing."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 class _Pair(NamedTuple):
-    """What a reply offers; the instruction is None where only a response was asked for. `ended`: closed by [End]."""
+    """A candidate pair in a reply; the instruction is None if only a response was asked for. `ended`: has an [End]."""
 
     instruction: str | None
     response: str
@@ -141,7 +142,7 @@ class _Pair(NamedTuple):
 
 
 def _sections(kind: Kind, text: str) -> list[tuple[int, int, str]]:
-    """(start, end, name) of what follows each marker, up to the next one."""
+    """(start, end, name) of the text after each marker, up to the next marker."""
     names = ("instruction", "answer") if kind == "instruction" else ("better",)
     found = sorted((m.start(), m.end(), name) for name in names for m in _marks(name, text))
     ends_at = [*(start for start, _, _ in found[1:]), len(text)]
@@ -149,7 +150,7 @@ def _sections(kind: Kind, text: str) -> list[tuple[int, int, str]]:
 
 
 def _from_markers(kind: Kind, text: str) -> list[_Pair]:
-    """All complete matches in their order. A pair needs both texts, a response only one."""
+    """All complete matches in order. A pair needs both texts."""
     pairs: list[_Pair] = []
     instruction: str | None = None
     for start, end, name in _sections(kind, text):
@@ -162,7 +163,7 @@ def _from_markers(kind: Kind, text: str) -> list[_Pair]:
 
 
 def _answers(kind: Kind, form: Form) -> thoughts.Answers:
-    """Where the texts stand that a reply is asked for."""
+    """Finds the places of the requested texts in a reply."""
     if form == "json_schema":
         return thoughts.Answers(lambda text: [place for place, _ in _placed_objects(text)], opaque=True)
 
@@ -174,7 +175,7 @@ def _answers(kind: Kind, form: Form) -> thoughts.Answers:
 
 
 def _without_thoughts(pair: _Pair, form: Form) -> _Pair | None:
-    """The pair, if no thoughts are left in it."""
+    """The pair without thoughts; None if thoughts interrupt one of its texts."""
     if form == "json_schema":
         plain = [thoughts.without_thoughts(text, thoughts.EVERYWHERE).strip() for text in pair.texts]
         pair = _Pair(plain[0] if len(plain) > 1 else None, plain[-1])
@@ -202,7 +203,7 @@ def _from_json(kind: Kind, text: str) -> list[_Pair]:
 
 
 def _objects(text: str) -> list[dict]:
-    """JSON objects in a text: the whole of it, or what stands between other words (code fences, chatter)."""
+    """The JSON objects in a text, also between other words (code fences, chatter)."""
     return [found for _, found in _placed_objects(text)]
 
 
@@ -223,7 +224,7 @@ def _placed_objects(text: str) -> list[tuple[tuple[int, int], dict]]:
 
 
 def _declines(form: Form, text: str) -> bool:
-    """Whether a reply without a usable pair refuses: the whole of it, behind a marker or in a field of its JSON."""
+    """Whether a reply without a usable pair is a refusal: as a whole, after a marker or in a field of its JSON."""
     spans = sorted(m.span() for name in _WORDS for m in _marks(name, text))
     ends = [*(start for start, _ in spans[1:]), len(text)]
     parts = [text, *(_body(text[start:end]) for (_, start), end in zip(spans, ends, strict=False))]
@@ -239,7 +240,7 @@ def _is_placeholder(text: str) -> bool:
 _TEXTS = (*prompts.CRITERIA.values(), *prompts.BRIEF.values())
 _ECHO_CHARS = 40
 _OURS = [line for text in _TEXTS for line in map(normal, text.splitlines()) if len(line) >= _ECHO_CHARS]
-# Sentences of the example that the packaged teacher is shown: it sometimes hands them back as its own.
+# Sentences of the example shown to the packaged teacher, which sometimes repeats them as its own.
 _EXAMPLES = [normal(text.split("Answer]")[-1]).split(". ") for text in prompts.EXAMPLE.values()]
 _EXAMPLE_SENTENCES = [sentence for sentences in _EXAMPLES for sentence in sentences if len(sentence) > 20]
 

@@ -1,7 +1,7 @@
-"""One tiny call, to learn before a run what the teacher is like: `srt doctor --ping`. It judges; it changes nothing.
+"""`srt doctor --ping`: one small call that tests the teacher before a run. It reports; it changes no settings.
 
-The call is sent as a run would send it (model, key, parameters, form of the reply), asks for one line, and like every
-reply that is paid for it goes into the ledger, if there is a home.
+The call is sent like those of a run (model, key, parameters, form of the reply) and asks for one line. Like every paid
+reply, its reply goes into the ledger, if there is a home.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _MILLION = 1_000_000
 
 
 class Told(NamedTuple):
-    """Something about the teacher. `level`: ok, warning or error; `remedy`: what to do about it."""
+    """One finding about the teacher. `level`: ok, warning or error; `remedy`: what to do about it."""
 
     level: Literal["ok", "warning", "error"]
     what: str
@@ -38,7 +38,7 @@ class Told(NamedTuple):
 
 
 def ping(settings: Settings, lake: Lake) -> Iterator[Told]:
-    """Ask once, and tell what came of it. Blocks for teacher.timeout_s (seconds) at most; raises nothing."""
+    """Make the call and report the findings. Blocks for at most teacher.timeout_s seconds; raises nothing."""
     teacher = settings.teacher
     try:
         with ExitStack() as stack:
@@ -80,7 +80,7 @@ async def _ask(client: Client, call: Call, prices: Prices, book: ledger.Ledger |
         allowed = await client.room.allowance(call) or client.teacher.max_tokens
         try:
             answer: Answer | Failure = await client.complete(call, allowed)
-        except Exception as error:  # noqa: BLE001 - every kind of failure is told; classify tells them apart
+        except Exception as error:  # noqa: BLE001 - every failure is reported; `classify` knows its kind
             answer = classify(error)
         if book is not None and (isinstance(answer, Answer) or answer.perhaps_billed):
             most = prices.most(call.size_bytes, allowed)

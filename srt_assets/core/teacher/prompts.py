@@ -1,7 +1,7 @@
-"""What the teacher is asked: the paper's two reflections (sections 3.1 and 3.2, figures 5 and 6), in our own words.
+"""The prompts for the paper's two reflections (sections 3.1 and 3.2, figures 5 and 6), in our own words.
 
-The blocks, the criteria by name and the reply markers are the paper's. A record's input has a block of its own in both
-reflections. Criteria and marker names stand in the last user message, also in a correction turn.
+The blocks, the names of the criteria and the reply markers are the paper's. A record's input has a block of its own in
+both reflections. Criteria and marker names are in the last user message, also in a correction turn.
 """
 
 from typing import Literal
@@ -48,8 +48,8 @@ Accuracy and Level of Details.
 """,
 }
 
-# For the packaged teacher of 135 million parameters: few words, and an example it can lean on. Without one it writes
-# about its task instead of doing it.
+# For the packaged teacher of 135 million parameters: a short prompt and an example. Without the example it writes about
+# its task instead of doing it.
 BRIEF_SYSTEM = "You improve instructions and answers."
 BRIEF: dict[Kind, str] = {
     "instruction": "Judge the instruction by Complexity of the Topic, Level of Detail Required, Knowledge Required, "
@@ -90,17 +90,17 @@ _CORRECTION = {
     "no_markers": "Your reply could not be used: the requested parts were not found in the requested form.",
     "placeholder": "Your reply could not be used: it repeats the form without filling it in.",
 }
-# A useless reply can be very long; the teacher needs only a reminder of it.
+# An unusable reply can be very long; its beginning is enough for the correction turn.
 _QUOTED_CHARS = 2000
 
 
 def request(kind: Kind, form: Form, brief: bool = False) -> str:
-    """Criteria, and the form of the reply: the text that ends every last user message."""
+    """Criteria and form of the reply: the end of every last user message."""
     return BRIEF[kind] if brief else CRITERIA[kind] + _SHAPE[form][kind]
 
 
 def messages(kind: Kind, form: Form, instruction: str, input: str, response: str, brief: bool = False) -> list[Message]:
-    """The call for one pair: a system message and a user message with the pair in its frame; brief, with an example."""
+    """The messages for one pair: a system message and a user message with the pair; `brief` adds an example."""
     user = _framed(kind, form, instruction, input, response, brief)
     if not brief:
         return [{"role": "system", "content": SYSTEM[kind]}, {"role": "user", "content": user}]
@@ -122,7 +122,7 @@ def _framed(kind: Kind, form: Form, instruction: str, input: str, response: str,
 
 
 def correction(before: list[Message], reply: str, status: str, kind: Kind, form: Form, brief: bool) -> list[Message]:
-    """The one further turn for a reply that held nothing: what was wrong, and the whole request again."""
+    """The messages of a correction turn: what was wrong with the reply, and the whole request again."""
     quoted = reply[:_QUOTED_CHARS].strip() or "(empty)"
     again = f"{_CORRECTION[status]} Do it again for the instruction above.\n\n[System]\n{request(kind, form, brief)}"
     return [*before, {"role": "assistant", "content": quoted}, {"role": "user", "content": again}]

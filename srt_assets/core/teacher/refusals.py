@@ -1,7 +1,7 @@
-"""Whether a text is a refusal, in the languages `refusals.toml` knows. What the parser does about one is not here.
+"""Recognizes refusals in the languages of `refusals.toml`. What the parser does with a refusal is in `parse.py`.
 
-The words of a language stand in the data file; the rule is here and is one for all: a refusal is a short text that
-begins with one, and nothing after it looks like an answer, a story or code.
+The words of each language are in the data file. The rule is the same for all languages: a refusal is a short text that
+begins with words of refusal, followed by nothing that looks like an answer, a story or code.
 """
 
 import re
@@ -11,31 +11,32 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-# A longer text that begins like a refusal explains something. Counted in letters of an alphabet: a Han character says
-# as much as three of them, a kana or a Hangul syllable as much as two.
+# A longer text that begins like a refusal explains something. Counted in letters of an alphabet: a Han character counts
+# as three, a kana or a Hangul syllable as two.
 LIMIT = 400
-# Before any other work; marks and characters without width may make a text longer than its letters.
+# Texts above this length are rejected first. It is higher than LIMIT, because combining marks and characters without
+# width do not count as letters.
 _RAW_LIMIT = 4 * LIMIT
 
 KEYS = frozenset({"acts", "sorry", "ai", "cannot", "lacks", "alone", "asks", "goes_on"})
-# From the apology to "I cannot": within a sentence. `। 。` end one, `؟` too.
+# Between the apology and "I cannot": within one sentence. `।`, `。` and `؟` end a sentence too.
 _GAP = r"[^.!?。।؟\n]{0,80}?"
-# Accents, Arabic vowel signs and hamza, the dot under a Devanagari letter: writers leave them out.
+# Accents, Arabic vowel signs and hamza, the dot under a Devanagari letter: often omitted in writing, so ignored.
 _MARKS = re.compile("[\u0300-\u036f\u0610-\u061a\u0640\u064b-\u065f\u0670\u093c]")
 _WIDTHLESS = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufe0e\ufe0f\ufeff]")
 _THREE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
 _TWO = re.compile("[\u3041-\u30ff\uac00-\ud7a3]")
-# Code anywhere; a list, a table or a text after a colon behind the refusal: the answer follows.
+# Code anywhere, or a list, a table or a text after a colon following the refusal: an answer follows.
 _CODE = re.compile(r"```|^\s*(?://|/\*|<!--|#!|(?:def|import|return|class)\b)|[{}]|;[ \t]*$|\w\(\)", re.MULTILINE)
 _ANSWER = re.compile(r":\s*\n|\n\s*(?:[-*•][ \t]|\||\d{1,2}[.)、])")
-# A dash or a quotation that ends before the text does: somebody in a story refuses, or a sentence is spoken about.
+# A dash, or a quotation that ends before the text does: a character of a story refuses, or a sentence is quoted.
 _DIALOGUE = re.compile(r'[\s*_>#]*(?:[—–]|"[^"]*"[^\w]*\w)')
 _NO_WORD = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
 class _Language:
-    """Compiled patterns: `begins` at the first word, `asks` anywhere, `goes_on` behind the refusal."""
+    """Compiled patterns: `begins` at the first word, `asks` anywhere, `goes_on` after the refusal."""
 
     name: str
     begins: re.Pattern[str]
@@ -44,7 +45,7 @@ class _Language:
 
 
 def refusal_language(text: str) -> str | None:
-    """The language (a key of `refusals.toml`) in which the whole text refuses, or None where it does not."""
+    """The language (a key of `refusals.toml`) in which the whole text refuses; None if it does not."""
     if len(text) > _RAW_LIMIT:
         return None
     plain = fold(text)
@@ -70,14 +71,14 @@ def refuses(text: str) -> bool:
 
 
 def fold(text: str) -> str:
-    """A text as patterns see it: case, accents, width, kind of quotes, traditional or simplified do not count."""
+    """A text without differences of case, accents, width, quotation marks, traditional or simplified characters."""
     text = _WIDTHLESS.sub("", unicodedata.normalize("NFKD", text))
     text = unicodedata.normalize("NFC", _MARKS.sub("", text)).casefold().translate(_variants())
     return re.sub(r"[^\S\n]+", " ", text).strip()
 
 
 def words() -> dict[str, dict[str, list[str]]]:
-    """The data file's tables, one a language, as they are written."""
+    """The data file's tables, one per language, unchanged."""
     return {name: table for name, table in _data().items() if isinstance(table, dict)}
 
 
@@ -92,7 +93,7 @@ def _data() -> dict:
 
 @cache
 def _variants() -> dict[int, str]:
-    """Every character of a group is read as the group's first."""
+    """Maps every character of a group to the group's first."""
     return {ord(other): group[0] for group in _data()["same"] for other in group[1:]}
 
 
@@ -102,7 +103,7 @@ def _languages() -> tuple[_Language, ...]:
 
 
 def _compiled(name: str, table: dict[str, list[str]]) -> _Language:
-    # Patterns are folded as texts are, so that the data file may be written with accents.
+    # Patterns are folded like texts, so that the data file may contain accents.
     acts = "|".join(table.get("acts", ()))
     any_of = {
         key: "(?:" + "|".join(fold(line.replace("{acts}", f"(?:{acts})")) for line in table[key]) + ")"

@@ -1,4 +1,4 @@
-"""The stage behind `reflected_responses`: better answers to the instruction as given and to the reflected one."""
+"""The stage of `reflected_responses`: better answers to the instruction as given and to the reflected one."""
 
 from srt_assets.core.lake import Lake
 from srt_assets.core.teacher import instructions, stage
@@ -35,7 +35,10 @@ class ReflectedResponses(stage.Reflection):
 
 
 def query_of(rows: str, where: str) -> str:
-    """The records to answer as SQL, two rows each: as given, and reflected. `rows`: of `reflected_instructions`."""
+    """SQL for the records to answer, two rows each: as given, and reflected.
+
+    `rows`: a SQL relation with the rows of `reflected_instructions`; `where`: a condition on them.
+    """
     return (
         f"SELECT sample_id, dataset, status, instruction, input, response FROM {rows} "
         f"WHERE candidate IN ('original', 'reflected_instruction') AND ({where}) ORDER BY dataset, sample_id, candidate"

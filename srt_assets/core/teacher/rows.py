@@ -1,4 +1,4 @@
-"""From pairs and their replies to rows of `candidates`, and what people want to know about them."""
+"""Makes rows of `candidates` from pairs and their replies, and counts them. Asking for replies is in `asking.py`."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,9 +26,9 @@ _PLACE = pa.field("place", pa.int64())
 
 
 class Rows:
-    """Collects the rows in any order, beside the survey they come from, and writes them in theirs.
+    """Collects rows in any order, in the survey's connection, and writes them in the order of their places.
 
-    `counts`: rows by status, and other numbers; `words`: finish reasons that the program does not know.
+    `counts`: rows by status, and other numbers. `words`: counts of unknown finish reasons.
     """
 
     def __init__(self, survey: Survey, prompter: Prompter) -> None:
@@ -47,7 +47,10 @@ class Rows:
     def take(
         self, settled: Iterable[tuple[int, Subject, Step]], unanswered: Mapping[str, Verdict] = _NO_VERDICTS
     ) -> Iterator[int]:
-        """Make the rows of these steps; gives after each how many pairs have one. `unanswered`: why calls stayed so."""
+        """Make the rows of these steps; after each one, yields the number of pairs that have a row.
+
+        `unanswered`: the reason for each call without a reply.
+        """
         for place, subject, step in settled:
             self.counts["from_teacher"] += 1
             parsed, key = step.result(self._prompter, unanswered)
@@ -59,11 +62,11 @@ class Rows:
             yield self.counts["from_teacher"]
 
     def flush(self) -> None:
-        """Have all rows in the table `rows` of the survey's connection."""
+        """Write the buffered rows to the table `rows` of the survey's connection."""
         self._filler.flush()
 
     def parts(self, lake: Lake, share: str) -> list[str]:
-        """Write all rows, in the order of their places."""
+        """Write all rows as parts, in the order of their places, and return the parts' names."""
         self.flush()
         columns = ", ".join(f'"{name}"' for name in TABLES[TABLE].arrow_schema.names)
         batches = self._con.sql(f"SELECT {columns} FROM rows ORDER BY place").to_arrow_reader(PART_ROWS)
@@ -72,7 +75,7 @@ class Rows:
 
     @property
     def unknown_words(self) -> str:
-        """The finish reasons that the program does not know, with their numbers."""
+        """The unknown finish reasons, each with its count."""
         return ", ".join(f"{word or 'none'} ({n})" for word, n in self.words.most_common())
 
     def _add(
@@ -93,7 +96,7 @@ class Rows:
         self._filler.add(row)
 
     def _count_end(self, parsed: Parsed, reply: Reply) -> None:
-        """Count what the end of a reply did to its row."""
+        """Count how the finish reason of a reply affected its row."""
         if parsed.no_end_marker:
             self.counts["no_end_marker"] += 1
         if (reply.note or "").startswith(THOUGHTS_USED_UP):

@@ -1,6 +1,7 @@
-"""From segments of the ledger to Parquet parts of `teacher_calls`; and parts that no manifest names, found again.
+"""Turns segments of the ledger into Parquet parts of `teacher_calls`, and recovers parts that no manifest names.
 
-What was paid for is never removed by a clean-up: a part is superseded only by another that holds all its rows.
+Paid rows are never removed: a part is superseded only by another part that holds all its rows. Writing segments is in
+`ledger.py`.
 """
 
 import logging
@@ -30,9 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def seal(lake: Lake) -> int:
-    """Turn the segments that no process writes into Parquet parts; gives how many rows moved. Others' live ones stay.
+    """Turn the segments that no process is writing into Parquet parts; returns how many rows moved.
 
-    Damaged if the table is.
+    Raises Damaged if the table is damaged.
     """
     adopt(lake)
     if not segments(lake):
@@ -47,14 +48,14 @@ def seal(lake: Lake) -> int:
 
 
 def adopt(lake: Lake) -> None:
-    """Make the parts that no manifest names content again: those of a lost manifest, or of a seal that was killed.
+    """Add parts that no manifest names to the manifest: those of a lost manifest, or of a seal that was killed.
 
-    Damaged if one of them cannot be read whole.
+    Raises Damaged if one of them cannot be read completely.
     """
     if not _unnamed(lake):
         return
     with lake.lock(TABLE):
-        # Again: the other process that was sealing has named them meanwhile.
+        # Look again: another process may have added them while this one waited for the lock.
         found = _unnamed(lake)
         if not found:
             return
@@ -67,9 +68,9 @@ def adopt(lake: Lake) -> None:
 
 
 def salvage(lake: Lake) -> list[tuple[Path, Path, int]]:
-    """Set damaged parts aside and keep the rows in them that are certainly whole. Under the table's lock.
+    """Set damaged parts aside and keep their intact rows. The caller holds the table's lock.
 
-    Gives for each where it was, where it is now, and how many of its rows were kept.
+    Returns for each damaged part its old path, its new path, and how many of its rows were kept.
     """
     manifest = lake.manifest(TABLE)
     directory = lake.directory(TABLE)
@@ -100,14 +101,14 @@ def _commit(lake: Lake, names: list[str], superseded: list[str] | None = None) -
 
 
 def _unnamed(lake: Lake) -> list[Path]:
-    """Parts that the manifest neither names nor has superseded."""
+    """Parts that are neither current nor superseded in the manifest."""
     manifest = lake.manifest(TABLE)
     named = {*manifest.parts, *manifest.superseded} if manifest else set()
     return sorted(path for path in lake.directory(TABLE).glob(parquet.PATTERN) if path.name not in named)
 
 
 def damaged_unnamed(lake: Lake) -> list[Damaged]:
-    """The damage of parts that no manifest names: they cannot be adopted."""
+    """The errors of damaged parts that no manifest names; `adopt` cannot add them."""
     found = []
     for path in _unnamed(lake):
         try:
@@ -124,11 +125,11 @@ def _check_pages(path: Path) -> None:
 
 
 def _adopted(lake: Lake, found: list[Path]) -> list[str]:
-    """The parts with which the table holds every row of `found` once.
+    """The parts for the manifest, so that the table holds every row of `found` once.
 
-    Some rows are there twice: those of a seal that was killed are still in their segments, and those of parts that were
-    compacted are in the compacted part too. Columns that only a newer program knows would be lost by copying rows, so
-    parts with such columns are taken as they are, rows that are there twice included.
+    Some rows of `found` are duplicates: rows of a killed seal are still in their segments, and rows of compacted parts
+    are also in the compacted part. Copying rows would lose columns that only a newer program knows, so parts with such
+    columns are added unchanged, duplicates included.
     """
     before = lake.manifest(TABLE)
     names = list(before.parts) if before else []
@@ -160,7 +161,7 @@ def _seal_claimed(lake: Lake, paths: list[Path]) -> int:
     before = lake.manifest(TABLE)
     names = list(before.parts) if before else []
     with lake.connect() as con:
-        # A crash between the commit and the removal of segments must not count their rows twice.
+        # After a crash between the commit and the removal of segments, their rows must not be added again.
         done = {name for (name,) in con.execute(f"SELECT DISTINCT segment FROM {TABLE}").fetchall()}
         damaged: dict[Path, list[bytes]] = {path: [] for path in paths if path.name not in done}
         moved = 0
@@ -179,7 +180,7 @@ def _seal_claimed(lake: Lake, paths: list[Path]) -> int:
 
 
 def _report(lake: Lake, path: Path, damaged: list[bytes]) -> None:
-    """Say once what a segment has lost. A line without its end was cut off by a crash; any other damage is kept."""
+    """Log the lost lines of a segment. Unless they are only an incomplete last line, a copy of the segment is kept."""
     if not damaged:
         return
     lost = f"{path.name}: {len(damaged)} record(s) that are damaged, or were cut off by a crash, are lost"
@@ -190,7 +191,7 @@ def _report(lake: Lake, path: Path, damaged: list[bytes]) -> None:
 
 
 def _compact(lake: Lake, con: duckdb.DuckDBPyConnection, names: list[str]) -> list[str]:
-    """Many parts as one. Those with columns that only a newer program knows stay: they would lose what was paid for."""
+    """Merge many parts into one. Parts with columns that only a newer program knows stay, or they would lose data."""
     paths = {name: lake.directory(TABLE) / name for name in names}
     newer = [name for name, path in paths.items() if _is_newer(path)]
     ours = [path for name, path in paths.items() if name not in newer]

@@ -1,4 +1,4 @@
-"""A session with the teacher: the local server if it is the teacher, client, budget, limits, flow of exchanges."""
+"""A session with the teacher: starts the local server if needed, sets up client, budget and limits, runs the calls."""
 
 import gc
 import time
@@ -19,19 +19,18 @@ from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.money import Budget, Money, prices_of
 from srt_assets.settings import Teacher
 
-# Of a reply in the ledger; tokens of most languages have fewer.
+# Bytes of disk space reserved for a reply in the ledger; tokens of most languages have fewer.
 _BYTES_A_TOKEN, _BYTES_A_ROW = 4, 1000
-# The limit that this process last kept at a model and address, and the segments with its calls. On its own clock it
-# knows them better than the ledger, whose times change their meaning when the wall clock is set.
+# The last rate limit of this process by model and address, and the segments with its calls. It counts these calls on
+# its monotonic clock, which is more reliable than the ledger's times when the wall clock is set.
 _past: dict[tuple[str, str], tuple[RateLimit, frozenset[str]]] = {}
 
 
 @contextmanager
 def short_collections() -> Iterator[None]:
-    """Keep the garbage collector from searching the modules that are loaded by now: each search stops all calls.
+    """Exclude the objects that are loaded by now from garbage collection, which pauses all calls.
 
-    With LiteLLM and its imports frozen, 5,120 calls of 2 s, 256 at a time, took 42.2 s instead of 43.8 s; 40 s is the
-    ideal.
+    With LiteLLM and its imports frozen, 5,120 calls of 2 s, 256 at a time, took 42.2 s instead of 43.8 s (ideal: 40 s).
     """
     gc.collect()
     gc.freeze()
@@ -49,16 +48,15 @@ def ask_all(
     tally: Tally,
     report: Callable[[str], None],
 ) -> None:
-    """Run the exchanges against the teacher of the settings; when it returns or raises, all replies are on disk.
+    """Run the exchanges against the teacher of the settings. When this returns or raises, all replies are on disk.
 
-    `report` is told now and then, with what the run is waiting for ('' if for nothing).
-
-    Raises what `client.connect`, `money.prices_of` and `Engine.ask` raise.
+    `report` is called at intervals with what the run waits for ('' if nothing). Raises what `client.connect`,
+    `money.prices_of` and `Engine.ask` raise.
     """
     prices = prices_of(teacher)
     tally.priced = prices.known
     concurrency = min(teacher.concurrency, local.SLOTS) if teacher.model == LOCAL else teacher.concurrency
-    # Said before anything is paid: replies on their way need room when the disk is full.
+    # Reserve space before any call is paid: if the disk fills up, replies in flight must still be written.
     reserve.hold(lake.home, least=concurrency * (_BYTES_A_TOKEN * teacher.max_tokens + _BYTES_A_ROW))
     with ExitStack() as stack:
         book = stack.enter_context(Ledger(lake))
@@ -70,7 +68,7 @@ def ask_all(
 
         def make_engine() -> Engine:
             rate, place = RateLimit(teacher.rpm, teacher.tpm), (teacher.model, client.api_base)
-            # The other asset, or a run that was stopped, may have asked a moment ago: the provider counts that too.
+            # The provider also counts recent calls of the other asset or of a stopped run.
             past, ours = _past.get(place, (rate, frozenset[str]()))
             others = lookup.recent(teacher.model, WINDOW_S + 1, besides=ours)
             rate.remember(sorted([*past.made(), *others], reverse=True))
@@ -78,7 +76,7 @@ def ask_all(
                 _past[place] = rate, ours | {book.name}
             return Engine(client, book, Money(prices, budget), Limits(rate, Gate(concurrency)), health, tally)
 
-        # A few more workers than calls in flight: one that waits for the disk or parses must not cost a slot.
+        # A few more workers than calls in flight: a worker that waits for the disk or parses must not use up a slot.
         stack.enter_context(short_collections())
         started_at = time.monotonic()
         drive(make_engine, exchanges, concurrency + max(2, concurrency // 8), lambda: report(health.waits_for()))

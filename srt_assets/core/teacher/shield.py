@@ -1,7 +1,7 @@
-"""Keeps user data inside its block of the prompt: bracketed names that mean something there are written otherwise.
+"""Replaces marker names in user data, so that a record cannot leave its block of the prompt.
 
-`[End]` in a record becomes `⟦End⟧` on the way to the teacher and `[End]` again in what the teacher wrote, so a record
-about such markers survives and none can close its block, open `[System]`, or pretend to be a reply.
+`[End]` in a record becomes `⟦End⟧` in the prompt, and `[End]` again in the teacher's text. A record that contains such
+markers stays intact, but cannot close its block, open `[System]`, or imitate a reply.
 """
 
 import re
@@ -21,10 +21,10 @@ FRAME_MARKER = re.compile(rf"\[\s*(?:{_names(FRAME_NAMES)})\s*\]", re.IGNORECASE
 
 
 def shield(text: str) -> str:
-    """The text with every bracketed marker name out of harm's way; other brackets stay."""
+    """The text with every bracketed marker name replaced; other brackets stay."""
     return _BRACKETED.sub(r"⟦\1⟧", text)
 
 
 def unshield(text: str) -> str:
-    """Undo `shield` in what the teacher copied."""
+    """Undo `shield` in a text that the teacher wrote."""
     return _SHIELDED.sub(r"[\1]", text)

@@ -1,8 +1,8 @@
-"""From records to rows of `candidates`: what both reflection assets share.
+"""The common part of both reflection assets: from records to rows of `candidates`.
 
-Rows are made from the records and the ledger alone: first those that need no call any more; then everything that is
-missing is asked, so that it lies in the ledger, and the rest is made. A changed parser therefore costs nothing, and a
-killed run leaves no half row.
+Rows are made from the records and the ledger alone. The stage first makes the rows that need no call, then makes all
+missing calls, whose replies go into the ledger, and then the remaining rows. A changed parser therefore costs nothing,
+and a killed run leaves no incomplete row.
 """
 
 import time
@@ -28,16 +28,17 @@ from srt_assets.core.teacher.rows import TABLE, Rows
 from srt_assets.core.teacher.survey import Subject, Survey
 from srt_assets.settings import Settings
 
-# Raise it when the same replies are to give other rows (parser, statuses, columns).
+# Raise it when the same replies should give other rows (parser, statuses, columns).
 VERSION = "3"
-# Rows with one of these could come out otherwise under other limits; without any, limits do not matter.
+# Rows with these statuses could change under other limits. If there are none, the limits are left out of the
+# fingerprint.
 _LIMITED = ("call_failed", "over_budget", "too_long", "truncated_reply")
-# Rows that teacher.good_finish_reasons made, or could make, what they are.
+# Counts of rows that depend on teacher.good_finish_reasons.
 _BY_THEIR_END = ("unknown_finish", "ended_by_setting")
 
 
 class Reflection(Stage):
-    """A stage that asks the teacher: its share of `candidates`, what is upstream of it, which rows it is to make."""
+    """A stage that asks the teacher: its partition of `candidates`, its upstream tables, and the rows to make."""
 
     tables = (TABLE,)
     feeds = (ledger.TABLE,)
@@ -51,31 +52,31 @@ class Reflection(Stage):
 
     @abstractmethod
     def upstream(self, lake: Lake) -> dict[str, str]:
-        """Content hashes of what the rows are made from. StageError if it has not been made."""
+        """Content hashes of the tables that the rows are made from. StageError if one has not been made."""
 
     # Of `RowsToMake`: rows of the query that belong to one record.
     together: ClassVar[int] = 1
 
     @abstractmethod
     def query(self, lake: Lake, where: str = "true") -> str:
-        """The records as SQL: see `RowsToMake`. `where`: a condition on `sample_id`."""
+        """SQL for the records: see `RowsToMake`. `where`: a condition on `sample_id`."""
 
     @abstractmethod
     def subjects(self, *rows: tuple) -> tuple[Subject, ...]:
-        """The rows to make of a record: see `RowsToMake`."""
+        """The rows to make from a record: see `RowsToMake`."""
 
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
-        """What the share should be made of. Limits count only where a row was limited by them."""
+        """The fingerprint that the partition should have. Limits count only if they affected a row."""
         manifest = lake.manifest(TABLE, self.share)
         return _fingerprint(settings, self, self.upstream(lake), manifest.stats if manifest else {})
 
     def make(self, work: Work) -> Made:
-        """Ask what is missing, then write the rows."""
+        """Make the missing calls, then write the rows."""
         settings, lake = work.settings, work.lake
         started = time.monotonic()
         prompter = Prompter(settings.teacher)
         tally, asked, upstream = Tally(), 0, None
-        # Asking takes hours. If the records changed meanwhile, the calls that they now need are asked too.
+        # The calls may take hours. If the records change meanwhile, make the calls that they now need too.
         while upstream != (upstream := self.upstream(lake)):
             asking = Asking(settings.teacher, prompter, self.share)
             with Survey(lake, self, prompter, work.renew) as survey:
@@ -97,7 +98,7 @@ class Reflection(Stage):
             "cache_hits": max(0, counts["from_teacher"] - asked),
             "prompt_tokens": tally.prompt_tokens,
             "completion_tokens": tally.completion_tokens,
-            # Never 0 where it is not known.
+            # An unknown price must not appear as 0.
             "cost_usd": round(tally.cost_usd, 6) if tally.priced else f"unknown: {settings.teacher.model} has no price",
             "throttled": tally.throttled,
             **{f"failed_{kind}": n for kind, n in sorted(tally.failures.items())},
@@ -144,7 +145,7 @@ def _fingerprint(
         limits = {"max_tokens", "context_tokens", "max_attempts", "budget_usd", "api_base"}
         facts["limits"] = teacher.model_dump(include=limits)
     if stats.get("teacher_busy"):
-        # As it is made it differs from what is wanted, so that the next run asks.
+        # The two values differ, so that the next run finds the asset out of date and asks again.
         facts["teacher_busy"] = "not answered" if made else "to be asked again"
     if any(stats.get(name) for name in _BY_THEIR_END):
         facts["good_finish_reasons"] = sorted({word.casefold() for word in teacher.good_finish_reasons})

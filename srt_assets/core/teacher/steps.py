@@ -1,4 +1,4 @@
-"""How far each pair is: which call it needs next, given what the ledger holds. Correction turns included."""
+"""The state of each pair given the ledger: which call it needs next, correction turns included."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from srt_assets.core.teacher.parse import CORRECTABLE, Parsed, parse
 
 @dataclass(frozen=True)
 class Step:
-    """How far one pair is: its first turn, what the reply is worth, the correction turn if one is due."""
+    """The state of one pair: its first turn, the parsed reply, and the correction turn if one is needed."""
 
     source: Source
     first: Turn
@@ -25,7 +25,7 @@ class Step:
 
     @property
     def needs_correction(self) -> bool:
-        """Its reply could not be read, and asking once more may help."""
+        """Whether the reply could not be parsed and a correction turn may help."""
         return self.parsed is not None and self.parsed.status in CORRECTABLE
 
     @property
@@ -34,15 +34,15 @@ class Step:
 
     @property
     def decisive(self) -> Reply | None:
-        """The reply that decides: the correction's, if there is one."""
+        """The reply that the row is made from: that of the correction turn if there is one."""
         return next((turn.reply for turn in reversed(self.turns) if turn.reply), None)
 
     def missing(self, max_tokens: int) -> Turn | None:
-        """The turn to ask next, as far as can be told before the request's tokens are counted (see `ask.must_ask`)."""
+        """The turn to ask next; None if none. Whether it is sent depends on its tokens too (`ask.must_ask`)."""
         return next((turn for turn in self.turns if not (turn.reply and turn.reply.serves(max_tokens))), None)
 
     def result(self, prompter: Prompter, unanswered: Mapping[str, Verdict]) -> tuple[Parsed, str]:
-        """The outcome and the key of the call that decided it."""
+        """The parsed result and the key of the call that it comes from."""
         key = self.first.call.key
         verdict = unanswered.get(key)
         if self.first.reply is None or self.parsed is None:
@@ -59,9 +59,9 @@ class Step:
 
 
 def resolve(lookup: Lookup, prompter: Prompter, sources: list[Source], api_base: str | None = None) -> list[Step]:
-    """What the ledger already knows about a few pairs; without `api_base`, nothing of failed tries.
+    """The steps of a few pairs; without `api_base`, failed attempts are left out. For many pairs, see `survey`.
 
-    What an older program asked counts as asked. For many pairs, see `survey`.
+    Replies to calls of an older program count.
     """
     firsts = _turns(lookup, prompter, [prompter.call(source) for source in sources], api_base)
     steps = [
@@ -76,21 +76,21 @@ def resolve(lookup: Lookup, prompter: Prompter, sources: list[Source], api_base:
 
 
 def corrected(prompter: Prompter, step: Step, key: str = "") -> Call:
-    """The correction turn's call, for a step that needs one. `key`: its key, if it is known already."""
+    """The correction turn's call, for a step that needs one. `key`: its key, if already computed."""
     reply, parsed = step.first.reply, step.parsed
     assert reply is not None and parsed is not None
     return prompter.correction(step.source, step.first.call, reply.text or "", parsed.status, key)
 
 
 def read(source: Source, prompter: Prompter, reply: Reply) -> Parsed:
-    """What a reply of the ledger is worth under these settings."""
+    """Parse a reply of the ledger under these settings."""
     end = ends.judged(reply.finish_reason, reply.native_finish_reason, prompter.good_finish_reasons)
     of_older = reply.native_finish_reason is None
     return parse(source.kind, prompter.form, reply.text, end, source.texts, of_older)
 
 
 def wanted_row(place: int, call: Call) -> dict[str, Any]:
-    """A call as it is looked up (`known.WANTED`)."""
+    """A call as a row of `known.WANTED`, to be looked up."""
     return {"place": place, "call_key": call.key, "source_key": call.facts["source_key"], "purpose": call.purpose}
 
 

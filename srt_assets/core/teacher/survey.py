@@ -1,6 +1,6 @@
-"""All pairs of one run of a stage, looked up in the ledger together. Which rows they give is not decided here.
+"""Looks up all pairs of one run of a stage in the ledger together. Making rows from them is in `rows.py`.
 
-The keys are computed once. A pair is open as long as the ledger may still get a reply that changes its row.
+The call keys are computed once. A pair is open while a further reply can still change its row.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from srt_assets.core.teacher.steps import Step, corrected, read, wanted_row
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One candidate row to make: from `source` through the teacher, or, without one, straight to `status`."""
+    """One candidate row to make: from the reply to the call about `source`, or without a source directly."""
 
     sample_id: str
     dataset: str
@@ -33,7 +33,7 @@ class Subject:
 
 
 class RowsToMake(Protocol):
-    """What is to be made."""
+    """The rows to make, and the query for their records."""
 
     @property
     def together(self) -> int:
@@ -41,18 +41,18 @@ class RowsToMake(Protocol):
         ...
 
     def query(self, lake: Lake) -> str:
-        """The records as SQL, in the order of the rows to make. A sort, but no join, which would need more memory."""
+        """SQL for the records, in the order of the rows to make. No join, which would need more memory than a sort."""
         ...
 
     def subjects(self, *rows: tuple) -> tuple[Subject, ...]:
-        """The rows to make of a record, always as many."""
+        """The rows to make from a record; their number is the same for every record."""
         ...
 
 
 class Survey:
-    """One state of the records, whatever others write meanwhile. Close it.
+    """A snapshot of the records, independent of later writes. Use it in a `with` block.
 
-    `place` is the number of a row among all that are to be made, from 0 in their order.
+    `place` is the 0-based position of a row among all rows to make.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Survey:
         renew: bool = False,
         con: duckdb.DuckDBPyConnection | None = None,
     ) -> None:
-        """`renew`: what only an older program asked is not known. `con`: that of a survey which is no longer used, if
-        the plan reads tables in it.
+        """`renew`: ignore replies to calls of an older program. `con`: an existing connection, for a plan that reads
+        tables in it; an earlier survey of that connection must no longer be used.
         """
         self.con = con or bounded(lake)
         self._plan, self._prompter, self._renew = plan, prompter, renew
-        # Read from a table, in its order: a sort or a join that is still being read keeps memory that others need.
+        # Stored in a table first: a sort or join that is read slowly holds memory that other queries need.
         self.con.execute(f"CREATE OR REPLACE TABLE records AS {plan.query(lake)}")
         for name in ("open", "corrections"):
             columns = "place BIGINT, call_key VARCHAR, source_key VARCHAR, purpose VARCHAR"
@@ -92,7 +92,7 @@ class Survey:
 
     @property
     def askable(self) -> int:
-        """How many steps `missing` gives: pairs with the same call (a blank input) are asked together."""
+        """Number of steps that `missing` yields. Pairs with the same call (because of a blank input) count once."""
         return _number(self.con, "SELECT count(DISTINCT call_key) FROM open")
 
     def all(self) -> Iterator[tuple[int, Subject]]:
@@ -102,9 +102,9 @@ class Survey:
             yield from enumerate(subject for rows in records for subject in self._plan.subjects(*rows))
 
     def settled(self, lookup: Lookup, max_tokens: int | None) -> Iterator[tuple[int, Subject, Step]]:
-        """The pairs that need no call any more, in no order; then they are open no longer.
+        """Yield the pairs that need no further call, in any order, and close them.
 
-        `max_tokens`: what a reply is allowed now. None settles all: whatever is missing stays so.
+        `max_tokens`: tokens allowed for a reply. None settles all pairs, also those with missing replies.
         """
         with ExitStack() as stack:
             gone = stack.enter_context(self._scratch("gone"))
@@ -125,7 +125,7 @@ class Survey:
         self.con.execute("DROP TABLE gone")
 
     def missing(self, lookup: Lookup, api_base: str) -> Iterator[Step]:
-        """The steps to ask, in order: those of open pairs, as `settled` has left them. Equal calls are asked once."""
+        """The steps of the pairs that are open after `settled`, in order. Equal calls are yielded once."""
         self.con.execute("CREATE OR REPLACE TABLE asked AS SELECT min(place) AS place FROM open GROUP BY call_key")
         for _, _, step in self._corrected(lookup, "asked", api_base):
             yield step
@@ -133,7 +133,7 @@ class Survey:
     def _firsts(
         self, lookup: Lookup, which: str = "open", api_base: str | None = None, only_answered: bool = False
     ) -> Iterator[tuple[int, Subject, Step]]:
-        """The open pairs whose places are in a table, in order, as far as their first turn goes."""
+        """The open pairs whose places are in the table `which`, in order, with their first turn only."""
         if not _number(self.con, f"SELECT count(*) FROM {which}"):
             return
         with ExitStack() as stack:
@@ -149,7 +149,7 @@ class Survey:
                 yield place, subject, Step(subject.source, first, parsed)
 
     def _corrected(self, lookup: Lookup, which: str, api_base: str | None) -> Iterator[tuple[int, Subject, Step]]:
-        """The same with the corrections that `settled` has found to be due."""
+        """Like `_firsts`, with the correction turns that `settled` found to be needed."""
         with ExitStack() as stack:
             keys, found = self._looked_up(stack, lookup, "corrections", which, api_base)
             for place, subject, step in self._firsts(lookup, which, api_base):
@@ -160,7 +160,7 @@ class Survey:
     def _looked_up(
         self, stack: ExitStack, lookup: Lookup, table: str, which: str, api_base: str | None
     ) -> tuple[ByPlace[str], Found]:
-        """The keys of a table's pairs by their places, and what the ledger knows of them."""
+        """The keys of the pairs in `table` with places in `which`, and what the ledger knows of them."""
         name = f"{table}_{which}"
         chosen = f"SELECT * FROM {table} WHERE place IN (SELECT place FROM {which}) ORDER BY place"
         self.con.execute(f"CREATE OR REPLACE TABLE {name} AS {chosen}")
@@ -176,7 +176,7 @@ class Survey:
 
 
 def grouped(cursor: duckdb.DuckDBPyConnection, together: int) -> Iterator[tuple[tuple, ...]]:
-    """The rows of what was just executed, so many at a time."""
+    """The rows of the last executed query, in groups of `together`."""
     rows = _rows(cursor)
     return zip(*[rows] * together, strict=True)
 

@@ -1,7 +1,7 @@
-"""A reply without what the model thought: a draft inside thoughts is no answer, an answer after them is.
+"""Removes the model's thoughts from a reply, so that a draft inside the thoughts is not taken for the answer.
 
-In doubt a text counts as thoughts, for what is taken becomes data. But an answer may speak of such marks, in code or in
-a sentence. The marks themselves are in `marks.py`.
+In doubt a text counts as thoughts, because accepted texts become training data. But an answer may mention such marks in
+code or in a sentence. The marks themselves are in `marks.py`.
 """
 
 import re
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from srt_assets.core.teacher import marks
 from srt_assets.core.teacher.marks import MARKS, Mark
 
-# Stands where thoughts were found in the middle of an answer's line: such an answer is not taken.
+# Replaces thoughts found in the middle of a line of an answer. Such an answer is rejected.
 BROKEN = "\ufdd0"
 _CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 _MENTION_CHARS, _MENTION_WORDS, _NEAR_CHARS = 60, 8, 200
@@ -26,7 +26,7 @@ Ranges = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Answers:
-    """Where the answers stand in a reply. `opaque`: what is inside one is looked at later, by itself (JSON)."""
+    """Finds the answers in a reply. `opaque`: marks inside an answer are handled later, after decoding (JSON)."""
 
     find: Callable[[str], Ranges]
     opaque: bool = False
@@ -37,7 +37,7 @@ EVERYWHERE = Answers(lambda text: [(0, len(text))])
 
 
 def without_thoughts(text: str, answers: Answers = NOWHERE) -> str:
-    """The reply without its thoughts and without what is wrapped around it; '' if it is nothing but thoughts."""
+    """The reply without its thoughts and without marks around the whole of it; '' if it is nothing but thoughts."""
     text = _without_marks(_final_channel(text), answers)
     while (shorter := _unwrapped(text)) != text:
         text = shorter
@@ -45,7 +45,7 @@ def without_thoughts(text: str, answers: Answers = NOWHERE) -> str:
 
 
 def marks_in(text: str) -> list[str]:
-    """The first marks of thoughts in a reply, as they stand there: an opening, a closing, or both."""
+    """The first marks of thoughts in a reply, unchanged: an opening, a closing, or both."""
     if channel := marks.CHANNEL.search(text):
         return [channel[0]]
     events = _Marks(marks.plain(text)[0]).events
@@ -54,7 +54,7 @@ def marks_in(text: str) -> list[str]:
 
 
 def as_before(text: str) -> str:
-    """What replies that an older program asked for are read by: `<think>` where the reply begins, and no other mark."""
+    """Remove thoughts as older programs did: only `<think>` at the beginning of the reply, and no other mark."""
     opened = text.lstrip().startswith("<think>")
     before, closing, after = text.partition("</think>")
     if closing and (opened or "<think>" not in before):
@@ -104,7 +104,7 @@ def _without_marks(text: str, answers: Answers) -> str:
     kept: list[str] = []
     last = 0
     for start, end, instead in _cuts(seen, found, ranges, answers.opaque):
-        if start == 0:  # the opening was eaten: all before is thoughts too
+        if start == 0:  # the opening is missing: everything before is thoughts too
             kept.clear()
         else:
             kept.append(text[place(last) : place(start)])
@@ -114,7 +114,7 @@ def _without_marks(text: str, answers: Answers) -> str:
 
 
 class _Marks:
-    """All openings and closings in a text, in their order, and which closing belongs to an opening."""
+    """All openings and closings in a text, in order, and which closing belongs to an opening."""
 
     def __init__(self, text: str) -> None:
         possible = [mark for mark in MARKS if not mark.needs or any(part in text for part in mark.needs)]
@@ -137,7 +137,7 @@ class _Marks:
 
 
 def _cuts(text: str, found: _Marks, answers: Ranges, opaque: bool) -> Iterator[tuple[int, int, str]]:
-    """(start, end, what stands there instead) of what is thoughts, in order. A start of 0 takes back all before it."""
+    """(start, end, replacement) of each span of thoughts, in order. A start of 0 removes everything before `end`."""
     starts = [start for start, _ in answers]
     in_code: dict[tuple[int, int], Callable[[int], bool]] = {}
     gone_to = 0
@@ -165,7 +165,10 @@ def _cuts(text: str, found: _Marks, answers: Ranges, opaque: bool) -> Iterator[t
 def _span(
     text: str, found: _Marks, mark: Mark, opening: re.Match[str], inside: tuple[int, int] | None, gone_to: int
 ) -> tuple[int, int, str] | None:
-    """What the opening begins, if that is thoughts. If both marks are words of a sentence: the empty place behind."""
+    """The span of thoughts that the opening begins; None if it begins none.
+
+    If both marks are only mentioned in a sentence, the span is empty and lies after the closing.
+    """
     start = opening.start()
     before = text[max(gone_to, start - _NEAR_CHARS) : start].rstrip(" \t*_")
     if opening[0].rstrip(" \t|>").endswith("/"):  # <think/>
@@ -190,7 +193,7 @@ def _span(
 
 
 def _code_in(text: str, answer: tuple[int, int]) -> Callable[[int], bool]:
-    """Does a place of this answer stand in code?"""
+    """A function that tells whether a place of this answer is within code."""
     spans = [(m.start() + answer[0], m.end() + answer[0]) for m in _CODE.finditer(text[slice(*answer)])]
     starts = [start for start, _ in spans]
 

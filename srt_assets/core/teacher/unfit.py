@@ -1,6 +1,6 @@
-"""Settings that a model refuses: found before the first call where LiteLLM knows, else in what the provider says.
+"""Settings that a model refuses: found by LiteLLM before the first call, else in the provider's error message.
 
-Each is named as srt.toml names it, with what to set instead. Which errors end a run is in `engine.py`.
+Errors name the setting as in srt.toml, with a value to set instead. Which errors end a run is decided in `engine.py`.
 """
 
 import re
@@ -12,7 +12,7 @@ from srt_assets.core.teacher.failures import Failure, without_class
 from srt_assets.core.teacher.grammar import json_schema
 from srt_assets.settings import Teacher
 
-# What a request calls it, and the setting.
+# Parameter name in a request, and the setting it comes from.
 _SETTINGS = {
     "temperature": "temperature",
     "max_tokens": "max_tokens",
@@ -26,7 +26,7 @@ _SETTINGS = {
     "grammar": "reply_format",
     "reasoning_effort": "reasoning_effort",
 }
-# A name alone may come from a record that the message quotes: it counts in quotes, or said to be wrong.
+# The message may quote a record, so a name counts only in quotes or if the text says that it is wrong.
 _NAMED = (
     r"[`'\"](?:{name})[`'\"]|\b(?:{name})\b\s*(?:=|:|is\b|must\b|should\b|may\b|has\b|does\b|not\b)"
     r"|parameters?:? \W*(?:{name})\b"
@@ -44,7 +44,7 @@ _OF_LITELLM = re.compile(r"\s*(?:To drop|If you want to use these|set `?litellm)
 def check(teacher: Teacher, refused: Callable[[dict[str, Any]], str | None]) -> None:
     """UserError for the first setting that LiteLLM would not send to this model.
 
-    `refused` gives LiteLLM's objection to some parameters of a request, None if it has none.
+    `refused` returns LiteLLM's objection to some parameters of a request, or None.
     """
     wanted: dict[str, Any] = {"temperature": teacher.temperature, teacher.max_tokens_name: teacher.max_tokens}
     if teacher.reply_format == "json_schema":
@@ -55,7 +55,7 @@ def check(teacher: Teacher, refused: Callable[[dict[str, Any]], str | None]) -> 
             continue
         effort = {"reasoning_effort": teacher.reasoning_effort} if teacher.reasoning_effort else {}
         if name == "temperature" and effort and not refused({name: value} | effort):
-            continue  # a model that takes it at this effort
+            continue  # the model accepts this temperature at this reasoning effort
         if name == "temperature" and not refused({name: 1.0}):
             remedy = "set teacher.temperature = 1"
         else:
@@ -66,7 +66,7 @@ def check(teacher: Teacher, refused: Callable[[dict[str, Any]], str | None]) -> 
 
 
 def named(failure: Failure, teacher: Teacher) -> tuple[str, str] | None:
-    """The setting behind a refusal and what to do about it, or None if the provider names no parameter of a request."""
+    """The setting that was refused, and a remedy; None if the provider's message names no parameter."""
     names = [*_SETTINGS, *teacher.parameters]
     name = failure.param if failure.param in names else None
     if name is None:
@@ -80,7 +80,7 @@ def named(failure: Failure, teacher: Teacher) -> tuple[str, str] | None:
 
 
 def told(message: str) -> str:
-    """An objection without LiteLLM's advice: there is no such switch here, and dropping a setting is no answer."""
+    """An objection without LiteLLM's advice, which names switches that srt.toml does not have."""
     return " ".join(_OF_LITELLM.sub("", without_class(message)).split()).rstrip(" .")
 
 
@@ -119,7 +119,7 @@ def _remedy(name: str, message: str, teacher: Teacher) -> str:
 
 
 def halt(failure: Failure, teacher: Teacher) -> Exception:
-    """The error that ends a run because every further call would meet this failure."""
+    """The error that ends a run because every further call would fail in the same way."""
     where = f"teacher.model = {teacher.model!r}"
     if failure.kind == "no_funds":
         return StageError(

@@ -1,4 +1,4 @@
-"""Why a call is a hit or not: what the ledger holds for a record, and what differs from what is wanted now."""
+"""`srt why-call`: why a call is a cache hit or not, and what has changed since the record was last asked about."""
 
 import asyncio
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from srt_assets.core.teacher.lookup import Lookup
 from srt_assets.core.teacher.steps import Step, resolve
 from srt_assets.settings import Settings, Teacher
 
-# Columns of the ledger that are part of the key, as people know them.
+# Columns of the ledger that are part of the key, with their names for people.
 _PARTS_OF_THE_KEY = {
     "temperature": "teacher.temperature",
     "reply_format": "teacher.reply_format",
@@ -41,9 +41,9 @@ class Finding:
 
 
 def explain(settings: Settings, lake: Lake, sample_id: str) -> list[Finding]:
-    """A finding for each call the record needs now. UserError if there is no such record."""
+    """A finding for each call that the record needs now. UserError if there is no such record."""
     prompter = Prompter(settings.teacher)
-    sample_id = sample_id.encode(errors="replace").decode()  # DuckDB refuses what is no UTF-8
+    sample_id = sample_id.encode(errors="replace").decode()  # DuckDB refuses text that is not valid UTF-8
     sources = []
     instructions_made = lake.manifest(stage.TABLE, instructions.PARTITION) is not None
     with lake.connect() as con:
@@ -78,7 +78,7 @@ def _finding(step: Step, lookup: Lookup, teacher: Teacher, statuses: dict[str, s
 def _why_missing(
     turn: Turn, source: Source, lookup: Lookup, teacher: Teacher, statuses: dict[str, str], room: Room
 ) -> tuple[str, str]:
-    """Verdict and reason for a turn that no reply in the ledger is sure to serve."""
+    """Verdict and reason for a turn without a reply that can certainly be used."""
     call, reply = turn.call, turn.reply
     allowed = asyncio.run(room.allowance(call))
     ask = must_ask(turn, allowed, teacher.max_attempts)
