@@ -1,8 +1,8 @@
-"""Scoring: the prompts a student sees, its model asked for losses, and the table `student_scores`.
+"""Scoring: the prompts a student sees, the losses its model computes, and the table `student_scores`.
 
-This file is what the rest of the program asks: the version of the scoring code, devices and precision, records through
-the devices. It stores nothing and loads no torch. What is known already and what is missing is in `store.py`. No policy
-belongs in this room: what a score decides is in `selection`. Training takes prompts and token ids from here.
+This file is the interface for the rest of the program: the version of the scoring code, devices and precision, and the
+function that scores records. It stores nothing and loads no torch. Known and missing scores are in `store.py`. Policies
+do not belong in this folder: decisions are in `selection`. Training takes prompts and token ids from here.
 """
 
 import logging
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Part of every row: change it when the same texts would get other numbers, and all are scored again.
+# Part of every row. Change it when the same texts get other numbers; everything is then scored again.
 VERSION = "2"
-# The same for students that cap their logits: until this one, the cap was overlooked where it bent little.
+# For students that cap their logits: earlier versions ignored the cap where its effect was small.
 VERSION_CAPPED = "3"
-# And for those whose chat template writes another prompt before an answer than its generation prompt, which was taken.
+# For students whose chat template writes another prompt before an answer than its generation prompt, which earlier
+# versions used.
 VERSION_PROMPTED = "4"
-# What settings call a precision, and what torch and the rows call it.
+# Precision by its name in the settings: its name in torch and in the rows.
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 EXACT = "fp32"
 
@@ -39,20 +40,20 @@ Record = tuple[str, str, Texts]
 
 
 def max_length(settings: Settings, info: StudentInfo) -> int:
-    """Longest sequence in tokens: the setting, or what the student has positions for if that is less."""
+    """Longest sequence in tokens: the setting, or the student's number of positions if that is smaller."""
     return min(settings.student.max_length, info.max_positions or settings.student.max_length)
 
 
 def version(settings: Settings, info: StudentInfo) -> str:
-    """The version of the scoring code that this student's scores must be of. UserError if it has no usable template."""
+    """The version of the scoring code for this student. UserError if its chat template cannot be used."""
     if settings.student.template == "chat" and not chat.of_student(info.slug, info.path, info.fingerprint).usual:
         return VERSION_PROMPTED
     return VERSION_CAPPED if info.caps_logits else VERSION
 
 
 def way(settings: Settings, info: StudentInfo, dtype: str) -> Way:
-    """How a score must have been made to count. `dtype` as in the settings."""
-    # "auto" takes what is there, and full precision serves every wish.
+    """The conditions under which a stored score counts. `dtype` as in the settings."""
+    # "auto" accepts scores of any precision, and scores in full precision are always accepted.
     dtypes = DTYPES.values() if dtype == "auto" else dict.fromkeys((DTYPES[dtype], DTYPES[EXACT]))
     return Way(
         student_fingerprint=info.fingerprint,
@@ -64,7 +65,7 @@ def way(settings: Settings, info: StudentInfo, dtype: str) -> Way:
 
 
 def prepare(settings: Settings, info: StudentInfo, home: Path, dtype: str) -> tuple["Spec", list[str]]:
-    """What the workers need to know, and their devices; `auto` is resolved here, so that all of them agree.
+    """The workers' parameters and devices. `auto` is resolved here, so that all workers use the same values.
 
     UserError for a device that this machine does not have.
     """
@@ -89,7 +90,7 @@ def prepare(settings: Settings, info: StudentInfo, home: Path, dtype: str) -> tu
 def score(
     spec: "Spec", names: list[str], records: Iterable[Record], tick: Callable[[int], object]
 ) -> "Iterator[Scored]":
-    """Score these on the devices, in chunks of a size that is learned on the way. `tick(tokens)` after each pass.
+    """Score records on the devices, in chunks of adaptive size. Calls `tick(tokens)` after each forward pass.
 
     StageError if a worker dies, UserError if the student cannot be loaded.
     """
@@ -107,7 +108,7 @@ def score_in_fp32(
 ) -> "Iterator[Scored]":
     """Score the candidates of these `n` records in fp32. Errors as `score`.
 
-    A candidate for which fp32 needs more memory than there is has no row: what is known of it is better than nothing.
+    A candidate that does not fit into memory in fp32 is left out and keeps its score in low precision.
     """
     if not n:
         return

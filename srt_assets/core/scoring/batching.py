@@ -1,4 +1,4 @@
-"""Sequences into batches: equal beginnings together, similar lengths together, under a budget of tokens."""
+"""Groups sequences into batches by common prefix and similar length, under a budget of tokens. Runs no model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from srt_assets.core.scoring.encoding import Pass
 
 @dataclass(frozen=True)
 class Batch:
-    """Passes (by place in the list they came from) that go through the model at once, after a shared prefix.
+    """Passes (by index in the list of passes) for one forward pass, after a shared prefix.
 
-    `tokens`: places in the padded rectangle; prefix and last token, which predicts nothing, not counted.
+    `tokens`: padded tokens, without the prefix and without the last token, which predicts nothing.
     """
 
     members: tuple[int, ...]
@@ -31,9 +31,9 @@ def plan(
 ) -> list[Batch]:
     """Batches of at most `budget` padded tokens (a longer sequence goes alone), longest first.
 
-    Longest first: what does not fit in memory is met early, and the last batches are short. A pass uses the longest
-    of `prefixes` that it begins with and that ends before its first scored token is predicted. Passes of more than
-    `alone_from` tokens (0: none) are alone in their batch.
+    Longest first, so that a lack of memory shows early and the last batches are short. A pass uses the longest of
+    `prefixes` that it begins with and that ends before the position that predicts its first scored token. A pass of
+    more than `alone_from` tokens (0: no limit) gets a batch of its own.
     """
     groups: dict[tuple[tuple[int, ...], int | None], list[int]] = {}
     by_length = sorted(prefixes, key=len, reverse=True)

@@ -1,10 +1,10 @@
-"""A student's own chat template: what it writes before an answer, and what ends the turn.
+"""A student's own chat template: the prompt it writes before an answer, and the tokens that end the turn.
 
-Both are found with a probe answer. The prompt is everything that the template writes before it, in a conversation that
-ends with it: the header of the turn, and an empty thought where the template wants one. The usual generation prompt may
-be shorter, or open a thought that a plain answer does not have. The turn ends with what follows the answer, up to and
-including the first mark, a token that stands for no text; with EOS if there is none. A template that cannot be read so
-is refused in one sentence. Nothing here needs torch or transformers: `srt status` asks which students the rule changes.
+Both are found by rendering a conversation that ends with a probe answer. The prompt is everything before the probe: the
+header of the turn, and an empty thought if the template writes one. The generation prompt is not used, because it may
+be shorter, or open a thought that a plain answer does not have. The end of the turn is the text after the probe, up to
+and including the first special token; EOS if there is none. A template with which this fails is refused with an error.
+Nothing here loads torch or transformers, because `srt status` uses it.
 """
 
 import json
@@ -19,12 +19,12 @@ from srt_assets.core import files
 from srt_assets.core.errors import UserError
 from srt_assets.core.scoring.rendering import Renderer
 
-# What every chat template takes for today: some print it, and the same text must give the same score tomorrow.
+# The date that every chat template sees. Some print it, and the same text must get the same score on every day.
 _DAY = datetime(2024, 7, 26)
 _TOLD = {"date_string": f"{_DAY:%d %b %Y}"}
-# Letters and digits, so that nothing merges with them, as no record has them.
+# Letters and digits that no record contains, and that merge with nothing.
 PROBE = "Zq7Vx0Kj"
-# An answer with what a template might alter; whitespace around it is the one thing that it may.
+# An answer with characters that a template might change. A template may only change whitespace around an answer.
 _RICH = f'{PROBE} "it\'s" <b>5 & 6</b>, {{x}} \\ 木 é\n\n    so\nend'
 _ASKED = (PROBE[::-1], f"Two lines:\n{PROBE[::-1]}")
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -34,7 +34,7 @@ REMEDY = "set student.template to vicuna, alpaca, wizardlm or none, or give its 
 
 @dataclass(frozen=True)
 class Words:
-    """What the rule needs of a tokenizer: its template, special tokens by name (`bos_token` …), and the marks."""
+    """Facts of a tokenizer: its template, special tokens by name (`bos_token` …), and the marks that can end a turn."""
 
     template: str
     named: Mapping[str, str]
@@ -43,11 +43,11 @@ class Words:
 
 @dataclass(frozen=True)
 class Turns:
-    """How a template's turns of the assistant begin and end.
+    """How a template begins and ends the assistant's turn.
 
-    `end`: the text that ends one, the EOS token's if no mark does; '' if there is none either. `ends_usual`: it is EOS.
-    `usual`: it begins with the generation prompt. Both were taken for granted before this rule. `note`: what to know
-    when the student is prompted, '' if its generation prompt will do.
+    `end`: the text that ends a turn: the first mark, else the EOS token, else ''. `ends_usual`: `end` is EOS. `usual`:
+    the prompt is the generation prompt. Older versions of scoring assumed both. `note`: what a user of the student must
+    know about its prompt; '' if it is the generation prompt.
     """
 
     end: str
@@ -57,7 +57,7 @@ class Turns:
 
 
 class Chat:
-    """The chat template of one student. UserError, which names it, if prompts and ends cannot be told."""
+    """The chat template of one student. UserError, which names the student, if prompt or end cannot be found."""
 
     def __init__(self, student: str, words: Words) -> None:
         self.student = student
@@ -72,15 +72,15 @@ class Chat:
         end = _first_mark(plain[0][1], words.marks) or eos
         try:
             generation = self._render([[_user(text)] for text in _ASKED], add_generation_prompt=True)
-        except UserError:  # one that wants an answer has been given one
+        except UserError:  # some templates fail without an answer; they have no generation prompt
             generation = []
         usual = prompts == generation
         self.turns = Turns(end, end == eos, usual, "" if usual else _note(prompts, generation))
 
     def prompts(self, asked: Sequence[str]) -> list[str | None]:
-        """For each text of a user all that the template writes before the answer; None if it fails at this text.
+        """The prompt for each text of a user; None if the template fails at this text.
 
-        UserError if it fails at all of them, or takes too much time or memory at one.
+        UserError if it fails at all texts, or needs too much time or memory for one.
         """
         turns = [[_user(text), _assistant(PROBE)] for text in asked]
         found = self._renderer.each(turns, **_TOLD)
@@ -90,7 +90,7 @@ class Chat:
         return [_before(text) if isinstance(text, str) else None for text in found]
 
     def _parts(self, answer: str) -> list[tuple[str, str]]:
-        """What stands before and after this answer, for each question."""
+        """The text before and after this answer, for each question."""
         found = []
         for text in self._render([[_user(asked), _assistant(answer)] for asked in _ASKED]):
             before, _, after = text.rpartition(answer)
@@ -109,7 +109,7 @@ class Chat:
 
 
 def words_of(student: str, tokenizer) -> Words:
-    """Of a loaded tokenizer. UserError if it has no chat template, or none of that name."""
+    """The facts of a loaded tokenizer. UserError if it has no chat template."""
     try:
         template = tokenizer.get_chat_template()
     except ValueError as error:
@@ -119,8 +119,9 @@ def words_of(student: str, tokenizer) -> Words:
 
 
 def check(loaded: Chat, path: Path, fingerprint: str) -> None:
-    """UserError if the loaded tokenizer makes something else of the template than its files say: what is kept and what
-    is made again was decided by them.
+    """UserError if the loaded tokenizer ends turns differently from the tokenizer's files.
+
+    Which scores are reused was decided from the files (`of_student`), without loading the tokenizer.
     """
     said, does = of_student(path.name, path, fingerprint), loaded.turns
     if (said.end, said.ends_usual, said.usual) != (does.end, does.ends_usual, does.usual):
@@ -130,10 +131,10 @@ def check(loaded: Chat, path: Path, fingerprint: str) -> None:
         )
 
 
-# Asked with every look at a student's state; the fingerprint stands for the files.
+# Cached, because it is called each time a student's state is computed; the fingerprint identifies the files.
 @lru_cache(maxsize=64)
 def of_student(slug: str, path: Path, fingerprint: str) -> Turns:
-    """Of a student's files, without loading its tokenizer. UserError as `Chat`."""
+    """The turns of a student, from its files, without loading its tokenizer. UserError as `Chat`."""
     config, core = (_json(path / name) for name in ("tokenizer_config.json", "tokenizer.json"))
     template = path / "chat_template.jinja"
     given: Any = files.read_text(template) if files.is_there(template) else config.get("chat_template")
@@ -166,7 +167,7 @@ def _text(token: Any) -> str:
 
 
 def _marks(special: Sequence[str], added: Mapping[str, bool]) -> frozenset[str]:
-    """Special tokens, and added ones that look like markup: some add `<|im_end|>` and forget to call it special."""
+    """Special tokens, and added tokens that look like markup: some tokenizers do not mark `<|im_end|>` as special."""
     found = {*special, *(text for text, is_special in added.items() if is_special or _OF_MARKUP & {*text})}
     return frozenset(text for text in found if text.strip())
 

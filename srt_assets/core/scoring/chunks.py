@@ -1,4 +1,4 @@
-"""A chunk of candidates through one device: encode, compute each distinct pass once, hand back one row a candidate."""
+"""Scores a chunk of candidates on one device: encodes, computes each distinct pass once, returns one row each."""
 
 import os
 import time
@@ -20,15 +20,15 @@ from srt_assets.core.scoring.store import OUT_OF_MEMORY
 from srt_assets.core.students.loading import load_tokenizer
 from srt_assets.core.tables import PASSES
 
-# A shorter beginning saves less than handing its keys and values around costs.
+# For a shorter prefix, passing its keys and values around costs more than it saves. Tokens.
 _WORTH_SHARING = 8
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a worker needs to know to score, the same for all of a run. `dtype` by its torch
-    name; `token_budget` 0: chosen for the device; `cores`: of the CPU, for each worker on it; `home` and `fingerprint`:
-    where the student's proof is kept, none if there is no home.
+    """The parameters of a worker, the same for all workers of a run. `dtype`: its torch name. `token_budget` 0: chosen
+    for the device. `cores`: CPU cores for each worker on the CPU. `home`, `fingerprint`: where the student's proof is
+    kept; without a home it is not kept.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Item:
-    """A candidate to score: the sample it is of, its texts and their key."""
+    """A candidate to score: its sample, its texts and their content key."""
 
     sample_id: str
     content_key: str
@@ -53,10 +53,10 @@ class Item:
 
 @dataclass
 class Scored:
-    """Rows of a finished chunk (columns of `student_scores`, by content key), its samples, and what it took.
+    """Rows of a finished chunk (columns of `student_scores`, by content key), its samples, characters and seconds.
 
-    `counts`: candidates; passes computed, passes_shared (spared because equal), tokens in those computed; candidates
-    truncated, failed, out_of_memory. `proof`: how the student was asked.
+    `counts`: candidates; passes computed, passes_shared (not computed, because equal to another), tokens in the
+    computed passes; candidates truncated, failed, out_of_memory. `proof`: which fast ways were used.
     """
 
     rows: list[dict]
@@ -71,7 +71,8 @@ class ChunkScorer:
     """Loads the student onto a device and scores chunks with it."""
 
     def __init__(self, spec: Spec, device: str) -> None:
-        # Tokenizing runs beside the model; forked workers would otherwise warn and fall silent.
+        # Tokenizing runs in a thread beside the model; the tokenizers would otherwise turn parallelism off after a
+        # fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         tokenizer = load_tokenizer(spec.path)
         self.encoder = Encoder(tokenizer, spec.template, spec.protocol, spec.max_length)
@@ -94,17 +95,17 @@ class ChunkScorer:
         self.facts = {name: getattr(spec, name) for name in told} | {"first_token": self.encoder.first_token}
 
     def encode(self, chunk: Sequence[Item]) -> list[Encoded]:
-        """Token ids of every pass; needs no device, so it may run in another thread."""
+        """Token ids of every pass. Uses no device, so it may run in another thread."""
         encoded = self.encoder.encode([item.texts for item in chunk])
         for passes in encoded:
             for name, one in passes.items():
-                # Such an id would stop a GPU for good, and every other record with it.
+                # Such an id would crash the GPU's context, and with it the scoring of all other records.
                 if isinstance(one, Pass) and int(one.ids.max()) >= self.vocab_size:
                     passes[name] = OUT_OF_VOCABULARY
         return encoded
 
     def score(self, chunk: Sequence[Item], encoded: Sequence[Encoded], tick: Tick = lambda tokens: None) -> Scored:
-        """Compute what `encode` gave for the same chunk."""
+        """Compute the passes that `encode` returned for this chunk."""
         started = time.perf_counter()
         asked = [one for passes in encoded for one in passes.values() if isinstance(one, Pass)]
         distinct = {one.key: one for one in asked}
@@ -141,7 +142,7 @@ class ChunkScorer:
 
 
 def shared_beginnings(encoder: Encoder) -> list[tuple[int, ...]]:
-    """Token ids that every prompt of the template begins with: with input, without, and of the r-IFD prompt."""
+    """Common prefixes (token ids) of the template's prompts: with input, without input, and of the r-IFD prompt."""
     found = set()
     for input in ("", "3 + 4"):
         one, other = encoder.encode([Texts("Name it", input, "Yes."), Texts("why? 7", input and "None", "(no)")])

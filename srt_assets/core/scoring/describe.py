@@ -1,4 +1,4 @@
-"""A look at a student's scores: counts by status, the ratios people know, a few rows. Everything computed in SQL."""
+"""A summary of a student's scores for the UI: counts by status, IFD and r-IFD, some rows. All computed in SQL."""
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
@@ -8,14 +8,14 @@ from srt_assets.core.scoring.store import NOT_OK, TABLE
 from srt_assets.core.sql import models
 from srt_assets.core.tables import PASSES, rows_as_dicts
 
-# A histogram of all rows needs no more than this many of them.
+# Rows in the histogram.
 _HISTOGRAM_ROWS = 20_000
 
 
 def describe(lake: Lake, student: str) -> Description:
-    """Counts of rows and of passes by status, mean and median IFD and r-IFD (ratios of perplexities), five rows.
+    """Counts of passes by status, mean and median IFD and r-IFD (ratios of perplexities), five rows.
 
-    Without the ratios, and saying so, if `candidate_scores.sql` does not compile.
+    If `candidate_scores.sql` does not compile, the error replaces the ratios.
     """
     rows = lake.source(TABLE, f"student={student}")
     with lake.connect() as con:
@@ -54,7 +54,7 @@ def describe(lake: Lake, student: str) -> Description:
 
 
 def faults(lake: Lake, student: str) -> dict[str, int]:
-    """Rows that break the table's promise, by kind; all zero in a sound table."""
+    """Counts of invalid rows by kind; all zero in a valid table."""
     with lake.connect() as con:
         rows = lake.source(TABLE, f"student={student}")
         unsound = " OR ".join(

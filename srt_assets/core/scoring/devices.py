@@ -1,4 +1,4 @@
-"""Which devices score, in which precision, with how many tokens at once. Loads torch."""
+"""Devices, precision and tokens per forward pass for scoring. Loads torch."""
 
 import os
 
@@ -7,7 +7,7 @@ import torch
 from srt_assets.core.errors import UserError
 from srt_assets.core.scoring import DTYPES
 
-# A weight copy must leave room for activations and the logits of a chunk.
+# Share of a GPU's memory that weights may take; the rest is for activations and the logits of a chunk.
 _USABLE = 0.8
 
 
@@ -47,18 +47,18 @@ def resolve_dtype(setting: str, devices: str) -> torch.dtype:
 
 
 def default_token_budget(device: str) -> int:
-    """Tokens per forward pass. A CPU wants its activations in cache; a GPU wants enough work to fill it."""
+    """Tokens per forward pass: few on a CPU, so that activations stay in its cache; many on a GPU, to keep it busy."""
     return 384 if device == "cpu" else 32768
 
 
 def cores_per_worker(devices: list[str]) -> int:
-    """Cores of each worker on the CPU, so that CPU workers share the cores instead of fighting for them."""
+    """Cores for each worker on the CPU, so that CPU workers do not compete for the same cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // max(1, devices.count("cpu")))
 
 
 def describe(device: str) -> str:
-    """What computes behind a device's name, as far as it decides how: a GPU by its model, a CPU by its instructions."""
+    """The hardware of a device: a GPU's model, a CPU's instruction set. The results of arithmetic may depend on it."""
     if device.startswith(("cuda", "auto")):
         first = torch.cuda.get_device_name(0 if device == "auto" else device)
         return f"{torch.cuda.device_count()} x {first}" if device == "auto" else first
@@ -66,5 +66,5 @@ def describe(device: str) -> str:
 
 
 def is_memory_shortage(error: BaseException) -> bool:
-    """Out of memory on a GPU has a type of its own; on the CPU only a text."""
+    """Whether torch ran out of memory: on a GPU by the error's type, on the CPU only by its text."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,14 +1,14 @@
-"""From a candidate's texts to token ids: which ids are context, which are scored, under which protocol.
+"""Turns a candidate's texts into token ids, and tells context from scored tokens, for both protocols.
 
-A `Pass` is one sequence for the student: ids and the place of the first scored one. Both protocols give the same four:
+A `Pass` is one sequence for the student: ids, and the index of the first scored one. Both protocols have four passes:
 
     response                     L(y)        no context but BOS
     response_given_prompt        L(y|x)
     instruction                  L(x)        no context but BOS
     instruction_given_response   L(x|y')     y' asks to guess the instruction of response y
 
-`aligned`: prompt and target are tokenized apart and their ids joined, so a ratio compares the same ids with and
-without context. `official`: one text is tokenized whole and the target found in it, as the authors' script does.
+`aligned`: prompt and target are tokenized separately and their ids joined, so that a ratio compares the same ids with
+and without context. `official`: the whole text is tokenized and the target found in it, as the authors' script does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -55,12 +55,12 @@ class Pass:
 
     @property
     def key(self) -> bytes:
-        """Equal keys have equal losses."""
+        """Passes with equal keys have equal losses."""
         return self.start.to_bytes(4, "little") + self.ids.tobytes()
 
 
 Encoded = dict[str, Pass | str]
-"""The four passes of a candidate by name; a text in place of a pass is the status that says why there is none."""
+"""The four passes of a candidate by name; instead of a pass, a status (text) says why there is none."""
 
 
 class Encoder:
@@ -76,7 +76,7 @@ class Encoder:
         self.protocol = protocol
         self.max_length = max_length
         self.bos = leading_special_ids(tokenizer)
-        # Target tokens that are not scored because, without context, there is nothing before them.
+        # Number of target tokens that are not scored: without BOS and context, nothing precedes the first one.
         self.dropped = 0 if self.bos else 1
         if template == "chat" and protocol == "official":
             raise UserError("protocol 'official' has no template 'chat'", 'set student.protocol = "aligned"')
@@ -85,9 +85,9 @@ class Encoder:
 
     @cached_property
     def end(self) -> tuple[int, ...]:
-        """What ends an answer that is learned: what the chat template ends a turn with, else EOS. UserError if none."""
+        """Token ids that end an answer in training: the end of the chat template's turn, or EOS. UserError if none."""
         if self.chat and not self.chat.turns.ends_usual:
-            # Beside an answer: some tokenizers put a space before the first word of a text.
+            # Tokenized after an answer, because some tokenizers put a space before the first word of a text.
             texts = (PROBE, PROBE + self.chat.turns.end)
             alone, whole = (self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts)
             if whole[: len(alone)] == alone:
@@ -98,14 +98,14 @@ class Encoder:
         return (self.tokenizer.eos_token_id,)
 
     def _render(self, pairs: Sequence[tuple[str, str]]) -> Sequence[str | None]:
-        """Prompts for instruction and input; None where the chat template takes offence at these texts."""
+        """Prompts for instruction and input; None where the chat template fails at these texts."""
         if self.chat:
             return self.chat.prompts([templates.join(*pair) for pair in pairs])
         return [templates.TEMPLATES[self.template](*pair) for pair in pairs]
 
     @property
     def first_token(self) -> str:
-        """How the pass without context begins: after `bos`, or with the first target token `dropped` in both passes."""
+        """How the pass without context begins: after `bos`, or with the first target token `dropped` in both."""
         return "bos" if self.bos else "dropped"
 
     def encode(self, candidates: Sequence[Texts]) -> list[Encoded]:
@@ -116,11 +116,11 @@ class Encoder:
         return [next(done) if row is not None else dict.fromkeys(PASSES, NOT_ENCODABLE) for row in rows]
 
     def for_training(self, candidates: Sequence[Texts], max_length: int) -> list[Pass | str]:
-        """The ids of `response_given_prompt` and what ends the answer, `truncated` if they are more than `max_length`:
-        loss from `start` on, the response's first token on, also where scoring drops it for want of a context to
-        compare with.
+        """For each candidate the ids of `response_given_prompt` and the end of the answer, for training.
 
-        A text in place of a pass says why the candidate cannot be trained on.
+        `truncated`: they are longer than `max_length`. The loss counts from `start` on, which is always the first token
+        of the response, also where scoring drops that token. A status (text) instead of a pass says why the candidate
+        cannot be trained on.
         """
         longest = copy(self)
         longest.max_length, longest.dropped = max_length, 0
@@ -142,11 +142,11 @@ class Encoder:
         prompts = self._render([(r.instruction, r.input) for r in rows])
         guesses = self._render([(templates.guess(r.response), "") for r in rows])
         targets = [templates.join(r.instruction, r.input) for r in rows]
-        # `<s>old</s>` in an answer about HTML is text: only a chat template's own marks are control tokens.
+        # `<s>old</s>` in an answer about HTML is text: only marks written by a chat template are special tokens.
         written = [text for text in (*prompts, *guesses) if text is not None]
         before = self._tokenize(written, special=False, markup=self.template == "chat")
         ids = self._tokenize([*targets, *(r.response for r in rows)], special=False, markup=False)
-        # A chat template writes its own BOS; the others get what the tokenizer would add.
+        # A chat template writes its own BOS; other prompts get the tokens that the tokenizer would add.
         context = () if self.template == "chat" else self.bos
         found: list[Encoded] = []
         for row, prompt, guess, target in zip(rows, prompts, guesses, targets, strict=True):
@@ -159,7 +159,7 @@ class Encoder:
         return found
 
     def _pair(self, prompt: Sequence[int], text: str, ids: dict[str, list[int]]) -> tuple[Pass | str, Pass | str]:
-        """The same target ids without and with the prompt; one status for both if they cannot be compared."""
+        """Two passes with the same target ids, without and with the prompt; or one status for both."""
         if not text.strip():
             return EMPTY_TARGET, EMPTY_TARGET
         target = ids[text]
@@ -171,15 +171,15 @@ class Encoder:
         if len(scored) <= dropped:
             return NO_SCORED_TOKENS, NO_SCORED_TOKENS
         truncated = len(scored) < len(target)
-        # An empty chat prompt leaves the first token without context too; max() keeps `start` at 1 or more.
+        # With an empty chat prompt the first token has no context either; max() keeps `start` at 1 or more.
         direct = Pass(_array(self.bos, scored), max(len(self.bos) + dropped, 1), truncated)
         given = Pass(_array(prompt, scored), max(len(prompt) + dropped, 1), truncated)
         return direct, given
 
     def _aligned_given(self, rows: list[Texts]) -> list[Pass | str]:
-        """The pass `response_given_prompt` alone: the others cost as much again in tokens."""
+        """The pass `response_given_prompt` only, which saves tokenizing the others."""
         prompts = self._render([(r.instruction, r.input) for r in rows])
-        # A row whose other prompt cannot be written is no sample either; only a chat template takes offence.
+        # If the chat template fails at the r-IFD prompt, the row has no scores and is not trained on either.
         guesses = self._render([(templates.guess(r.response), "") for r in rows]) if self.chat else prompts
         before = self._tokenize([p for p in prompts if p is not None], special=False, markup=self.template == "chat")
         ids = self._tokenize((r.response for r in rows), special=False, markup=False)
@@ -197,7 +197,7 @@ class Encoder:
         render = templates.TEMPLATES[self.template]
         prompts = [render(r.instruction, r.input) for r in rows]
         guesses = [render(templates.guess(r.response), "") for r in rows]
-        # The script looks the target up from the right, so an input that repeats the instruction moves the start.
+        # The script searches the target from the right, so an input that repeats the instruction moves the start.
         reverse = [g + r.instruction + r.input for g, r in zip(guesses, rows, strict=True)]
         before = [text[: text.rfind(r.instruction)] for text, r in zip(reverse, rows, strict=True)]
         wholes = [p + r.response for p, r in zip(prompts, rows, strict=True)]
@@ -223,7 +223,7 @@ class Encoder:
         return found
 
     def _official_given(self, rows: list[Texts]) -> list[Pass | str]:
-        """The pass `response_given_prompt` alone."""
+        """The pass `response_given_prompt` only."""
         prompts = [templates.TEMPLATES[self.template](r.instruction, r.input) for r in rows]
         wholes = [p + r.response for p, r in zip(prompts, rows, strict=True)]
         ids = self._tokenize([*prompts, *wholes], special=True, markup=True)
@@ -233,9 +233,10 @@ class Encoder:
         ]
 
     def _tokenize(self, texts: Iterable[str], special: bool, markup: bool) -> dict[str, list[int]]:
-        """Ids of every distinct text, tokenized in one call (the Rust tokenizers spread it over the cores).
+        """Ids of every distinct text, tokenized in one call (the Rust tokenizers use all cores).
 
-        `special`: with BOS and the like around it; `markup`: their names within a text stand for them.
+        `special`: add BOS and other special tokens around the text. `markup`: names of special tokens within a text
+        become these tokens.
         """
         distinct = list(dict.fromkeys(texts))
         if not distinct:
@@ -246,7 +247,7 @@ class Encoder:
 
 
 def _cut(ids: list[int], start: int, cap: int) -> Pass | str:
-    """The first `cap` ids, scored from `start` on; the first token of all never has a context to be scored in."""
+    """The first `cap` ids, scored from `start` on; the very first token has no context and is never scored."""
     kept, start = ids[:cap], max(start, 1)
     if len(kept) <= start:
         return PROMPT_TOO_LONG if len(ids) > start else NO_SCORED_TOKENS
@@ -254,7 +255,7 @@ def _cut(ids: list[int], start: int, cap: int) -> Pass | str:
 
 
 def leading_special_ids(tokenizer) -> tuple[int, ...]:
-    """What the tokenizer puts before a text by itself: usually BOS or nothing."""
+    """The token ids that the tokenizer puts before a text: usually BOS or nothing."""
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     special = list(tokenizer("a", add_special_tokens=True)["input_ids"])
     for start in range(len(special) - len(plain) + 1):
@@ -264,7 +265,7 @@ def leading_special_ids(tokenizer) -> tuple[int, ...]:
 
 
 def _encodable(text: str) -> bool:
-    """False for lone surrogates, which are legal in JSON and in no tokenizer."""
+    """False for texts with lone surrogates, which JSON allows and tokenizers refuse."""
     try:
         text.encode()
     except UnicodeEncodeError:

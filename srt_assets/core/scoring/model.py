@@ -1,10 +1,10 @@
-"""The student loaded: token ids in, negative log-likelihoods of chosen tokens out. Any `AutoModelForCausalLM`.
+"""A loaded student (any `AutoModelForCausalLM`): token ids in, negative log-likelihoods of chosen tokens out.
 
-Right padding without a mask: a causal model never looks to the right, so padding cannot change a score, and attention
-keeps its fast path. Only positions that predict a scored token go through the output layer, a chunk at a time, so
-memory does not grow with vocabulary x length. Log-softmax is in fp32 whatever the model's precision.
+Batches are padded on the right without a mask: a causal model never looks to the right, so padding does not change a
+score, and attention keeps its fast path. Only positions that predict a scored token go through the output layer, in
+chunks, so that memory does not grow with vocabulary x length. Log-softmax is in fp32 in every precision.
 
-None of that is believed: `proof.py` measures which of these ways give a student's own losses, and hands over `Ways`.
+Whether these ways are correct for a student is measured in `proof.py`, which returns the allowed ones as `Ways`.
 """
 
 from contextlib import AbstractContextManager
@@ -17,18 +17,18 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 _CHUNK_BYTES = 1 << 30
-# On a CPU a block of the output layer and its logits should stay in the cache while they are used.
+# Rows of the output layer per block, so that a block and its logits stay in a CPU's cache while they are used.
 _VOCABULARY_BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How a student may be asked. The defaults are right for any model that predicts the next token.
+    """How losses may be computed for a student. The defaults are correct for any model that predicts the next token.
 
-    `output`: where logits come from: `head` is the output layer on the decoder's last hidden state, and nothing else of
-    the model; `gathered` the whole model, whose output layer is shown the wanted positions only; `whole` the whole
-    model. `batches`: several sequences at a time, padded on the right. `prefixes`: a common beginning is computed once.
-    `threads`: several calls at once.
+    `output`: where logits come from. `head`: the output layer applied to the decoder's last hidden state. `gathered`:
+    the whole model, with only the needed positions passed to its output layer. `whole`: the whole model. `batches`:
+    several sequences at a time, padded on the right. `prefixes`: a common prefix is computed once. `threads`: several
+    threads may call the model at once.
     """
 
     output: Literal["head", "gathered", "whole"] = "whole"
@@ -39,13 +39,13 @@ class Ways:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of tokens that many sequences begin with: computed once, [1, heads, length, dim] per layer."""
+    """Keys and values of a prefix that many sequences share: [1, heads, length, dim] per layer."""
 
     length: int
     layers: list[tuple[torch.Tensor, torch.Tensor]]
 
     def cache(self, batch: int) -> DynamicCache:
-        """A cache for `batch` sequences that begin with the prefix; expanding copies nothing."""
+        """A cache for `batch` sequences that begin with the prefix, without copying it."""
         shape = (batch, -1, -1, -1)
         return DynamicCache(ddp_cache_data=[(k.expand(shape), v.expand(shape)) for k, v in self.layers])
 
@@ -65,13 +65,13 @@ class Forward:
         self._by_vocabulary = self.device.type == "cpu" and type(self.head) is torch.nn.Linear
         self.long_from = changes_from(model.config)
         self._remembers = any("dynamic" in rope.get("rope_type", "") for rope in _ropes(model.config))
-        # A hook on the output layer, or frequencies that the model changes as it goes, belong to one batch at a time.
+        # A hook on the output layer, or rotary frequencies that depend on the length, allow one batch at a time only.
         self.concurrent = ways.threads and ways.output == "head" and not self.long_from
         self.shares_prefixes = ways.prefixes
 
     @property
     def decoder(self) -> Any:
-        """The part of the model that makes hidden states of tokens."""
+        """The part of the model that turns tokens into hidden states."""
         return self.model.get_decoder()
 
     @torch.inference_mode()
@@ -82,12 +82,12 @@ class Forward:
         positions: int64 [n], places in the flattened [batch * length] whose output predicts `targets` [n].
         """
         if self._remembers and ids.shape[1] > self.long_from:
-            # It would read this one as it read the longest so far; a short one makes it forget.
+            # The model keeps the rotary frequencies of the longest sequence so far; a short sequence resets them.
             self.model(input_ids=ids[:1, :1], use_cache=False)
         options = {"past_key_values": prefix.cache(len(ids)), "use_cache": True} if prefix else {"use_cache": False}
         if self.ways.output == "head":
             hidden = self.decoder(input_ids=ids, **options).last_hidden_state
-            # Of a model spread over several devices the last one speaks.
+            # A model spread over several devices returns hidden states on the last one.
             wanted = hidden.reshape(-1, hidden.shape[-1])[positions.to(hidden.device)].to(self.head.weight.dtype)
             del hidden, options
             if self._by_vocabulary:
@@ -105,16 +105,16 @@ class Forward:
 
     @torch.inference_mode()
     def prefix(self, ids: list[int]) -> Prefix:
-        """Compute the keys and values of a common beginning. Only for students that `can_share`."""
+        """Compute the keys and values of a common prefix. Only for students that `can_share`."""
         tokens = torch.tensor([ids], device=self.device)
         cache = self._part()(input_ids=tokens, use_cache=True).past_key_values
         return Prefix(len(ids), [(layer.keys, layer.values) for layer in cache.layers])
 
     @torch.inference_mode()
     def can_share(self) -> bool:
-        """True if all that the model keeps of a beginning is keys and values.
+        """Whether the model's cache of a prefix holds nothing but keys and values.
 
-        Sliding windows, recurrent states and the like keep something else: they go without shared prefixes.
+        Models with sliding windows or recurrent states keep other things and do without shared prefixes.
         """
         cache = getattr(self._part()(input_ids=self._two(), use_cache=True), "past_key_values", None)
         plain = isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
@@ -122,7 +122,7 @@ class Forward:
 
     @torch.inference_mode()
     def is_decoder_and_head(self) -> bool:
-        """True if the model is, as far as shapes tell, a decoder with an output layer on top."""
+        """Whether the model is a decoder with an output layer on top, judging by shapes."""
         if self.head is None or self.decoder is self.model:
             return False
         hidden = getattr(self.decoder(input_ids=self._two(), use_cache=False), "last_hidden_state", None)
@@ -136,9 +136,9 @@ class Forward:
 
 
 def changes_from(config) -> int:
-    """Tokens from which on the length of a sequence changes how all of it is read; 0: it never does.
+    """The length in tokens above which a model changes the rotary embeddings of all positions; 0 if it never does.
 
-    Such a model (rope types `longrope` and `dynamic`) reads every sequence of a batch as a long one if one is longer.
+    Such a model (rope types `longrope` and `dynamic`) treats all sequences of a batch as long if one of them is.
     """
     most = getattr(config.get_text_config(), "max_position_embeddings", None) or 1
     changing = [rope for rope in _ropes(config) if rope.get("rope_type") in ("dynamic", "longrope")]
@@ -146,7 +146,7 @@ def changes_from(config) -> int:
 
 
 def _ropes(config) -> list[dict]:
-    """Settings of the rotary embeddings: one for all layers, or one for each kind of them."""
+    """Settings of the rotary embeddings: one for all layers, or one for each kind of layer."""
     found = getattr(config.get_text_config(), "rope_parameters", None) or {}
     return [found, *(value for value in found.values() if isinstance(value, dict))]
 
@@ -157,12 +157,12 @@ def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _nll_by_vocabulary(hidden: torch.Tensor, targets: torch.Tensor, head: torch.nn.Linear) -> torch.Tensor:
-    """The same, a block of the vocabulary at a time: logits are used while they are in the cache (a quarter faster)."""
+    """Like `_nll`, one block of the vocabulary at a time, so that logits stay in the CPU's cache (a quarter faster)."""
     rows = head.weight[targets]
     chosen = (hidden.float() * rows.float()).sum(-1)
     if head.bias is not None:
         chosen += head.bias[targets].float()
-    # As exact as the model's own logits, no more: in low precision they are rounded.
+    # Rounded like the model's own logits in low precision.
     chosen = chosen.to(head.weight.dtype).float()
     blocks = head.weight.split(_VOCABULARY_BLOCK)
     biases = head.bias.split(_VOCABULARY_BLOCK) if head.bias is not None else [None] * len(blocks)
@@ -171,14 +171,14 @@ def _nll_by_vocabulary(hidden: torch.Tensor, targets: torch.Tensor, head: torch.
 
 
 def _logsumexp_(logits: torch.Tensor) -> torch.Tensor:
-    """Over the last dimension, in the memory of `logits`: what is written back need not be fetched twice."""
-    # A block that is -inf throughout would give nan otherwise.
+    """logsumexp over the last dimension, computed in place, which saves memory traffic. Overwrites `logits`."""
+    # Without the clamp a block of -inf only would give nan.
     highest = logits.amax(-1, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
     return logits.sub_(highest).exp_().sum(-1).log_().add_(highest[:, 0])
 
 
 def _gathered_before(layer: torch.nn.Module, positions: torch.Tensor) -> AbstractContextManager:
-    """Within the block the layer sees only these flattened positions, as a batch of one."""
+    """Within the block, pass only these flattened positions to the layer, as a batch of one."""
 
     def gather(_module, args):
         return (args[0].reshape(-1, args[0].shape[-1])[positions.to(args[0].device)][None], *args[1:])

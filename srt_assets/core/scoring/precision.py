@@ -1,7 +1,7 @@
-"""How exact scores in low precision are: measured on some records by scoring them again in fp32.
+"""The error of scores in low precision, measured by scoring some records again in fp32.
 
-A ratio computed in bf16 is off by about a hundredth. Here belongs how that is measured and remembered, by student and
-precision. Which verdicts are closer than that, and what is done about them, is selection's (`selection/settle.py`).
+A ratio computed in bf16 is off by about a hundredth. This file measures and stores the error per student and precision.
+Which verdicts are closer than the error, and what happens to them, is in `selection/settle.py`.
 """
 
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ from srt_assets.core.sql import models
 from srt_assets.core.tables import PASSES
 
 MEASURED_RECORDS = 64
-# Columns of `candidate_scores` that verdicts are made of: log ratios, and a loss in nats per token.
+# Columns of `candidate_scores` that verdicts depend on: log ratios, and a loss in nats per token.
 MEASURES = ("log_ifd", "log_r_ifd", "loss_response_given_prompt")
 LOW = f"dtype <> '{DTYPES[EXACT]}'"
 _NO_NUMBER = " OR ".join(f"status_{name} = 'not_finite'" for name in PASSES)
-# It may well be a number in fp32.
+# Scores that overflowed in low precision and may be finite in fp32.
 NOT_FINITE = f"{LOW} AND ({_NO_NUMBER})"
 
 
 @dataclass(frozen=True)
 class Error:
-    """How far off a precision was on so many `records`, at most.
+    """The largest error of a precision on `records` records.
 
-    Of each measure: the largest change, from this precision to fp32, of one candidate's value or of the difference
+    For each measure: the largest change from this precision to fp32, of one candidate's value or of the difference
     between two candidates of a record.
     """
 
@@ -36,19 +36,19 @@ class Error:
     loss_response_given_prompt: float = 0.0
 
     def also(self, other: "Error") -> "Error":
-        """What both measurements say together."""
+        """Both measurements together: the larger error of each measure."""
         worst = {name: max(getattr(self, name), getattr(other, name)) for name in MEASURES}
         return Error(self.records + other.records, **worst)
 
 
 Errors = Mapping[str, Error]
-"""By precision, as the rows name it."""
+"""By the precision's name in the rows."""
 
 
 def measured(con: duckdb.DuckDBPyConnection, before: str, after: str) -> Error:
-    """The error of `before`, rows in one precision, beside `after`, rows in fp32: both SQL with rows of scores."""
+    """The error of the scores `before` (one low precision) against `after` (fp32); both are SQL queries."""
     changes = ", ".join(f"exact.{m} - low.{m} AS {m}" for m in MEASURES)
-    # The width of all changes, 0 among them: no value and no difference of two has changed by more.
+    # The range of all changes, 0 included, bounds the change of every value and of every difference of two values.
     widths = ", ".join(f"greatest(max({m}), 0) - least(min({m}), 0) AS {m}" for m in MEASURES)
     worst = ", ".join(f"coalesce(max({m}), 0)" for m in MEASURES)
     [row] = con.execute(
@@ -60,18 +60,18 @@ def measured(con: duckdb.DuckDBPyConnection, before: str, after: str) -> Error:
 
 
 def ratios(scores: str) -> str:
-    """SQL: the rows of `candidate_scores` for these scores instead of the lake's. The model must compile."""
+    """SQL for the rows of `candidate_scores` with these scores (SQL) instead of the lake's. The model must compile."""
     return models.written_out(
         models.RATIOS, lambda name: f"({scores})" if name in (models.SCORES, "student_scores") else None
     )
 
 
 def as_stats(errors: Errors) -> dict[str, int | float | str]:
-    """The errors as numbers of a manifest, from which `of_stats` has them again."""
+    """The errors as numbers of a manifest; `of_stats` reads them."""
     return {f"{dtype}_error_{name}": value for dtype, error in errors.items() for name, value in asdict(error).items()}
 
 
 def of_stats(stats: Mapping) -> dict[str, Error]:
-    """The errors that a manifest of `student_scores` tells; those an older program measured were of one policy."""
+    """The errors stored in a manifest of `student_scores`. Those of an older program, for one policy, are not read."""
     known = [dtype for dtype in DTYPES.values() if stats.get(f"{dtype}_error_records")]
     return {dtype: Error(**{name: stats[f"{dtype}_error_{name}"] for name in asdict(Error())}) for dtype in known}

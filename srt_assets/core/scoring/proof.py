@@ -1,11 +1,11 @@
-"""The fast ways of `model.py` prove themselves on the student at hand, before it scores anything.
+"""Tests on a student which of the fast ways of `model.py` give correct losses, before it scores anything.
 
-The whole model on one sequence alone is right by definition. Measured against it, as mean |difference of log p| over at
-least `TARGETS` tokens of ordinary text and of a random sample of the vocabulary: tokens appended to a sequence, the
-output layer apart from the model, padding on the right in a batch, a beginning that is computed once. A way that gives
-other losses is not taken; a student that looks at later tokens is refused, for no pass gives it a likelihood.
+The whole model on a single sequence is correct by definition. These are compared with it, as mean |difference of log p|
+over at least `TARGETS` tokens of ordinary text and of random ids: tokens appended to a sequence, the output layer
+without the rest of the model, right padding in a batch, a shared prefix. A way that gives other losses is not used. A
+student that looks at later tokens is refused, because its losses are no likelihood.
 
-Where the answers are kept is in `proofs.py`.
+The results are stored by `proofs.py`.
 """
 
 import math
@@ -19,16 +19,15 @@ import torch
 from srt_assets.core.scoring.devices import is_memory_shortage
 from srt_assets.core.scoring.model import Forward, Prefix, Ways, changes_from
 
-# Part of every kept answer: change it when the same student could get another one.
+# Part of every stored proof. Change it when the same student could get another result.
 VERSION = "1"
 TARGETS = 256
-# Nats a token. In low precision rounding alone moves a loss: so a way may move it at most `TIMES` as far as the same
-# model's own padded batch does, and never further than `LOW`.
+# Limits in nats per token. In low precision rounding alone changes a loss. There a way may change it by at most `TIMES`
+# the change of a padded batch with a mask in the same model, and by at most `LOW`.
 EXACT = 1e-4
 LOW = 2e-2
 TIMES = 2.0
-# The longest of four sequences, how much of each is read again without its end, and how they all begin: just enough
-# targets are left in each.
+# Tokens of the longest of four sequences, of the part that is read again without its end, and of the shared prefix.
 _LENGTH, _CUT, _SHARED = 92, 65, 16
 TEXT = """\
 When the first rain falls on a clay path, the water stays on top. The particles of clay are flat and tiny, and they
@@ -49,8 +48,8 @@ Il faut donc partir avant la nuit. The total cost was $1,204.99; see https://exa
 
 @dataclass(frozen=True)
 class Proof:
-    """What was measured. `refused`: why the student cannot be scored at all, '' if it can; `ways`: how it may be asked;
-    `measured`: differences by what was tried, None if it cannot be asked that way, and the limit (nats a token).
+    """The result of the tests. `refused`: why the student cannot be scored, '' if it can. `ways`: the allowed ways.
+    `measured`: difference by test (None if the way is impossible), and the limit (nats per token).
     """
 
     ways: Ways = field(default_factory=Ways)
@@ -59,7 +58,7 @@ class Proof:
 
     @property
     def path(self) -> str:
-        """How the student is scored, in words; `fast` if nothing is left to wish for."""
+        """How the student is scored, in words; `fast` if all fast ways are allowed."""
         if self.refused:
             return f"refused: it {self.refused}"
         output = "fast" if self.ways.output == "head" else "whole forward pass"
@@ -67,7 +66,7 @@ class Proof:
 
     @property
     def why(self) -> str:
-        """Why it is not scored the fast way, in words; '' if it is."""
+        """Why the student is not scored the fast way, in words; '' if it is."""
         found = []
         if self.ways.output != "head":
             found.append("its output layer on the last hidden state gives other losses than the model")
@@ -77,9 +76,9 @@ class Proof:
 
 
 def prove(model, text: Sequence[int] = (), avoid: Sequence[int] = ()) -> Proof:
-    """Measure a loaded model. `text`: token ids of ordinary text, without BOS; `avoid`: ids that stand for no text.
+    """Test a loaded model. `text`: token ids of ordinary text, without BOS; `avoid`: ids of special tokens.
 
-    A model that cannot read a plain sequence of tokens is refused, whatever it raises, but for lack of memory.
+    A model that fails on a plain sequence of tokens is refused, whatever it raises; a lack of memory is raised.
     """
     try:
         return _Trial(model, text, avoid).run()
@@ -91,7 +90,7 @@ def prove(model, text: Sequence[int] = (), avoid: Sequence[int] = ()) -> Proof:
 
 
 class _Trial:
-    """One model under trial: its sequences, and their losses as the whole model gives them, one sequence at a time."""
+    """The test of one model: its sequences, and their true losses (whole model, one sequence at a time)."""
 
     def __init__(self, model, text: Sequence[int], avoid: Sequence[int]) -> None:
         self.model = model
@@ -108,7 +107,7 @@ class _Trial:
         self.truth += [self.losses([one], self.alone) for one in self.sequences[1:]]
         stateless = _same(before, _held(self.model))
         if not any(np.isfinite(losses).any() for losses in self.truth):
-            # In low precision it may be an overflow: the losses themselves will say so, and fp32 settles them.
+            # In low precision this may be an overflow: the scores get the status not_finite and are repeated in fp32.
             return Proof() if self.low else Proof(refused="gives no number as a loss, whatever it reads")
         if self.low:
             own = self.tried("own", lambda: self.measure("own", self.truth, self.masked()))
@@ -116,19 +115,19 @@ class _Trial:
         self.measured["limit"] = self.limit
         if why := self.unfit():
             return Proof(refused=why, measured=self.measured)
-        # Mostly all is well: what is tried together need not be tried apart.
+        # Usually all ways pass, so try them together first.
         ways = Ways("head", batches=True)
         if not self.fits("batch", [self.sequences], ways):
             ways = self.batches(self.output())
         ways = replace(self.prefixes(ways), threads=stateless and ways.batches and ways.output == "head")
         return Proof(ways, measured=self.measured)
 
-    # -- what is tried
+    # -- the tests
 
     def unfit(self) -> str:
-        """Appended tokens must move no earlier logit. Why they did, else ''."""
+        """Why the student is refused if appended tokens change earlier logits; '' if they do not."""
         if self.low:
-            # Another end of the same length: rounding can neither hide a difference nor make one.
+            # Compare with another end of the same length, so that both sequences are rounded alike.
             ends = [self.sequences[i - 1][self.cut :] for i in range(len(self.sequences))]
             other = [
                 np.concatenate([one[: self.cut], np.resize(end, len(one) - self.cut)])
@@ -145,7 +144,7 @@ class _Trial:
         return "is not causal: what follows a token changes how likely it finds that token"
 
     def output(self) -> Ways:
-        """The cheapest way to logits that gives the model's own."""
+        """The cheapest output way that gives the model's own losses."""
         for ways in (Ways("head"), Ways("gathered")):
             if self.fits(ways.output, [[one] for one in self.sequences], ways):
                 return ways
@@ -160,10 +159,10 @@ class _Trial:
         groups = [self.sequences] if ways.batches else [[one] for one in self.sequences]
         return sharing if self.fits("prefix", groups, sharing) else ways
 
-    # -- how
+    # -- measuring
 
     def fits(self, name: str, groups: list[list[np.ndarray]], ways: Ways) -> bool:
-        """True if the losses of these sequences, group by group, are the model's own."""
+        """Whether the losses of these groups of sequences equal the model's own."""
         return self.tried(name, lambda: self.difference(name, groups, ways)) <= self.limit
 
     def difference(self, name: str, groups: list[list[np.ndarray]], ways: Ways) -> float:
@@ -177,11 +176,11 @@ class _Trial:
         return self.measure(name, [truth], [found])
 
     def tried(self, name: str, measure: Callable[[], float]) -> float:
-        """What was measured; inf if this model cannot be asked that way at all."""
+        """The measured difference; inf if the model fails in this way."""
         try:
             return measure()
         except Exception as error:
-            # Any code of any architecture: whatever it objects to, it has not given the model's losses.
+            # An architecture's code may raise anything; in each case this way does not give the model's losses.
             if is_memory_shortage(error):
                 raise
             return self.cannot(name)
@@ -191,7 +190,7 @@ class _Trial:
         return math.inf
 
     def losses(self, group: list[np.ndarray], forward: Forward, prefix: Prefix | None = None) -> np.ndarray:
-        """-log p of every token but the first (and those of the prefix), sequence by sequence, padded on the right."""
+        """-log p of every token but the first (and those of the prefix), in the order of the sequences."""
         skip = prefix.length if prefix else 0
         members = [one[skip:-1] for one in group]
         width = max(map(len, members))
@@ -206,7 +205,7 @@ class _Trial:
 
     @torch.inference_mode()
     def masked(self) -> list[np.ndarray]:
-        """The same losses from one padded batch with a mask: the usual way, which may differ by rounding."""
+        """Losses from one padded batch with a mask, the usual way, which differs from the truth by rounding only."""
         width = max(map(len, self.sequences))
         ids = torch.zeros((len(self.sequences), width), dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -223,7 +222,7 @@ class _Trial:
         return found
 
     def measure(self, name: str, truth: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-        """Mean |difference|, inf where only one of them is a number."""
+        """Mean |difference|; inf if only one of two losses is finite."""
         a, b = np.concatenate(truth), np.concatenate(found)
         both = np.isfinite(a) & np.isfinite(b)
         difference = np.where(both, np.abs(np.where(both, a, 0) - np.where(both, b, 0)), np.inf)
@@ -234,9 +233,9 @@ class _Trial:
 
 
 def _held(model) -> list[tuple[Any, int]]:
-    """What the model's parts hold beside their weights, and how often each tensor of it was written to."""
+    """The attributes and buffers of the model's modules, and how often each tensor was written to."""
     held = [value for part in model.modules() for value in (*vars(part).values(), *part._buffers.values())]
-    # The values themselves: the address of one that is gone may be another's.
+    # The values themselves, not their ids, because the id of a deleted object may be used again.
     return [(v, v._version if isinstance(v, torch.Tensor) and not v.is_inference() else 0) for v in held]
 
 
@@ -245,7 +244,7 @@ def _same(before: list[tuple[Any, int]], after: list[tuple[Any, int]]) -> bool:
 
 
 def _sequences(model, vocabulary: int, text: Sequence[int], avoid: Sequence[int]) -> list[np.ndarray]:
-    """Sequences of four lengths with one beginning; half go on with text, half with ids drawn from the vocabulary."""
+    """Sequences of four lengths with one prefix; half continue with text, half with random ids of the vocabulary."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     limits = [limit for limit in (positions, changes_from(model.config)) if limit and limit > 0]
     longest = max(8, min([_LENGTH, *limits]))
@@ -256,7 +255,7 @@ def _sequences(model, vocabulary: int, text: Sequence[int], avoid: Sequence[int]
     if not len(ordinary):
         ordinary = drawn.choice(usable, longest)
     shared = _share(_SHARED, longest)
-    # A tokenizer with very long tokens makes few of the text.
+    # A tokenizer with very long tokens may give too few ids for the text.
     ordinary = np.resize(ordinary, max(len(ordinary), shared))
     found, place = [], shared
     for i in range(number):
@@ -268,5 +267,5 @@ def _sequences(model, vocabulary: int, text: Sequence[int], avoid: Sequence[int]
 
 
 def _share(part: int, longest: int) -> int:
-    """So much of `longest` as `part` is of `_LENGTH`."""
+    """`part` scaled from `_LENGTH` to `longest`."""
     return longest * part // _LENGTH

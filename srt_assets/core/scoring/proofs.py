@@ -1,7 +1,7 @@
-"""What students have proved, kept in the home: `proofs/<student fingerprint>/<key>.json`, one file an answer.
+"""Stores proofs in the home: `proofs/<student fingerprint>/<key>.json`, one file per proof.
 
-A key is everything an answer can depend on beside the student: this program's measurement, the libraries, the device,
-the precision. So nothing is ever changed here, and an answer that no longer fits is simply not found.
+The key hashes everything else that a proof depends on: version of the test, libraries, device, precision. So files are
+never changed, and after an upgrade an old proof is no longer found. The test itself is in `proof.py`.
 """
 
 import importlib.metadata
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from srt_assets.core.scoring.proof import Proof
 
 FOLDER = "proofs"
-# Those that compute: what is not installed counts too, for it may be tomorrow.
+# Libraries that compute. Missing ones count too, because they may be installed later.
 _LIBRARIES = ("torch", "transformers", "kernels", "flash-attn", "mamba-ssm", "causal-conv1d", "flash-linear-attention")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a student's proof is kept, and what it is of. `device` as torch names it, `dtype` likewise."""
+    """Where a proof is stored, and what it depends on. `device` and `dtype` as torch names them."""
 
     home: Path
     fingerprint: str
@@ -33,7 +33,7 @@ class Place:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The key in words. Loads torch."""
+        """The facts that the key hashes. Loads torch."""
         from srt_assets.core.scoring import devices, proof
 
         return {
@@ -48,7 +48,7 @@ class Place:
         return folder(self.home, self.fingerprint) / f"{digest(**self.facts)[:16]}.json"
 
     def known(self) -> "Proof | None":
-        """The proof as kept, None if there is none."""
+        """The stored proof; None if there is none."""
         from srt_assets.core.scoring.model import Ways
         from srt_assets.core.scoring.proof import Proof
 
@@ -56,7 +56,7 @@ class Place:
         return Proof(**found["proof"] | {"ways": Ways(**found["proof"]["ways"])}) if found else None
 
     def keep(self, measure: "Callable[[], Proof]") -> "Proof":
-        """The proof as kept, else measured now and kept; processes that ask at the same time measure once."""
+        """The stored proof, else a new one, which is stored. If several processes ask at once, only one measures."""
         with file_lock(self.home / "locks" / f"{FOLDER}.{self.fingerprint[:16]}.lock"):
             proof = self.known()
             if proof is None:
@@ -72,7 +72,7 @@ def folder(home: Path, fingerprint: str) -> Path:
 
 
 def told(home: Path, fingerprint: str) -> list[str]:
-    """A line for each answer this student has: device, precision, and how it is scored there; the newest last."""
+    """A line for each proof of this student: precision, device, and how it is scored there; the newest last."""
     files = sorted(folder(home, fingerprint).glob("*.json"), key=lambda path: path.stat().st_mtime)
     found = (entry for path in files if (entry := _read(path)))
     return list(dict.fromkeys(f"{e['of']['dtype']} on {e['of']['device']}: {e['path']}" for e in found))
@@ -81,7 +81,7 @@ def told(home: Path, fingerprint: str) -> list[str]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # a damaged one is measured again
+    except (FileNotFoundError, ValueError):  # a damaged proof is measured again
         return None
 
 

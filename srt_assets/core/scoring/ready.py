@@ -1,4 +1,4 @@
-"""A student loaded to score: on its device, in its precision, asked in the ways that it has proved here or before."""
+"""Loads a student for scoring: on its device, in its precision, with the fast ways that its proof allows."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ from srt_assets.core.students.loading import load_whole
 def load_model(
     path: Path, dtype: torch.dtype, device: str, tokenizer=None, place: Place | None = None
 ) -> tuple[Forward, Proof]:
-    """Load a checkpoint and what is proved of it. `device` "auto" spreads it over all GPUs (`device_map`).
+    """Load a checkpoint and its proof. `device` "auto" spreads it over all GPUs (`device_map`).
 
-    `tokenizer`: for ordinary text to measure with; `place`: where the proof is kept, None measures each time. Raises
-    UserError if the student has no likelihood to score with.
+    `tokenizer`: encodes the text for the test; `place`: where the proof is stored, None tests each time. Raises
+    UserError if the student is refused.
     """
     if place and (known := place.known()) and known.refused:
         raise _refusal(path, known)
-    hf_logging.disable_progress_bar()  # a bar of its own would tear the run's
+    hf_logging.disable_progress_bar()  # it would disturb the progress bar of the run
     model = load_whole(path, dtype=dtype, device_map=device if device != "cpu" else None)
     model.eval().requires_grad_(False)
 
@@ -36,7 +36,7 @@ def load_model(
 
 
 def _ids(tokenizer) -> tuple[list[int], list[int]]:
-    """Ids of ordinary text, and those that stand for none: a mark of an image makes some models look for one."""
+    """Ids of ordinary text, and ids of special tokens. A special token for images makes some models expect an image."""
     marks = {i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
     return tokenizer(TEXT, add_special_tokens=False)["input_ids"], sorted(marks | {*tokenizer.all_special_ids})
 

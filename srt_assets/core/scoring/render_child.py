@@ -1,11 +1,11 @@
-"""The process in which chat templates run, started by `rendering.py`: little memory, little time, no secrets.
+"""The child process that renders chat templates, started by `rendering.py`: limited memory and time, no secrets.
 
-It is a script of its own, which imports Jinja and nothing of ours. What a template sees is what transformers shows it
-(`transformers.utils.chat_template_utils`), so that it writes the same text; only the day is always the same one.
+It is a script of its own that imports Jinja and nothing of this program. A template sees the same functions as in
+transformers (`transformers.utils.chat_template_utils`), so that it writes the same text; only the date is fixed.
 
-It reads requests, a line of JSON each: the template, what every conversation shares, and how many conversations
-follow, a line each. It answers with a line a conversation, `{"text": …}` or `{"error": …}`; after `{"stop": …}`, which
-says what the template would have too much of, with nothing more.
+Protocol: the child reads requests, one line of JSON each: the template, the shared variables, and the number of
+conversations that follow, one line each. It answers each conversation with a line `{"text": …}` or `{"error": …}`. A
+line `{"stop": …}` says which limit the template exceeded; the child ends after it.
 """
 
 import json
@@ -21,7 +21,7 @@ import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 LONGEST_ERROR = 300
-# A template adds a system text, and writes a message more than once at most.
+# Limit of the rendered text: TIMES the conversation's bytes, and AND_MORE characters for a system text.
 TIMES, AND_MORE = 16, 1 << 20
 # JSON may hold lone surrogates.
 ENCODING = ("utf-8", "surrogatepass")
@@ -29,9 +29,9 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 class Generation(jinja2.ext.Extension):
-    """`{% generation %} … {% endgeneration %}`, which marks what the model has written, and writes it."""
+    """`{% generation %} … {% endgeneration %}`, which marks the model's own text; it writes its body unchanged."""
 
-    tags = {"generation"}  # noqa: RUF012 - as Jinja has it
+    tags = {"generation"}  # noqa: RUF012 - Jinja's interface
 
     def parse(self, parser):
         line = next(parser.stream).lineno
@@ -43,7 +43,7 @@ class Generation(jinja2.ext.Extension):
 
 
 class Namespace(jinja2.utils.Namespace):
-    """Without names that begin with `_`."""
+    """Jinja's namespace, but without names that begin with `_`."""
 
     def __init__(*args, **kwargs):  # `namespace(self=…)` is allowed
         self, *given = args
@@ -63,7 +63,7 @@ class Namespace(jinja2.utils.Namespace):
 
 
 class Dict:
-    """`dict(…)`, and nothing that leads from it to Python's insides."""
+    """`dict(…)` for templates, without access to Python's own class."""
 
     def __call__(self, *args, **kwargs):
         return dict(*args, **kwargs)
@@ -82,7 +82,7 @@ def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=Fa
 
 @lru_cache(maxsize=8)
 def compiled(template: str, day: str) -> jinja2.Template:
-    """The template, to which it is always the same day (ISO)."""
+    """The compiled template, for which the current date is `day` (ISO)."""
     extensions = [Generation, jinja2.ext.loopcontrols]
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.filters["tojson"] = tojson
@@ -96,7 +96,7 @@ def compiled(template: str, day: str) -> jinja2.Template:
 
 
 def answer(request: dict, conversation: bytes) -> dict[str, str]:
-    """The text of one conversation, or why there is none."""
+    """The answer for one conversation: its text, an error, or a stop."""
     try:
         shared = {"tools": None, "documents": None, **request["shared"]}
         template = compiled(request["template"], request["day"])
@@ -124,15 +124,15 @@ def main() -> None:
         resource.setrlimit(no_more, (0, 0))
     while line := sys.stdin.buffer.readline():
         request = json.loads(line.decode(*ENCODING))
-        # Read all of them first: a parent that has sent half a request does not read yet.
+        # Read all conversations first: the parent reads answers only after it has sent the whole request.
         for conversation in [sys.stdin.buffer.readline() for _ in range(request["count"])]:
-            # Time of this process, not of the clock: beside other work it takes as long as it takes. At its end the
-            # signal ends the process, for no exception gets into one long step of Python's.
+            # CPU time, not wall clock, so that other work on the machine does not count. The signal kills the process,
+            # because an exception could not interrupt a single long operation of Python.
             signal.setitimer(signal.ITIMER_PROF, seconds)
             found = answer(request, conversation)
             signal.setitimer(signal.ITIMER_PROF, 0)
             sys.stdout.buffer.write(json.dumps(found, ensure_ascii=False).encode(*ENCODING) + b"\n")
-            if "stop" in found:  # the others would be as dear
+            if "stop" in found:  # the other conversations would exceed the limit too
                 return
         sys.stdout.buffer.flush()
 

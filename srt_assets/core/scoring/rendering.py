@@ -1,7 +1,7 @@
-"""Chat templates at work: a stranger's program, run in a process that cannot take the machine's time and memory.
+"""Renders chat templates, which are untrusted code, in a child process with limited time and memory.
 
-In the sandbox of Jinja a template reaches nothing, but nothing ends a loop in a loop, or keeps `'x' * 3000000000` from
-being made. So it runs in a child (`render_child.py`), which lives as long as its renderer.
+Jinja's sandbox keeps a template from reaching Python, but does not stop nested loops or `'x' * 3000000000`. So
+templates run in a child (`render_child.py`), which lives as long as its renderer.
 """
 
 import json
@@ -18,21 +18,21 @@ from typing import Any
 from srt_assets.core.errors import UserError
 from srt_assets.core.scoring.render_child import ENCODING
 
-# For one conversation; usual are 0.1 ms, and some MB.
+# Limits for one conversation, in seconds of CPU time and bytes; usual are 0.1 ms and some MB.
 SECONDS = 5.0
 MEMORY = 1 << 30
-# Sent together: a batch lies in the child's memory.
+# Conversations and bytes sent together. The child holds a whole batch in memory.
 _BATCH, _BATCH_BYTES = 256, 1 << 22
-# What the child needs of our variables; the keys of providers are not among them.
+# Environment variables passed to the child; keys of providers are not among them.
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")
 
 Message = Mapping[str, Any]
 
 
 class Renderer:
-    """A chat template with the special tokens of its tokenizer. `student`: for messages; `day`: ISO, what it is told.
+    """A chat template with the special tokens of its tokenizer. `student`: named in errors; `day`: the template's date.
 
-    May be used by several threads.
+    Several threads may use it.
     """
 
     def __init__(self, template: str, tokens: Mapping[str, Any], student: str, day: str) -> None:
@@ -52,9 +52,9 @@ class Renderer:
         return [text for text in found if isinstance(text, str)]
 
     def each(self, conversations: Sequence[Sequence[Message]], **variables: Any) -> list[str | UserError]:
-        """The same; in place of a text at which the template fails stands the error.
+        """Like `render`, but returns an error instead of a text for each conversation at which the template fails.
 
-        UserError if it takes too much time or memory: it would do so at many.
+        Raises UserError if the template takes too much time or memory, because it would do so for many conversations.
         """
         shared = {"add_generation_prompt": False, **self.tokens, **variables}
         lines = (_line([{k: v for k, v in m.items() if v is not None} for m in chat]) for chat in conversations)
@@ -68,7 +68,7 @@ class Renderer:
         try:
             child.stdin.write(_line(request) + b"".join(batch))
             child.stdin.flush()
-        except BrokenPipeError:  # it has ended: there is no answer either
+        except BrokenPipeError:  # the child has ended; reading its answer below raises the error
             pass
         for _ in batch:
             answer = json.loads(child.stdout.readline().decode(*ENCODING) or "null") or {"stop": self._end()}
@@ -85,14 +85,14 @@ class Renderer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-            # Ctrl-C is for the parent: the child ends with it, or when its renderer is closed.
+            # Ctrl-C must reach only the parent; the child ends with it, or when its renderer is collected.
             start_new_session=True,
         )
         weakref.finalize(self, _stop, self._child)
         return self._child
 
     def _end(self) -> str:
-        """Why the child has ended."""
+        """Why the child ended."""
         assert self._child
         code = self._child.wait()
         if code == -signal.SIGPROF:

@@ -1,4 +1,4 @@
-"""One run of scoring: hands chunks to the devices, puts rows down every few seconds, counts, reports progress."""
+"""One run of scoring: sends chunks to the devices, writes rows every few seconds, counts, reports progress."""
 
 import logging
 import time
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FLUSH_S = 12.0
-# Then all rows are written, not the new ones only.
+# Seconds between writes while scores are replaced, because all rows are written then.
 _SETTLE_FLUSH_S = 60.0
-# Published at every commit: 3000 parts, those of a night, took 6 s.
+# More parts than this are merged: each commit publishes all parts, and publishing 3,000 (one night) took 6 s.
 _MOST_PARTS = 50
 
 
 class ScoringRun:
-    """One run of the stage: counts, pace, and when to put rows down."""
+    """One run of the stage: counts, speed, and when rows are written."""
 
     def __init__(self, work: Work, info: StudentInfo, store: Store, errors: precision.Errors) -> None:
         self.work, self.settings, self.info, self.store = work, work.settings, info, store
-        # Of low precision: as measured by runs before this one, and by it.
+        # Errors of low precision, measured by earlier runs and by this one.
         self.errors = dict(errors)
         self.known = store.counts()
         self.counts: Counter[str] = Counter()
@@ -45,11 +45,11 @@ class ScoringRun:
         self.done = self.ticked = self.rescored = 0
 
     def score(self) -> None:
-        """Score what is missing; in low precision also measure its error, and score again what gave no number."""
+        """Score missing candidates. In low precision, also measure the error and repeat non-finite scores in fp32."""
         if self.known["todo"]:
             spec, names = scoring.prepare(self.settings, self.info, self.store.lake.home, self.settings.student.dtype)
             if spec.dtype != scoring.DTYPES[scoring.EXACT]:
-                models.check(models.RATIOS)  # hours later the error is measured by it
+                models.check(models.RATIOS)  # fail now: this model is needed after hours, to measure the error
             self.facts = {"devices": ",".join(names), "dtype": spec.dtype}
             try:
                 for scored in scoring.score(spec, names, self.store.missing(), self._tick):
@@ -61,7 +61,7 @@ class ScoringRun:
                     self._tick(0)
                     if time.monotonic() - self.flushed >= _FLUSH_S:
                         self._flush()
-            finally:  # an error or Ctrl-C keeps what is done
+            finally:  # after an error or Ctrl-C, keep the finished rows
                 self._flush()
         if n := self.store.choose("not_finite", self.store.samples(precision.NOT_FINITE)):
             self._rescore("not_finite", n)
@@ -73,9 +73,9 @@ class ScoringRun:
             self.facts |= {"low_precision_records": low, **precision.as_stats(self.errors)}
 
     def _measure(self, dtype: str) -> None:
-        """Score some of the records in this precision again, as many as were not measured yet: the change is its error.
+        """Measure the error of this precision on MEASURED_RECORDS records, less those measured before.
 
-        What is exact then stays so.
+        Scores the records again in fp32. The fp32 scores stay.
         """
         if dtype == scoring.DTYPES[scoring.EXACT]:
             return
@@ -93,7 +93,7 @@ class ScoringRun:
         self._rescore("measured", n, measured)
 
     def _rescore(self, chosen: str, n: int, before_flush: Callable[[], None] = lambda: None) -> None:
-        """Scores of the `n` samples in the table `chosen` in fp32, in place of what the store has."""
+        """Score the `n` samples in the table `chosen` in fp32 and replace their scores in the store."""
         home, records = self.store.lake.home, self.store.texts_of(chosen)
         try:
             for scored in scoring.score_in_fp32(self.settings, self.info, home, records, n, self.work.progress):
@@ -108,7 +108,7 @@ class ScoringRun:
             self._flush_all()
 
     def _hear(self, proof: "Proof") -> None:
-        """Say once if the student is not asked in the fast way, and remember what was measured."""
+        """Log once if the student is not scored the fast way, and keep the measured differences."""
         if proof in self.proofs:
             return
         self.proofs.append(proof)
@@ -120,7 +120,7 @@ class ScoringRun:
             self.facts |= {"forward_pass": proof.path, "beginnings": shared, **measured}
 
     def _flush(self) -> None:
-        """Put down what was scored; on a full disk into the room that is kept for it, before the run ends."""
+        """Write the new rows. On a full disk, write them into the reserved space, then raise the error."""
         try:
             self._put()
         except Exception as error:
@@ -136,7 +136,7 @@ class ScoringRun:
             self.rows, self.samples = [], []
 
     def _flush_all(self) -> None:
-        """Every row anew: those that take the place of others cannot be added as a part."""
+        """Write all rows as a new part, because replaced scores cannot be appended."""
         self._commit([self.store.write()])
 
     def _commit(self, parts: list[str]) -> None:
@@ -147,7 +147,7 @@ class ScoringRun:
             code_version=scoring.VERSION,
             partition=self.store.partition,
             complete=False,
-            # The rows it was measured by are exact now: it cannot be measured by them again.
+            # The errors are stored, because the records they were measured on now have fp32 scores.
             stats=precision.as_stats(self.errors),
         )
         self.parts = parts

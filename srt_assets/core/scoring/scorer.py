@@ -1,4 +1,4 @@
-"""Scores passes on one device: batches them, survives memory shortage, sums losses per sequence in float64."""
+"""Scores passes on one device: batches them, handles lack of memory, sums losses per sequence in float64."""
 
 import contextlib
 import math
@@ -22,12 +22,12 @@ Tick = Callable[[int], object]
 class Scorer:
     """Sums of negative log-likelihoods for passes, in any number and order.
 
-    `budget`: padded tokens per forward pass; it shrinks for good when the device runs out of memory. `prefixes`:
-    beginnings that many passes share; their keys and values are computed once. `cores`: how many of a CPU to use.
+    `budget`: padded tokens per forward pass; reduced permanently when the device runs out of memory. `prefixes`: shared
+    prefixes, whose keys and values are computed once. `cores`: CPU cores to use.
 
-    Batches run in lanes. On a CPU a lane is a core with a batch of its own: cores that share a batch wait for each
-    other at every small operation, and burn their time waiting. On a GPU a second lane keeps it busy while the first
-    reads its results.
+    Batches run in lanes (threads). On a CPU each lane is one core with its own batch, because cores that share a batch
+    wait for each other at every small operation. On a GPU a second lane keeps the GPU busy while the first reads its
+    results.
     """
 
     def __init__(self, forward: Forward, budget: int, prefixes: Sequence[Sequence[int]] = (), cores: int = 1) -> None:
@@ -41,9 +41,9 @@ class Scorer:
             self.prefixes = {tuple(ids): forward.prefix(list(ids)) for ids in prefixes}
 
     def score(self, passes: Sequence[Pass], tick: Tick = lambda tokens: None) -> list[float | str]:
-        """For each pass the summed loss in nats, or the status that says why there is none.
+        """For each pass the summed loss in nats, or a status that says why there is none.
 
-        `tick(tokens)` is called after every forward pass with the tokens it computed, padding and prefix left out.
+        Calls `tick(tokens)` after every forward pass with the computed tokens, without padding and prefix.
         """
         sums: list[float | str] = [NOT_FINITE] * len(passes)
         waiting = self._plan(passes)
@@ -75,7 +75,7 @@ class Scorer:
                     waiting += batch.halves()[::-1]
                 else:
                     crowded.append(batch)
-            # One that did not fit beside another lane's batch may fit when it has the device for itself.
+            # A pass that did not fit beside another lane's batch may fit when it runs alone.
             for batch in crowded:
                 losses = pool.submit(self._run, batch, passes).result() if self.lanes > 1 else None
                 if losses is not None:
@@ -85,21 +85,21 @@ class Scorer:
         return sums
 
     def _plan(self, passes: Sequence[Pass]) -> list[Batch]:
-        """What to run, the last one first."""
+        """The batches in reverse order, so that the next one is popped from the end."""
         alone_from = 1 if not self.forward.ways.batches else self.forward.long_from
         return plan(passes, self.budget, tuple(self.prefixes), alone_from)[::-1]
 
     def _run(self, batch: Batch, passes: Sequence[Pass]) -> np.ndarray | None:
-        """Losses of the batch's scored tokens, one after the other; None: memory ran out."""
+        """Losses of the batch's scored tokens, concatenated; None if memory ran out."""
         skip = len(batch.prefix)
-        # The last token of all predicts nothing that is scored.
+        # The last token of a sequence predicts no scored token.
         members = [passes[i].ids[skip:-1] for i in batch.members]
         width = max(map(len, members))
         ids = np.zeros((len(members), width), dtype=np.int64)
         for row, one in zip(ids, members, strict=True):
             row[: len(one)] = one
         scored = [passes[i] for i in batch.members]
-        # The output at place t predicts the token at t + 1.
+        # The output at position t predicts the token at t + 1.
         positions = np.concatenate(
             [np.arange(one.start - 1, len(one.ids) - 1) - skip + r * width for r, one in enumerate(scored)]
         )
@@ -124,11 +124,11 @@ class Scorer:
 
 @contextlib.contextmanager
 def lanes(count: int, threads: int) -> Iterator[ThreadPoolExecutor]:
-    """So many Python threads that compute on `threads` cores each."""
+    """A pool of `count` Python threads that compute on `threads` cores each."""
     before = torch.get_num_threads()
     try:
-        # Set in every lane: in a thread that never set it, matrix products take all cores.
+        # Set in every lane: in a thread that did not set it, matrix products use all cores.
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             yield pool
     finally:
-        torch.set_num_threads(before)  # part of the setting is the process's, and what runs next wants its own back
+        torch.set_num_threads(before)  # part of the setting is global to the process

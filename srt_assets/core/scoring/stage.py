@@ -1,8 +1,8 @@
-"""The stage behind `student_scores`: what the student thinks of every candidate.
+"""The stage of `student_scores`: the student's losses for every candidate.
 
-A row holds sums and counts for four passes; every published ratio is arithmetic over them, done in SQL
-(`candidate_scores`): loss = sum_nll / n_tokens, IFD = exp(loss(y|x) - loss(y)), r-IFD = exp(loss(x|y') - loss(x))
-(Li et al. 2024, Eq. 2, 3 and 8). Importing this module loads no torch: `srt status` asks it for fingerprints.
+A row holds sums and counts for four passes. The ratios are computed from them in SQL (`candidate_scores`):
+loss = sum_nll / n_tokens, IFD = exp(loss(y|x) - loss(y)), r-IFD = exp(loss(x|y') - loss(x)) (Li et al. 2024, Eq. 2, 3
+and 8). Importing this module loads no torch, because `srt status` uses it.
 """
 
 from contextlib import closing
@@ -22,15 +22,15 @@ from srt_assets.core.students import checkpoints
 from srt_assets.settings import Settings
 
 COMPLETE = "every_candidate_has_a_score_or_a_status"
-# The policy for which an older program had settled the scores in low precision; a fact of its fingerprints.
+# A fact in fingerprints of older programs: the policy for which they settled scores in low precision.
 SETTLED_FOR = "settled_for"
-# What an error of low precision is measured for, beside the precision: all that `wanted` names but the candidates.
+# A measured error stays valid while these facts of `wanted` are unchanged.
 _SAME_WAY = ("student", "code", "template", "protocol", "max_length")
 CANDIDATE_SLICES = ("asset=reflected_instructions", "asset=reflected_responses")
 
 
 class StudentScores(Stage):
-    """Summed losses of four passes for every candidate: the numbers IFD and r-IFD are made of."""
+    """Summed losses of four passes for every candidate, from which IFD and r-IFD are computed."""
 
     asset = "student_scores"
     tables = (TABLE,)
@@ -50,22 +50,22 @@ class StudentScores(Stage):
     )
 
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
-        """Raises UserError if the candidates or the student are missing."""
+        """The fingerprint that the scores should have. UserError if the candidates or the student are missing."""
         facts = _inputs(settings, lake, student)
         facts |= settings.student.model_dump(include={"template", "protocol", "max_length", "dtype"})
         before = lake.manifest(TABLE, f"student={student}")
         if before and before.complete and (policy := before.inputs.get(SETTLED_FOR)):
-            # An older program would have scored again for another policy. To us they are scores like any others.
+            # An older program scored again for another policy. This program accepts these scores for all policies.
             older = Fingerprint.of(**facts, **{SETTLED_FOR: policy})
             if older.digest == before.fingerprint:
                 return older
         return Fingerprint.of(**facts)
 
     def make(self, work: Work) -> Made:
-        """Score what is missing, keep what is known, forget what is gone.
+        """Score missing candidates, reuse known scores, drop rows of removed candidates.
 
-        Rows are put down every few seconds; after a kill the next run goes on from them. Raises UserError if the
-        student or a setting cannot work, StageError if a worker dies.
+        Rows are written every few seconds, and after a kill the next run continues from them. UserError if the student
+        or a setting cannot be used, StageError if a worker dies.
         """
         info = checkpoints.get(work.lake, work.student)
         before = work.lake.manifest(TABLE, work.partition)
@@ -78,7 +78,7 @@ class StudentScores(Stage):
             return Made({TABLE: [store.write()]}, run.stats())
 
     def describe(self, lake: Lake, student: str = "") -> Description:
-        """Statuses, ratios, and in which ways this student has proved that it can be asked."""
+        """Statuses, ratios, and how this student is scored (its proofs)."""
         found = describe.describe(lake, student)
         proved = "; ".join(proofs.told(lake.home, checkpoints.get(lake, student).fingerprint))
         return replace(found, numbers={**found.numbers, "forward_passes": proved}) if proved else found
@@ -92,13 +92,13 @@ STAGE = StudentScores()
 
 
 def can_be_made(lake: Lake) -> bool:
-    """True if the teacher side is there and finished, so that a student has something to score."""
+    """Whether the candidates are complete, so that a student has something to score."""
     found = [lake.manifest("candidates", partition) for partition in CANDIDATE_SLICES]
     return all(manifest and manifest.complete for manifest in found)
 
 
 def _inputs(settings: Settings, lake: Lake, student: str) -> dict[str, Any]:
-    """What is scored, and by which student."""
+    """The facts about candidates, student and scoring code. UserError if the candidates are missing or unfinished."""
     hashes = []
     for partition in CANDIDATE_SLICES:
         manifest = lake.manifest("candidates", partition)

@@ -1,8 +1,7 @@
-"""Scores of one student, in SQL: which are known, which are missing, how they are written.
+"""Known and missing scores of one student, in SQL, and writing them. Computing scores is in `__init__.py`.
 
 A score belongs to texts (content key), student (fingerprint) and way of scoring, not to a sample: candidates with the
-same texts have the same score. Texts leave DuckDB only for candidates that must be scored. Here belongs what is done
-with rows; how they are computed is in `__init__.py`.
+same texts have the same score. Texts leave DuckDB only for candidates that must be scored.
 """
 
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ _NUMBERS = [*_OF_PASSES, *_FACTS]
 
 @dataclass(frozen=True)
 class Way:
-    """How a score was made; only scores made the same way can be used again. `dtypes`: precisions that will do."""
+    """How a score was made. Only scores made the same way are reused. `dtypes`: accepted precisions."""
 
     student_fingerprint: str
     template: str
@@ -40,15 +39,16 @@ class Way:
             for fact in fields(self)
             if fact.name != "dtypes"
         ]
-        # A memory shortage belongs to the machine of that day: such a row is tried again.
+        # Rows without a score for lack of memory are tried again, because the machine may have more memory now.
         fit = [f"status_{name} <> '{OUT_OF_MEMORY}'" for name in PASSES]
         return " AND ".join([*same, f"dtype IN ({', '.join(map(sql_literal, self.dtypes))})", *fit])
 
 
 class Known:
-    """The scores of one student in one table with the columns of `student_scores`, those that were made in this way.
+    """The scores of one student that were made in this way, from one table with the columns of `student_scores`.
 
-    Close it. `partition` is `student=<slug>`. In `con`: `wanted`, all candidates; `done`, numbers by content key.
+    Close it. `partition` is `student=<slug>`. Tables in `con`: `wanted` (all candidates), `done` (scores by content
+    key).
     """
 
     def __init__(self, lake: Lake, student: str, way: Way, table: str, memory: str | None = None) -> None:
@@ -58,7 +58,7 @@ class Known:
         self.way = way
         self.table = table
         self.con = lake.connect(memory)
-        # Numbers only, one row for equal texts.
+        # Scores without texts, one row per content key.
         self.con.execute(
             f"CREATE TABLE done AS SELECT DISTINCT ON (content_key) content_key, {', '.join(_NUMBERS)} "
             f"FROM {lake.source(table, self.partition)} WHERE {way.condition()}"
@@ -71,19 +71,20 @@ class Known:
         self.con.close()
 
     def texts_of(self, chosen: str) -> Iterator[tuple[str, str, Texts]]:
-        """(sample_id, content_key, texts) of every candidate that can be scored, known or not, of the samples in the
-        table `chosen`.
+        """(sample_id, content_key, texts) of all candidates that can be scored, of the samples in the table `chosen`.
+
+        Candidates with known scores are included.
         """
         return self._texts(f"SELECT sample_id, candidate FROM wanted SEMI JOIN {chosen} USING (sample_id) WHERE ok")
 
     def choose(self, name: str, samples: str) -> int:
-        """Keep samples, SQL with the column sample_id, as a table of this name; gives how many they are."""
+        """Store samples (SQL with the column sample_id) as a table of this name; returns their number."""
         self.con.execute(f"CREATE OR REPLACE TABLE {name} AS {samples}")
         [(n,)] = self.con.execute(f"SELECT count(*) FROM {name}").fetchall()
         return n
 
     def remember(self, rows: list[dict]) -> None:
-        """Add scores (columns as in the table, by content key) to what is known; a newer one replaces an older."""
+        """Add scores (columns as in the table, by content key) to the known ones; a newer one replaces an older."""
         schema = TABLES[self.table].arrow_schema
         columns = ["content_key", *_NUMBERS]
         facts = {"scoring_version": self.way.scoring_version, "student_fingerprint": self.way.student_fingerprint}
@@ -94,7 +95,7 @@ class Known:
         self.con.unregister("fresh")
 
     def rows(self, scores: str = "done", condition: str = "true") -> str:
-        """SQL: the table's rows for these candidates, with `scores` (a table like `done`) by content key."""
+        """SQL for the table's rows of all candidates, joined with `scores` (a table like `done`) by content key."""
         unscored = ", ".join(
             f"CASE WHEN ok THEN d.{c} ELSE {sql_literal(NOT_OK)} END AS {c}" if c.startswith("status_") else f"d.{c}"
             for c in _NUMBERS
@@ -105,7 +106,7 @@ class Known:
         )
 
     def write(self, condition: str = "true", order: str = "ORDER BY sample_id, candidate") -> str:
-        """A part with these rows."""
+        """Write these rows as a new part and return its name."""
         return self.lake.sink_part(self.con, f"{self.rows('done', condition)} {order}", self.table, self.partition)
 
     def _texts(self, chosen: str) -> Iterator[tuple[str, str, Texts]]:
@@ -120,7 +121,7 @@ class Known:
 
 
 class Store(Known):
-    """One run's view of the student's rows in `student_scores`, with `todo`: what has no score yet."""
+    """The student's rows in `student_scores` for one run, with the table `todo` of candidates without a score."""
 
     def __init__(self, lake: Lake, student: str, way: Way) -> None:
         super().__init__(lake, student, way, TABLE)
@@ -141,11 +142,11 @@ class Store(Known):
         return counts
 
     def missing(self) -> Iterator[tuple[str, str, Texts]]:
-        """(sample_id, content_key, texts) of what must be scored; a sample's candidates come one after the other."""
+        """(sample_id, content_key, texts) of the candidates to score; candidates of a sample are consecutive."""
         return self._texts("SELECT sample_id, candidate FROM todo")
 
     def samples(self, condition: str, at_most: int | None = None) -> str:
-        """SQL: samples with a score that fulfils this; of more than `at_most` some that nothing in them chooses."""
+        """SQL for the samples with a score that meets this condition; at most `at_most`, chosen by a hash of the id."""
         limit = "" if at_most is None else f"ORDER BY hash(sample_id) LIMIT {at_most}"
         return (
             "SELECT DISTINCT sample_id FROM wanted w JOIN done d ON w.ok AND d.content_key = w.content_key "
@@ -153,7 +154,7 @@ class Store(Known):
         )
 
     def count(self, condition: str) -> int:
-        """How many samples have a score that fulfils this."""
+        """The number of samples with a score that meets this condition."""
         [(n,)] = self.con.execute(
             "SELECT count(DISTINCT sample_id) FROM wanted w JOIN done d ON w.ok AND d.content_key = w.content_key "
             f"WHERE {condition}"
@@ -161,16 +162,16 @@ class Store(Known):
         return n
 
     def write_reused(self) -> str:
-        """A part with every sample that needs no scoring: all its rows are known, or not to be scored."""
+        """Write a part with every sample that needs no scoring, and return its name."""
         return self.write("sample_id NOT IN (SELECT sample_id FROM todo)", order="")
 
     def write_scored(self, samples: list[str], rows: list[dict]) -> str:
-        """A part with all four rows of these samples: those just scored, and those known before."""
+        """Write a part with all four rows of these samples, new and known ones, and return its name."""
         self.remember(rows)
         self.con.execute("CREATE OR REPLACE TABLE asked AS SELECT unnest(?::VARCHAR[]) AS sample_id", [samples])
         return self.write("sample_id IN (FROM asked)", order="")
 
     def merge(self, parts: list[str]) -> str:
-        """One part with the rows of these: each commit, and each query, opens every part there is."""
+        """Merge these parts into one, because each commit and each query opens every part. Returns its name."""
         paths = [self.lake.directory(TABLE, self.partition) / name for name in parts]
         return self.lake.sink_part(self.con, TABLES[TABLE].select_sql(paths), TABLE, self.partition)

@@ -1,4 +1,4 @@
-"""The prompt texts a student sees, as plain strings: scoring and training both take them from here and nowhere else.
+"""The prompt texts a student sees, as plain strings. Scoring and training both take them from here.
 
 Nothing is stripped and no prompt ends with a space, because a space there would merge with the first word of the
 target in most tokenizers. Texts of `vicuna`, `alpaca` and `wizardlm` are those of the authors' scoring script.
@@ -44,7 +44,7 @@ TEMPLATES: dict[str, Render] = {
 
 
 def join(instruction: str, input: str) -> str:
-    """The instruction as the student is asked to recover it in protocol `aligned` (x of r-IFD): input on a new line."""
+    """Instruction and input as one text, input on a new line: the target x of r-IFD in the protocol `aligned`."""
     return f"{instruction}\n{input}" if input else instruction
 
 

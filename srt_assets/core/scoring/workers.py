@@ -1,4 +1,4 @@
-"""Chunks over devices: in this process for one device, one worker process each for several. Order is not kept."""
+"""Distributes chunks over devices: one device in this process, several in a worker process each, in any order."""
 
 import contextlib
 import multiprocessing as mp
@@ -17,7 +17,7 @@ from srt_assets.core.masking import redact
 from srt_assets.core.scoring.chunks import ChunkScorer, Item, Scored, Spec
 from srt_assets.core.signals import listen
 
-# One being computed, one being tokenized, one waiting: a worker never waits for its feeder.
+# Chunks per worker: one being computed, one being tokenized, one waiting, so that a worker never waits for chunks.
 _AHEAD = 3
 Chunk = Sequence[Item]
 Tick = Callable[[int], object]
@@ -73,15 +73,16 @@ def _spread(spec: Spec, devices: list[str], chunks: Iterator[Chunk], tick: Tick)
 
 
 class _Worker:
-    """A process on one device. It answers through a pipe of its own, whose ends only it and this process hold.
+    """A worker process on one device, with a pipe of its own for its answers.
 
-    So each of the two notices when the other is killed, even in the middle of an answer: the pipe is closed.
+    Only the worker and this process hold an end of the pipe. If either is killed, even in the middle of an answer, the
+    pipe closes and the other notices.
     """
 
     def __init__(self, context: SpawnContext, spec: Spec, device: str) -> None:
         self.open_chunks = 0
         self.inbox: mp.Queue = context.Queue()
-        # What a dead worker did not fetch must not keep this process from ending.
+        # Chunks that a dead worker did not fetch must not keep this process from ending.
         self.inbox.cancel_join_thread()
         self.results, answers = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(spec, device, self.inbox, answers), daemon=True)
@@ -89,7 +90,7 @@ class _Worker:
         answers.close()
 
     def feed(self, chunks: Iterator[Chunk]) -> None:
-        """Send the next chunk, or the end."""
+        """Send the next chunk, or None if there are no more."""
         chunk = next(chunks, None)
         self.inbox.put(chunk)
         self.open_chunks += chunk is not None
@@ -112,10 +113,10 @@ class _Worker:
 
 
 def _work(spec: Spec, device: str, inbox: mp.Queue, answers: Connection) -> None:
-    # Ctrl-C reaches every process of a terminal: who started this one ends it, by SIGTERM.
+    # Ctrl-C reaches every process of the terminal. Workers ignore it; the parent ends them with SIGTERM.
     listen()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The parent is gone: there is no one to report to.
+    # If the parent is gone, the pipe is closed and there is nothing to report.
     with contextlib.suppress(BrokenPipeError):
         try:
             scorer = ChunkScorer(spec, device)
@@ -125,7 +126,7 @@ def _work(spec: Spec, device: str, inbox: mp.Queue, answers: Connection) -> None
             raise
         except (UserError, StageError) as error:
             answers.send(("error", error))
-        except Exception as error:  # noqa: BLE001 - handed on whole to the process that waits for an answer
+        except Exception as error:  # noqa: BLE001 - passed on to the parent, which raises it
             text = redact("".join(traceback.format_exception(error)))
             answers.send(("error", StageError(f"a scoring worker failed:\n{text}", "run again: scored rows are kept")))
 
@@ -136,7 +137,7 @@ def _received(inbox: mp.Queue) -> Iterator[Chunk]:
         try:
             chunk = inbox.get(timeout=5)
         except queue.Empty:
-            # A parent that was killed cannot stop its workers: they end when they see that it is gone.
+            # A killed parent cannot stop its workers, so they check whether it is alive.
             if parent and not parent.is_alive():
                 return
             continue

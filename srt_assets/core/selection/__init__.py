@@ -1,1 +1,1 @@
-"""Selection: policies as data, the rule run for one student, the explanation of a verdict, and the export."""
+"""Selection: policies as data, the rule run for one student, settling close verdicts, and explaining a verdict."""

@@ -1,19 +1,20 @@
-"""Which verdicts are closer than scores in low precision are exact: asked of the margins of the rule itself.
+"""Finds verdicts whose margin is smaller than the error of low precision. What happens to them is in `settle.py`.
 
-The cut of a top-k, where ranks decide and not a margin, is not asked.
+The cut of a top-k is not checked, because ranks decide it, not a margin.
 """
 
 from srt_assets.core.scoring.precision import MEASURES
 
-# The error of a comparison's margin; lengths and coins are exact in any precision.
+# The error that applies to each comparison's margin. Lengths and coins are exact in any precision.
 _ERROR_OF = {"ifd": "e.log_ifd", "r_ifd": "e.log_r_ifd", "perplexity": "e.loss_response_given_prompt"}
 
 
 def close_sql(verdicts: str, low: str, ratios: str) -> str:
-    """SQL: the samples with a verdict that the error of their scores in low precision could turn.
+    """SQL for the samples with a verdict that the error of their low-precision scores could change.
 
-    `verdicts`, `low`, `ratios`: SQL with rows of `decisions`, of the scores in low precision, of `candidate_scores`. Of
-    the relation `asked_policies` (columns of `policies`) each counts; `errors` has one row a precision (`dtype`).
+    `verdicts`, `low`, `ratios`: SQL with rows of `decisions`, of the scores in low precision, of `candidate_scores`.
+    The relation `asked_policies` has the policies to check (columns of `policies`), `errors` one row per precision
+    (`dtype`).
     """
     compared = [
         f"(compare_{n} = '{what}' AND compared_{n} IN ('wins', 'not_better') AND abs(margin_{n}) <= {error})"
@@ -29,13 +30,13 @@ def close_sql(verdicts: str, low: str, ratios: str) -> str:
     SELECT sample_id
     FROM ({verdicts}) AS v JOIN e USING (sample_id) JOIN asked_policies USING (policy)
     WHERE {" OR ".join(compared)}
-        -- The rule asks the limits last, that of IFD first, and only of a winner that could be kept.
+        -- The rule checks the limits last, that of IFD first, and only for a winner that could be kept.
         OR (NOT response_reflected_only OR branch IN ('instruction+response', 'response')) AND (
             abs({ifd}) <= e.log_ifd
             OR coalesce({ifd} < 0, true) AND abs({r_ifd}) <= e.log_r_ifd
         )
     UNION
-    -- A policy that filters before it compares asks the limits of every candidate.
+    -- A policy that filters before it compares checks the limits of every candidate.
     SELECT sample_id
     FROM ({ratios}) AS c JOIN e USING (sample_id), asked_policies
     WHERE filter_before_compare

@@ -1,8 +1,8 @@
-"""The stage behind the asset `selected_set`: runs `decisions.sql` for one student and stores what it says.
+"""The stage of the asset `selected_set`: runs `decisions.sql` for one student and stores the verdicts.
 
-Writes four tables: `policies` (what was asked), `decisions` (the active policy), `policy_decisions` (all of them, side
-by side) and `selected_set` (the texts of what was kept). Rows never pass through Python. Verdicts that low precision
-could turn are settled before (`settle.py`).
+It writes four tables: `policies` (all policies with their switches), `decisions` (verdicts of the active policy),
+`policy_decisions` (verdicts of all policies) and `selected_set` (the texts of the kept candidates). Rows never become
+Python objects. Verdicts that low precision could change are settled first (`settle.py`).
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ TABLE = "selected_set"
 
 
 class SelectedSet(Stage):
-    """What the student chose: `dbt_like_sql/models/marts/decisions.sql` run for it, and the texts of what was kept."""
+    """The student's choice: the verdicts of `dbt_like_sql/models/marts/decisions.sql`, and the texts of the kept."""
 
     asset = "selected_set"
     tables = (TABLE, "policy_decisions", "decisions", "policies")
@@ -38,14 +38,14 @@ class SelectedSet(Stage):
     group = "selection"
     kinds = frozenset({"duckdb", "parquet"})
     per_student = True
-    # Close verdicts are scored on one.
+    # Settling close verdicts scores records on a device.
     pool = "device"
 
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
-        """The scores, the candidates, the policies and the meaning of the rule's SQL.
+        """The fingerprint of the scores, the candidates, the policies and the rule's SQL.
 
-        Raises StageError if the student has no finished scores of the present candidates, UserError with file and line
-        if the rule is not SQL that fits the tables.
+        StageError if the student has no complete scores of the current candidates, UserError with file and line if the
+        rule's SQL does not compile.
         """
         scores = lake.manifest("student_scores", f"student={student}")
         if scores is None or not scores.complete:
@@ -55,14 +55,14 @@ class SelectedSet(Stage):
             )
         candidates = sorted(m.content_hash for m in lake.manifests("candidates"))
         if sorted(scores.inputs.get("candidates", ())) != candidates:
-            # A verdict would hold for texts that were never scored.
+            # Without this check a verdict would apply to texts that were never scored.
             raise StageError(
                 f"the candidates have changed since student {student} scored them",
                 f"score them: srt run selected_set --student {student}",
             )
         models.check_rule()
         project = models.load()
-        # What makes the scores in low precision count less counts only where there are any.
+        # The SQL that prefers settled scores is part of the fingerprint only if something is settled (`_settled`).
         rule = models.code_version(project.models[models.RULE], project, {models.SCORES: "student_scores"})
         facts = {
             "stage": TABLE,
@@ -77,19 +77,19 @@ class SelectedSet(Stage):
     def _settled(
         self, settings: Settings, lake: Lake, student: str, scores: Manifest, plain: Fingerprint
     ) -> dict[str, Any]:
-        """The facts of a fingerprint about what is settled; none if nothing has to be."""
+        """The facts of the fingerprint about settling; {} if nothing has to be settled."""
         project = models.load()
         final = models.code_version(project.models[models.SCORES], project) if models.SCORES in project.models else ""
         asked = settle.policies(settings, scores, student)
         before = lake.manifest(TABLE, f"student={student}")
         if SETTLED_FOR in scores.inputs and before and before.fingerprint == plain.digest:
-            asked = []  # an older program settled and decided, and nothing that it knew has changed
+            asked = []  # an older program settled and decided, and its inputs have not changed
         if not asked and final == settle.FINAL_SCORES:
             return {}
         return {"settled_for": sorted(policy["policy_fingerprint"] for policy in asked), "final_scores": final}
 
     def right(self, lake: Lake, student: str, want: Fingerprint) -> Manifest | None:
-        """Also None if rows are missing that it settled."""
+        """As in `Stage`; also None if the rows that settling wrote are missing."""
         settled = bool(want.facts.get("settled_for"))
         if settled and not lake.whole(settle.TABLE, self.partition(student)):
             return None
@@ -104,12 +104,12 @@ class SelectedSet(Stage):
         with lake.connect(memory(lake)) as con:
             parts = {"policies": lake.write_part("policies", _rows(work.settings, student), partition)}
             con.execute("CREATE TEMP TABLE asked AS SELECT * FROM " + _part(lake, "policies", partition, parts))
-            # No order is needed before the set's own, and keeping one costs memory.
+            # Only the selected set needs an order, and keeping one costs memory.
             con.execute("SET preserve_insertion_order = false")
             every = rule_sql(lake, student, "asked", active_only=False)
             parts["policy_decisions"] = lake.sink_part(con, every, "policy_decisions", partition)
             work.progress(1, 3, "tables")
-            # The rule is run once: the active policy's verdicts are rows of what it just said.
+            # The rule runs once for all policies; the active policy's verdicts are taken from its result.
             verdicts = _part(lake, "policy_decisions", partition, parts)
             active = f"SELECT * FROM {verdicts} WHERE policy IN (SELECT policy FROM asked WHERE active)"
             parts["decisions"] = lake.sink_part(con, active, "decisions", partition)
@@ -161,7 +161,8 @@ STAGE = SelectedSet()
 def selected_sql(lake: Lake, verdicts: str) -> str:
     """Rows of `selected_set` for a relation of verdicts (columns of `decisions`, one policy), in order of sample ids.
 
-    Content ids are as good as a shuffle and the same on every machine. Texts are fetched for the winners only.
+    Sample ids are hashes, so their order is as good as a shuffle and the same on every machine. Texts are read for the
+    kept candidates only.
     """
     return f"""
     SELECT student, kept.sample_id, kept.dataset, candidate, instruction, input, response, log_ifd, log_r_ifd,
@@ -173,7 +174,7 @@ def selected_sql(lake: Lake, verdicts: str) -> str:
 
 
 def arm_sql(lake: Lake, student: str, policy: str) -> str:
-    """What any policy would train on: rows like those of `selected_set`, from the stored verdicts of all policies."""
+    """SQL for the training rows of any policy, like those of `selected_set`, from the stored verdicts."""
     verdicts = lake.source("policy_decisions", f"student={student}")
     return selected_sql(lake, f"(SELECT * FROM {verdicts} WHERE policy = {sql_literal(policy)})")
 

@@ -1,6 +1,6 @@
-"""Why a record was kept or not: everything behind its verdict, gathered from the lake as plain data.
+"""Collects everything behind a record's verdict from the lake, as plain data, for `srt explain`.
 
-The view `record_lineage` has the same facts for all records at once, one row a candidate.
+The view `record_lineage` has the same facts for all records, one row per candidate.
 """
 
 import math
@@ -23,15 +23,15 @@ _MEASURES = {
     "always": "the rewrite always wins",
     "never": "the rewrite never competes",
 }
-# The candidate that takes the place of another when its response is reflected too.
+# The challenger in the second comparison, by the winner of the first.
 _SECOND = {"original": "reflected_response", "reflected_instruction": "reflected_both"}
 _ORDER = f"list_position([{', '.join(map(sql_literal, CANDIDATES))}], candidate)"
 
 
 def explain(lake: Lake, sample_id: str, student: str | None = None) -> dict[str, Any]:
-    """The record, its candidates, the teacher calls, and for each student (or the one named) scores and verdict.
+    """The record, its candidates, its teacher calls, and scores and verdict of each student (or of the one named).
 
-    `sample_id` may be cut short as long as one record only begins with it. UserError: no such record or student.
+    `sample_id` may be a prefix that only one record has. UserError if there is no such record or student.
     """
     if student is not None:
         known_student(lake, student)
@@ -67,7 +67,7 @@ def explain(lake: Lake, sample_id: str, student: str | None = None) -> dict[str,
 
 
 def _record(con: duckdb.DuckDBPyConnection, sample_id: str) -> dict[str, Any]:
-    sample_id = sample_id.encode(errors="replace").decode()  # DuckDB refuses what is no UTF-8
+    sample_id = sample_id.encode(errors="replace").decode()  # DuckDB refuses text that is not valid UTF-8
     rows = _rows(
         con,
         "SELECT sample_id, dataset, source_file, source_index, instruction, input, response FROM raw_records "
@@ -124,7 +124,7 @@ def _of_student(con: duckdb.DuckDBPyConnection, found: dict[str, Any], student: 
 
 
 def _comparisons(verdict: dict[str, Any], policy: dict[str, Any]) -> list[dict[str, Any]]:
-    """The two comparisons of the tree: who challenged whom, by what, with which result and margin."""
+    """The two comparisons of the rule: challenger, defender, measure, result and margin."""
     first = "reflected_instruction" if "instruction" in verdict["branch"] else "original"
     pairs = (("reflected_instruction", "original"), (_SECOND[first], first))
     return [

@@ -1,4 +1,4 @@
-"""Policies as data: what each compares and what it asks of its winner. `decisions.sql` gives the rows their meaning."""
+"""Policies as data: what each policy compares, and the limits for its winner. `decisions.sql` implements them."""
 
 from dataclasses import asdict, dataclass
 
@@ -25,12 +25,12 @@ class Policy:
 POLICIES: dict[str, Policy] = {
     # The authors' four-candidate tree.
     "selective": Policy("ifd", "r_ifd", True, 0.0, 0.0),
-    # Version 1 of the method: both rewrites, whatever the student thinks.
+    # Version 1 of the method: always both rewrites, whatever their scores.
     "reflected_all": Policy("always", "always", False, None, None),
-    # The tree with one score in both places; what is not scored is not limited either.
+    # The same tree with one score in both comparisons, and a limit for that score only.
     "ifd_only": Policy("ifd", "ifd", True, 0.0, None),
     "r_ifd_only": Policy("r_ifd", "r_ifd", True, None, 0.0),
-    # The paper's baselines mix originals in: every record keeps its winner.
+    # The paper's baselines include originals: the winner of every record is kept.
     "perplexity": Policy("perplexity", "perplexity", False, None, None),
     "random": Policy("random", "random", False, None, None),
     "longest": Policy("longest", "longest", False, None, None),
@@ -54,7 +54,7 @@ def policy_rows(selection: Selection, seed: int, student: str) -> list[dict]:
 
 
 def _switches(selection: Selection) -> dict[str, bool | int | float | None]:
-    # In TOML 1 is a count and 1.0 a share: the type says which.
+    # In TOML `top_k = 1` is a count and `top_k = 1.0` a share, so the type decides.
     is_share = isinstance(selection.top_k, float) and selection.top_k <= 1
     return {
         "filter_before_compare": selection.filter_before_compare,

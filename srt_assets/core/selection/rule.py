@@ -1,4 +1,4 @@
-"""The rule, `decisions.sql`, over one student's rows."""
+"""The SQL of the rule, `decisions.sql`, over one student's rows. Running and storing it is in `decide.py`."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,10 +11,10 @@ from srt_assets.core.tables import TABLES
 def rule_sql(
     lake: Lake, student: str, policies: str, instead: Mapping[str, str] = MappingProxyType({}), active_only: bool = True
 ) -> str:
-    """The rule over one student's scores. `policies` names a relation with the columns of the table `policies`.
+    """The rule's SQL over one student's scores. `policies`: a relation with the columns of the table `policies`.
 
-    `instead`: relations to read in place of tables of the lake. Without `active_only` every policy counts as active, so
-    that one pass over the scores decides all of them.
+    `instead`: relations to read instead of tables of the lake. Without `active_only` every policy counts as active, so
+    that one pass over the scores decides for all policies.
     """
     if not active_only:
         policies = f"(SELECT * REPLACE (true AS active) FROM {policies})"
@@ -32,6 +32,6 @@ def rule_sql(
 
 
 def memory(lake: Lake) -> str:
-    """What DuckDB may take for the rule before it spills. Without a limit it takes most of the machine's."""
+    """DuckDB's memory limit for the rule; above it DuckDB spills. Without a limit it takes most of the machine's."""
     candidates = sum(manifest.rows for manifest in lake.manifests("candidates"))
     return f"{1000 + 200 * (candidates // 4_000_000)}MB"

@@ -1,8 +1,8 @@
-"""Verdicts that low precision could turn are settled: their records are scored in fp32 before they are decided.
+"""Settles verdicts that low precision could change: scores their records in fp32 before the decision.
 
-Here belongs the table `settled_scores`, whose rows count in place of those in low precision (`final_scores.sql`), and
-when it is filled. Which verdicts are close is in `close.py`; how far off a precision is, and how records are scored, is
-scoring's (`scoring/precision.py`, `scoring/__init__.py`).
+This file fills the table `settled_scores`, whose rows replace those in low precision (`final_scores.sql`). Which
+verdicts are close is in `close.py`; the error of a precision is in `scoring/precision.py`, the scoring itself in
+`scoring/__init__.py`.
 """
 
 import time
@@ -28,16 +28,16 @@ from srt_assets.settings import Settings
 
 TABLE = "settled_scores"
 VERSION = "1"
-# The meaning of `final_scores.sql` as it comes with the program: where nothing is settled, it gives student_scores.
+# The code version of the packaged `final_scores.sql`, which returns student_scores unchanged if nothing is settled.
 FINAL_SCORES = "e92f4edb40ee2456"
 _FLUSH_S = 60.0
 
 
 def policies(settings: Settings, found: Manifest, student: str) -> list[dict]:
-    """The policies whose close verdicts must be settled: the active one and the arms of training; rows of `policies`.
+    """The policies whose close verdicts must be settled (rows of `policies`): the active one and the arms of training.
 
-    `found`: the manifest of the student's scores. None if all are in fp32. An older program settled scores in low
-    precision for one policy itself.
+    `found`: the manifest of the student's scores. [] if all scores are in fp32. A policy for which an older program has
+    already settled the scores is left out.
     """
     if not found.stats.get("low_precision_records"):
         return []
@@ -48,9 +48,9 @@ def policies(settings: Settings, found: Manifest, student: str) -> list[dict]:
 
 
 def settle(work: Work, found: Manifest) -> Facts:
-    """Score close records in fp32, and count the verdicts that turned. Nothing to do: forget what no longer counts.
+    """Score close records in fp32 and count the changed verdicts. Drops settled scores that no longer count.
 
-    StageError if the scores were made with other settings: the same scores in fp32 cannot be made then.
+    StageError if the scores were made with other settings, because fp32 scores under those cannot be made now.
     """
     lake, student = work.lake, work.student
     if not (asked := policies(work.settings, found, student)):
@@ -67,7 +67,7 @@ def settle(work: Work, found: Manifest) -> Facts:
 
 
 class Settling:
-    """One student's close verdicts: found, settled, written down."""
+    """Finds and settles one student's close verdicts and stores the scores."""
 
     def __init__(self, work: Work, asked: list[dict]) -> None:
         self.work = work
@@ -75,7 +75,7 @@ class Settling:
         way = scoring.way(work.settings, self.info, scoring.EXACT)
         self.rows = Known(work.lake, work.student, way, TABLE, memory(work.lake))
         self.con = self.rows.con
-        # Ranks are not settled, and among a few records they mean nothing.
+        # A top-k is left out: ranks are not settled, and they mean nothing among a few records.
         plain = {"active": True, "top_k_count": None, "top_k_share": None}
         schema = TABLES["policies"].arrow_schema
         self.con.register("asked_policies", pa.Table.from_pylist([row | plain for row in asked], schema=schema))
@@ -87,7 +87,7 @@ class Settling:
         self.rows.close()
 
     def run(self, errors: precision.Errors) -> Facts:
-        """Settle what is close; the numbers of it."""
+        """Settle the close verdicts; returns the counts."""
         known = self._known()
         errors = {**errors, **self._measured_now(errors)}
         close = self.rows.choose("close", self._close(errors))
@@ -109,7 +109,7 @@ class Settling:
         return n
 
     def _settled(self) -> str:
-        """SQL: the rows of `settled_scores` that count, as far as they are known."""
+        """SQL for the current rows of `settled_scores`."""
         known = self.rows.rows("done", "d.content_key IS NOT NULL")
         return f"SELECT * FROM ({known}) SEMI JOIN ({self._low()}) USING (sample_id, candidate, content_key)"
 
@@ -117,13 +117,13 @@ class Settling:
         return f"SELECT * FROM ({self.scores}) WHERE {precision.LOW}"
 
     def _open(self) -> str:
-        """SQL: the scores in low precision that are not settled."""
+        """SQL for the scores in low precision that are not settled."""
         return f"SELECT * FROM ({self._low()}) ANTI JOIN done USING (content_key)"
 
     def _measured_now(self, errors: precision.Errors) -> dict[str, Error]:
-        """The errors of precisions in which an older program scored, which measured only what one policy compared.
+        """Measure the errors of precisions missing in `errors`, because an older program measured them differently.
 
-        StageError if none can be measured: no verdict would then be known to be right.
+        StageError if an error cannot be measured, because then no verdict is known to be right.
         """
         found = {}
         present = self.con.execute(f"SELECT DISTINCT dtype FROM ({self._low()})").fetchall()
@@ -146,7 +146,7 @@ class Settling:
         return found
 
     def _close(self, errors: precision.Errors) -> str:
-        """SQL: samples scored in low precision with a verdict that its error could turn, under one of the policies."""
+        """SQL for the samples with a verdict that the error of low precision could change under any policy."""
         bounds = [
             {"dtype": dtype} | {m: getattr(error, m) for m in precision.MEASURES} for dtype, error in errors.items()
         ]
@@ -154,7 +154,7 @@ class Settling:
         return close_sql(self._verdicts(), self._open(), precision.ratios(self.scores))
 
     def _verdicts(self, only: str = "") -> str:
-        """SQL: the rule's rows with what is settled so far; `only`: a table of samples."""
+        """SQL for the rule's rows with the scores settled so far; `only`: a table of samples to restrict it to."""
         some = f"SEMI JOIN {only} USING (sample_id)" if only else ""
         own = {scores.TABLE: self.scores, TABLE: self._settled()}
         relations = {name: f"(SELECT * FROM ({sql}) {some})" for name, sql in own.items()}
@@ -162,7 +162,7 @@ class Settling:
         return rule_sql(self.work.lake, self.work.student, "asked_policies", relations)
 
     def _score(self, chosen: str, n: int) -> None:
-        """Have the `n` samples in the table `chosen` scored in fp32, and write down what is done once a minute."""
+        """Score the `n` samples in the table `chosen` in fp32, and store the scores once a minute."""
         lake, records = self.work.lake, self.rows.texts_of(chosen)
         try:
             for scored in scoring.score_in_fp32(
@@ -172,7 +172,7 @@ class Settling:
                 self.settled += len(scored.samples)
                 if time.monotonic() - self.flushed >= _FLUSH_S:
                     self._commit(complete=False)
-        finally:  # an error or Ctrl-C keeps what is done
+        finally:  # after an error or Ctrl-C, keep the finished scores
             self._commit(complete=False)
 
     def _commit(self, complete: bool) -> None:

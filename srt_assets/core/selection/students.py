@@ -1,4 +1,4 @@
-"""Which students something can be asked about, and the error when it is not one of them."""
+"""Checks that a student has rows in a table, and the error if it does not."""
 
 from srt_assets.core.errors import UserError, nearest
 from srt_assets.core.lake import Lake
@@ -12,7 +12,7 @@ def known_student(lake: Lake, student: str, table: str = "student_scores") -> No
         return
     if out := retired.get(lake, student):
         raise UserError(f"student {student} has no {table}: it was retired on {out.at[:10]}", out.error.remedy)
-    # One that was registered just now is in no table yet, and one whose folder is gone still is in some.
+    # A new student is in no table yet, and a student whose folder is missing is still in some tables.
     registered = {*folders.slugs(lake), *_of(lake, "students"), *have}
     if student in registered:
         what = "student_scores" if table == "student_scores" else "selected_set"

@@ -1,8 +1,8 @@
-"""`srt.duckdb`, the file people query: views over the lake's parts and the models for people.
+"""Builds `srt.duckdb`, the file that people query: views over the lake's parts, and the SQL models.
 
-The published file is never opened for writing: it is built aside and swapped in whole, so that readers of the old one
-go on undisturbed and a killed writer leaves nothing half done. It holds no data, only views, so it is small and quick
-to build; its views name the parts by absolute path, so it is made again when the home has moved.
+The published file is never opened for writing. It is built under another name and replaced atomically, so that readers
+of the old file are not disturbed and a killed writer leaves no incomplete file. It holds only views, so it is small and
+quick to build. The views name the parts by absolute path, so it is built again when the home has moved.
 """
 
 import logging
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import duckdb
 
-from srt_assets.core import stages  # noqa: F401 - all tables are known when all stages are
+from srt_assets.core import stages  # noqa: F401 - importing the stages adds their tables to TABLES
 from srt_assets.core.duck_paths import database_for
 from srt_assets.core.errors import Damaged, UserError, explained
 from srt_assets.core.files import what_else
@@ -24,29 +24,29 @@ from srt_assets.core.sql import models
 from srt_assets.core.sql.models import META
 from srt_assets.core.tables import TABLES, sql_literal
 
-# What DuckDB 1.5 can open; later versions write files that its command line shell cannot read.
+# The storage format of DuckDB 1.5, so that its command line shell can read files written by later versions.
 STORAGE_VERSION = "v1.5.0"
 
-# While a stage goes on, what it puts down is shown this often.
+# Seconds between two publications while a stage is running.
 EVERY_S = 30.0
 
 log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """Publishes when a stage ends, and now and then while it goes on. Never the reason that a stage fails."""
+    """Publishes when a stage ends, and at intervals while it runs. An error here never makes a stage fail."""
 
     def __init__(self, every_s: float = EVERY_S) -> None:
         self._every_s = every_s
         self._last = time.monotonic()
 
     def flushed(self, lake: Lake) -> None:
-        """A stage has put something down and goes on."""
+        """Called when a running stage has committed rows."""
         if time.monotonic() - self._last >= self._every_s:
             self.ended(lake)
 
     def ended(self, lake: Lake) -> None:
-        """A stage has ended, well or badly."""
+        """Called when a stage has ended or failed."""
         try:
             publish(lake)
         except (OSError, duckdb.Error, UserError) as error:
@@ -60,17 +60,17 @@ def path_of(lake: Lake) -> Path:
 
 
 def publish(lake: Lake) -> Path:
-    """Make `srt.duckdb` show the lake as it is now, every table and view typed even without data. Gives its path.
+    """Build `srt.duckdb` for the current content of the lake and return its path. Empty tables and views are typed too.
 
     Models that do not compile are left out; `faults.faults()` names them.
     """
     with file_lock(lake.home / "locks" / "catalog.lock"):
-        # Inside the lock: the last to publish has also looked last.
+        # The lake is read within the lock, so that the last file published has the latest content.
         return _build(lake)
 
 
 def ensure_published(lake: Lake) -> Path:
-    """`publish` if the file is missing, unreadable, or shows another home, other content or other models."""
+    """Call `publish` if the file is missing, unreadable, or of another home, other content or other models."""
     if _published_state(path_of(lake)) == _state(lake, lake.views()[0]):
         return path_of(lake)
     return publish(lake)
@@ -80,7 +80,7 @@ def _build(lake: Lake) -> Path:
     target = path_of(lake)
     if target.is_dir():
         raise Damaged(target, "it is a folder")
-    # Left by a process that was killed: only the holder of the lock builds one.
+    # Files left by killed processes: only the holder of the lock builds one.
     for left in lake.home.glob(".srt.duckdb.*"):
         left.unlink(missing_ok=True)
     temporary = lake.home / f".srt.duckdb.{uuid.uuid4().hex}"
@@ -120,7 +120,7 @@ def _write(lake: Lake, place: Path) -> None:
 
 
 def _state(lake: Lake, selects: dict[str, str]) -> str:
-    """What the published file depends on: the home, the tables with their parts or their damage, and the models."""
+    """Hash of everything the published file depends on: home, tables with their parts or errors, models."""
     views = {model.name: model.body for model in models.load().good_views}
     return digest(home=str(lake.home), tables=selects, views=views)
 

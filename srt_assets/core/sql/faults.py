@@ -1,6 +1,6 @@
-"""What is wrong with the files of `dbt_like_sql/`: `srt status`, `srt doctor` and the UI say it; nothing waits.
+"""Errors in the files of `dbt_like_sql/`, for `srt status`, `srt doctor` and the UI. They stop no run.
 
-Only the rule, `decisions.sql`, is needed by a stage, which asks `models.check_rule` before it computes anything.
+A stage needs only the rule, `decisions.sql`, and checks it with `models.check_rule` before it computes anything.
 """
 
 from srt_assets.core import stages
@@ -10,7 +10,7 @@ from srt_assets.core.sql.models import Model
 
 
 def faults() -> list[UserError]:
-    """One error for each file that is not used as it is."""
+    """One error for each file that cannot be used."""
     project = models.load()
     wrong_facts = [error for test in project.tests.values() if (error := wrong_fact(test))]
     wrong_names = [
@@ -22,12 +22,12 @@ def faults() -> list[UserError]:
 
 
 def usable_views() -> list[Model]:
-    """The models that become assets: views under names that no stage has. They may still not compile."""
+    """The models that become assets: views whose names no stage has. Some may not compile."""
     return [model for model in models.load().views if model.name not in names_of_assets()]
 
 
 def wrong_fact(test: Model) -> UserError | None:
-    """What keeps a test from being a check of an asset."""
+    """The error that keeps a test from being a check of an asset; None if there is none."""
     known = names_of_assets() | {model.name for model in models.load().views}
     asset, severity = test.facts.get("asset"), test.facts.get("severity", "error")
     if asset is None:
@@ -40,5 +40,5 @@ def wrong_fact(test: Model) -> UserError | None:
 
 
 def names_of_assets() -> set[str]:
-    """The assets that are no SQL models."""
+    """The names of assets that are not SQL models."""
     return {stage.asset for stage in stages.STAGES} | {"pipeline_status"}

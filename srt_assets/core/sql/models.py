@@ -1,4 +1,4 @@
-"""The models and tests of `dbt_like_sql/`: found, read, checked, put in order, rendered.
+"""Finds, reads, checks, sorts and renders the models and tests of `dbt_like_sql/`.
 
 A strict subset of dbt, so that real dbt can run the same folder: one SELECT per file, named after the file; the only
 Jinja is `{{ ref('model') }}` and `{{ source('lake', 'table') }}`. Leading `--` lines describe the model;
@@ -22,11 +22,11 @@ from srt_assets.core.hashing import digest
 from srt_assets.core.tables import TABLES
 
 SOURCE = "lake"
-# Written by the stage that runs it, not a view: its rows are a table of the lake under the same name.
+# The one model that is not a view: a stage runs it and writes its rows to the table of the same name.
 RULE = "decisions"
-# The ratios the rule compares, and the scores they are made of.
+# The ratios that the rule compares, and the scores that they are computed from.
 RATIOS, SCORES = "candidate_scores", "final_scores"
-# What the published catalog says of itself.
+# The table with facts about the published catalog itself.
 META = "srt_meta"
 
 _JINJA = re.compile(r"\{\{(?P<call>.*?)\}\}|(?P<bad>\{%|\{#|\{\{|\}\})", re.DOTALL)
@@ -40,7 +40,7 @@ _FACT = re.compile(r"@(?P<key>\w+)(?:\s+(?P<of>\w+))?:\s*(?P<value>.*)")
 
 @dataclass(frozen=True)
 class Model:
-    """One file: a model, or a test whose rows are failures. `refs` and `sources` are in order of first use."""
+    """One file: a model, or a test, whose rows are failures. `refs` and `sources` are in order of first use."""
 
     name: str
     path: Path
@@ -53,11 +53,11 @@ class Model:
     first_line: int = 1
     """Line of the file on which `body` begins."""
     error: UserError | None = None
-    """What is wrong with the file, as far as that can be said without DuckDB."""
+    """The first error found in the file without DuckDB."""
 
     @property
     def is_warning(self) -> bool:
-        """Of a test: its failure is worth a look and holds nothing up."""
+        """Whether a failure of this test is only a warning and blocks no asset."""
         return self.facts.get("severity", "error") != "error"
 
     def sql(self, name_of: Callable[[str, str], str] | None = None) -> str:
@@ -75,7 +75,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Project:
-    """All models, each after those it refers to, and all tests. `unusable`: files that can be neither."""
+    """All models, each after the models it refers to, and all tests. `unusable`: errors of files that are neither."""
 
     root: Path
     models: Mapping[str, Model] = field(default_factory=dict)
@@ -84,12 +84,12 @@ class Project:
 
     @property
     def views(self) -> list[Model]:
-        """The models that are views for people: all but the rule."""
+        """The models that are views: all but the rule."""
         return [model for name, model in self.models.items() if name != RULE]
 
     @cached_property
     def broken(self) -> Mapping[str, UserError]:
-        """What is wrong with the models and tests that do not compile, by name; tried over empty tables."""
+        """The errors of models and tests that do not compile over empty tables, by name."""
         return _compiled(self)
 
     @property
@@ -111,7 +111,7 @@ def folder() -> Path:
 
 
 def load(root: Path | None = None) -> Project:
-    """Read the folder. What is wrong with a file is in its model's `error`: it must not keep the others away."""
+    """Read the folder. An error in a file is stored in its model's `error` and does not affect the other files."""
     return _load(root or folder())
 
 
@@ -149,8 +149,8 @@ def _compiled(project: Project) -> dict[str, UserError]:
 
 
 def _check_names_student(con: duckdb.DuckDBPyConnection, test: Model, view: str) -> None:
-    """UserError if a test of a student's asset does not say whose its rows are: all students would fail with one."""
-    from srt_assets.core import stages  # which need this module
+    """UserError if a test of a per-student asset has no column student: then all students would fail with one."""
+    from srt_assets.core import stages  # imported here, because the stages import this module
 
     columns = {d[0] for d in con.execute(f'FROM "{view}" LIMIT 0').description or []}
     if test.facts.get("asset") in {stage.asset for stage in stages.of_student()} and "student" not in columns:
@@ -162,12 +162,12 @@ def _check_names_student(con: duckdb.DuckDBPyConnection, test: Model, view: str)
 
 
 def check_rule() -> None:
-    """UserError with file and line if the rule, or a model it reads, is not SQL that fits the tables."""
+    """UserError with file and line if the rule, or a model it reads, does not compile."""
     check(RULE)
 
 
 def check(name: str) -> None:
-    """UserError with file and line if this model, which a stage runs, is missing or is not SQL that fits the tables."""
+    """UserError with file and line if this model, which a stage runs, is missing or does not compile."""
     project = load()
     if name not in project.models:
         raise UserError(f"{project.root}/models has no {name}.sql, which decides what is kept", "put it back")
@@ -176,9 +176,9 @@ def check(name: str) -> None:
 
 
 def written_out(name: str, relation: Callable[[str], str | None]) -> str:
-    """The SQL of a model with the models it reads written out in it.
+    """The SQL of a model, with the models it reads inlined as subqueries.
 
-    `relation(name)` gives what is read in place of a model or table; None: the model's own SQL, or the table itself.
+    `relation(name)` returns a relation to read instead of a model or table; None: the model's SQL, or the table itself.
     """
     project = load()
 
@@ -191,7 +191,7 @@ def written_out(name: str, relation: Callable[[str], str | None]) -> str:
 
 
 def create_view(con: duckdb.DuckDBPyConnection, model: Model, name: str | None = None) -> None:
-    """Make a model a view under its own name or another. UserError with file and line if its SQL does not fit."""
+    """Create a view of a model under its own name or `name`. UserError with file and line if it does not compile."""
     if model.error:
         raise model.error
     view = f'CREATE VIEW "{name or model.name}" AS {model.sql()}'
@@ -206,19 +206,19 @@ def create_view(con: duckdb.DuckDBPyConnection, model: Model, name: str | None =
 
 
 def _explained(model: Model, error: duckdb.Error) -> UserError:
-    """What DuckDB says of a model's SQL, with the line of the file."""
+    """DuckDB's error about a model's SQL, with file and line."""
     text = str(error)
-    # The first line that DuckDB saw holds the body's first line too.
+    # The CREATE VIEW and the body's first line are on the same line.
     line = _LINE.search(text)
     place = f"{model.path}:{model.first_line + int(line[1]) - 1}" if line else str(model.path)
     return UserError(f"{place}: {text[: line.start()].strip() if line else text}", "correct the SQL of this file")
 
 
 def code_version(model: Model, project: Project, as_tables: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Changes when the meaning of a model's SQL, or of a model it reads, may have changed.
+    """A hash that changes when the SQL of a model, or of a model it reads, may have changed its meaning.
 
-    Comments, white space and letter case of keywords do not count. `as_tables`: models that give the rows of a table as
-    they are; they count as that table.
+    It ignores comments, white space and letter case of keywords. `as_tables`: models that count as the table whose rows
+    they return unchanged.
     """
 
     def name_of(kind: str, name: str) -> str:
@@ -228,7 +228,7 @@ def code_version(model: Model, project: Project, as_tables: Mapping[str, str] = 
     return digest(sql=canonical(model.sql(name_of)), refs=above)[:16]
 
 
-# `srt status` asks once for each student, and each time it took a quarter of a second.
+# Cached, because `srt status` calls it for each student and each call took a quarter of a second.
 @lru_cache(maxsize=256)
 def canonical(sql: str) -> str:
     """The SQL as sqlglot prints it, without comments; the raw text if sqlglot cannot read it."""
@@ -280,7 +280,7 @@ def _read(path: Path) -> Model:
 
 
 def _references(path: Path, text: str) -> tuple[tuple[str, ...], tuple[str, ...], UserError | None]:
-    """Names of models and of tables, in order of first use, and the first Jinja that is neither."""
+    """Names of models and tables in order of first use, and an error for the first unsupported Jinja."""
     refs: dict[str, None] = {}
     sources: dict[str, None] = {}
     error = None
@@ -335,7 +335,7 @@ def _reference(call: str) -> tuple[str, str] | None:
 
 
 def _with_known_references(model: Model, models: Mapping[str, Model]) -> Model:
-    """The model without references to what does not exist, which is an error of its file."""
+    """The model without references to unknown models and tables; the first of them becomes its error."""
     error = model.error
     for kind, names, known in (("ref", model.refs, models), ("source", model.sources, TABLES)):
         for name in names:
@@ -353,7 +353,7 @@ def _line_of(path: Path, kind: str, name: str) -> int:
 
 
 def _in_order(models: dict[str, Model]) -> list[str]:
-    """Names of the models, each after those it refers to. Models that refer to each other in a circle are errors."""
+    """Names of the models, each after those it refers to. Models with circular references get an error."""
     while True:
         try:
             return list(TopologicalSorter({name: sorted(m.refs) for name, m in sorted(models.items())}).static_order())

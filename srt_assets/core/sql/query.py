@@ -1,7 +1,7 @@
-"""One SELECT of a person over `srt.duckdb`: locked down, never in the way of a writer.
+"""Runs one SELECT of a user over `srt.duckdb`, in a restricted connection that blocks no writer.
 
-The connection may read the published views and the lake's parts under them, nothing else: no other file, no write, no
-attach, no extension, no secret, no change of configuration. Names of Python variables are not looked up.
+The connection may read the published views and the lake's parts, and nothing else: no other file, no write, no attach,
+no extension, no secret, no change of configuration. Python variables are not visible to it.
 """
 
 import json
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 @contextmanager
 def rows_of(lake: Lake, query: str) -> Iterator[tuple[list[str], Iterator[tuple[Any, ...]]]]:
-    """Column names and a stream of rows of one SELECT. Errors while the rows are read have their remedy too."""
+    """Column names and a stream of rows of one SELECT. UserError or StageError, also while rows are read."""
     con = connect_locked(lake)
     try:
         _check_one_select(con, query)
@@ -41,7 +41,7 @@ def rows_of(lake: Lake, query: str) -> Iterator[tuple[list[str], Iterator[tuple[
 
 
 def connect_locked(lake: Lake) -> duckdb.DuckDBPyConnection:
-    """In-memory DuckDB that sees the published catalog (as `srt`, in use) and may do nothing but read it. Close it."""
+    """In-memory DuckDB with the published catalog attached as `srt`, which it can only read. Close it."""
     path = ensure_published(lake)
     con = duckdb.connect()
     for setting in ("enable_progress_bar", "python_enable_replacements", "allow_persistent_secrets"):
@@ -51,7 +51,7 @@ def connect_locked(lake: Lake) -> duckdb.DuckDBPyConnection:
     spill_into(con, lake.home)
     con.execute(f"ATTACH {sql_literal(str(path))} AS srt (TYPE duckdb, READ_ONLY)")
     con.execute("USE srt")
-    # What the published views read is a pattern where the home's name has characters of one.
+    # If the home's path has pattern characters, the published views read an escaped pattern: allow both.
     allowed = ", ".join(sql_literal(path) for path in (str(lake.root), exactly(lake.root)))
     con.execute(f"SET allowed_directories = [{allowed}]")
     con.execute("SET enable_external_access = false")
@@ -66,7 +66,7 @@ def _check_one_select(con: duckdb.DuckDBPyConnection, query: str) -> None:
     with _explained():
         statements = con.extract_statements(query)
     if len(statements) > 1 and query.lstrip()[:5].upper() == "PIVOT":
-        # DuckDB asks for the values first, in a statement of its own.
+        # DuckDB finds the values in an extra statement first.
         raise UserError("a PIVOT must say which values become columns", "write PIVOT … ON outcome IN ('kept', …) …")
     if len(statements) != 1:
         raise UserError(f"{len(statements)} statements, but srt sql takes one", remedy)
@@ -92,7 +92,7 @@ def _explained() -> Iterator[None]:
                 raise UserError(f"there is no {name}: {wrong.message}", wrong.remedy) from error
         raise UserError(str(error), "`srt sql 'SHOW TABLES'` lists every table and view") from error
     except duckdb.IOException as error:
-        # Superseded parts stay for a while, not for ever.
+        # Superseded parts are deleted after a while.
         remedy = "its data were replaced while it ran: ask again"
         raise disk_full(error) or StageError(str(error), remedy) from error
     except duckdb.Error as error:
@@ -105,7 +105,7 @@ def _stream(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
 
 
 def _interruptible(con: duckdb.DuckDBPyConnection, call: Callable[..., _T], *arguments: Any) -> _T:
-    """The result of a call into DuckDB, which Ctrl-C stops: on the main thread DuckDB looks at signals too seldom."""
+    """Run a call into DuckDB in a thread, so that Ctrl-C can stop it: DuckDB checks for signals too rarely."""
     result: Future[_T] = Future()
 
     def work() -> None:
@@ -119,7 +119,7 @@ def _interruptible(con: duckdb.DuckDBPyConnection, call: Callable[..., _T], *arg
         Thread(target=work, daemon=True).start()
         return result.result()
     except KeyboardInterrupt:
-        # Again and again: DuckDB forgets an interrupt that comes before its query has begun.
+        # Repeated, because DuckDB drops an interrupt that comes before its query has begun.
         while not (result.cancel() or result.done()):
             con.interrupt()
             wait([result], 0.05)
@@ -127,7 +127,7 @@ def _interruptible(con: duckdb.DuckDBPyConnection, call: Callable[..., _T], *arg
 
 
 def _distinct(columns: list[str]) -> list[str]:
-    """Column names made distinct (`a`, `a_1`): an object of JSON has each key once."""
+    """Column names made distinct (`a`, `a_1`), because each key of a JSON object must be unique."""
     seen: set[str] = set()
     out = []
     for name in columns:

@@ -1,4 +1,4 @@
-"""Tables and views of the lake for a notebook."""
+"""Reads tables and views of the lake as DataFrames, for notebooks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def read(name: str, student: str | None = None, home: Path | str | None = None) -> "pd.DataFrame":
     """A table or view as a DataFrame; with `student`, only that student's rows.
 
-    `home` is the settings' home if left out. UserError names the nearest table when there is none of that name, and
-    the folder that is no home. Makes none.
+    `home` defaults to that of the settings, and is not created. UserError if there is no such table (the error suggests
+    the nearest) or the folder is not a home.
     """
-    # Not from srt.duckdb: in a notebook that holds it open for writing DuckDB would refuse to attach it a second time.
+    # Not read from srt.duckdb: if the notebook has opened that file for writing, DuckDB refuses to attach it again.
     con = connect(Lake(to_read(expanded(home, "home") if home else project().home)))
     try:
         rows = con.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()

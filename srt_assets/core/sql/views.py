@@ -1,4 +1,4 @@
-"""Looking at the models for people: rows, columns, column lineage; and the rows that break a test."""
+"""Rows, columns and column lineage of the SQL models for the UI, and the rows that fail a test."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.lineage import lineage
 from sqlglot.schema import MappingSchema
 
-from srt_assets.core import stages  # noqa: F401 - all tables are known when all stages are
+from srt_assets.core import stages  # noqa: F401 - importing the stages adds their tables to TABLES
 from srt_assets.core.hashing import digest
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql import models
@@ -20,12 +20,12 @@ from srt_assets.core.tables import TABLES, Column, sql_literal
 SAMPLE_ROWS = 5
 SAMPLE_CHARACTERS = 120
 Lineage = dict[str, list[tuple[str, str, str]]]
-"""Column to the (kind, table, column) it is made of, kind being ref or source."""
+"""For each column the (kind, table, column) it is computed from; kind is ref or source."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A model as it is now. `sample`: its first rows, long texts cut."""
+    """The current content of a model. `sample`: its first rows, long texts cut."""
 
     name: str
     rows: int
@@ -44,7 +44,7 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
 
 
 def look(lake: Lake, names: list[str]) -> Iterator[Seen]:
-    """The named models, in the order given; those that do not compile are left out."""
+    """The content of the named models, in the order given. Models that do not compile are left out."""
     project = models.load()
     con = connect(lake)
     try:
@@ -75,9 +75,9 @@ def _sample(con: duckdb.DuckDBPyConnection, name: str, schema: dict[str, str]) -
 
 
 def _version(lake: Lake, project: models.Project, name: str) -> str:
-    """Changes when the view may show other rows: with its SQL, or with the content of the tables under it.
+    """A hash that changes when the view may have other rows: of its SQL and of the content of the tables it reads.
 
-    Made of hashes that are known already: reading every row of a view over millions of texts would cost minutes.
+    It is computed from stored hashes, because reading every row of a view over millions of texts would take minutes.
     """
     under = sorted(_tables(project, name))
     content = {t: sorted(m.content_hash or m.fingerprint for m in lake.manifests(t)) for t in under}
@@ -92,7 +92,7 @@ def _tables(project: models.Project, name: str) -> set[str]:
 
 
 def _meaning(name: str, column: str, lineage_of: Callable[[str], Lineage]) -> str:
-    """What the model says of a column; else what its inputs say, where they all say the same of what it is made of."""
+    """The description of a column: the model's own, else that of the input columns if they all have the same."""
     if name in TABLES:
         return next((c.description for c in TABLES[name].columns if c.name == column), "")
     said = models.load().models[name].columns
@@ -103,7 +103,7 @@ def _meaning(name: str, column: str, lineage_of: Callable[[str], Lineage]) -> st
 
 
 def column_lineage(model: models.Model, schemas: dict[str, dict[str, str]]) -> Lineage:
-    """Which columns of its direct inputs each column is made of; {} where sqlglot cannot follow the SQL."""
+    """The columns of the direct inputs that each column is computed from; {} if sqlglot cannot analyze the SQL."""
     inputs = {**dict.fromkeys(model.refs, "ref"), **dict.fromkeys(model.sources, "source")}
     known: dict[str, object] = {t: c for t, c in schemas.items() if t in inputs}
     found: Lineage = {}
@@ -123,7 +123,7 @@ def column_lineage(model: models.Model, schemas: dict[str, dict[str, str]]) -> L
 
 
 def failing_rows(lake: Lake, test: str, student: str | None = None) -> tuple[int, list[dict[str, Any]]]:
-    """How many rows a test returns (with `student`: those of this student), and the first few of them.
+    """The number of rows that a test returns (with `student`: only this student's), and the first few rows.
 
     UserError with file and line if the test does not compile.
     """
@@ -134,7 +134,7 @@ def failing_rows(lake: Lake, test: str, student: str | None = None) -> tuple[int
         models.create_view(con, models.load().tests[test], "failing rows")
         found = 'FROM "failing rows"'
         columns = [d[0] for d in con.execute(f"{found} LIMIT 0").description or []]
-        if student is not None and "student" in columns:  # a test of an asset that all students share has none
+        if student is not None and "student" in columns:  # tests of shared assets have no column student
             found += f" WHERE student = {sql_literal(student)}"
         count = con.execute(f"SELECT count(*) {found}").fetchone()
         sample = con.execute(f"{found} LIMIT {SAMPLE_ROWS}").fetchall()
