@@ -1,8 +1,8 @@
-"""How large a model may become while a stranger's configuration builds it: bounded by what its weights hold.
+"""Limits the size of a model while it is built from an untrusted configuration, by the size of its weight files.
 
-transformers builds a model without memory first (torch's device `meta`), then gives every weight its place, also those
-that the files lack. In between nothing checks whether the files hold values for them, or how many layers there are.
-What cannot be seen from the configuration alone (`plausible.py`) is refused here, while it is built.
+transformers first builds a model without memory (torch's device `meta`), then allocates every weight, also those that
+the files lack. In between nothing checks that the files hold values for them, or how many layers there are. A model
+that `plausible.py` could not refuse from the configuration alone is refused here while it is built.
 """
 
 import threading
@@ -16,20 +16,20 @@ from torch.nn.modules import module as hooks
 from srt_assets.core.errors import UserError
 from srt_assets.core.students.headers import Held
 
-# One matrix may have three names until they are tied, and a head may be missing, which is said by name later. A number
-# may be stored in two bits.
+# Allowed ratio of the model's numbers to those in the files: a matrix may have three names until they are tied, and a
+# head may be missing (`loading.py` names it). A quantized number may be stored in two bits.
 _TIMES, _TIMES_QUANTIZED = 4, 4
 _SMALL = 1 << 26
-# Masks and the like that no file holds: a causal mask of 8,192 positions in each of 16 layers.
+# Numbers in buffers that no file holds, such as a causal mask of 8,192 positions in each of 16 layers.
 _MOST_BUFFERED = 1 << 30
 _PARTS_A_TENSOR, _FEW_PARTS = 20, 20_000
 
 
 @contextmanager
 def bounded(directory: Path, held: Held, quantized: bool) -> Iterator[None]:
-    """Within the block, in this thread, a model may be built that these weights can fill.
+    """Within the block, and in this thread, allow only models that these weights can fill.
 
-    UserError names the first part that is too much, before it has any memory.
+    UserError names the first part that exceeds the limit, before memory is allocated for it.
     """
     most = _SMALL + (8 * _TIMES_QUANTIZED * held.n_bytes if quantized else _TIMES * held.numbers)
     parts_left = _FEW_PARTS + _PARTS_A_TENSOR * held.tensors

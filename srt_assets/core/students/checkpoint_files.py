@@ -1,7 +1,6 @@
-"""What a checkpoint directory must hold to score and train: found, checked and fingerprinted without loading it.
+"""Finds, checks and fingerprints the files of a checkpoint directory without loading the model.
 
-Reads file headers only (no torch), except for the fingerprint, which reads the weights once and remembers the answer
-by the files' size and time.
+Reads only file headers and needs no torch. Only the fingerprint reads the weights. Loading is in `loading.py`.
 """
 
 import json
@@ -35,13 +34,13 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 _A_TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tekken.json")
-# What the same checkpoint says differently on another machine or after another save.
+# Keys of config.json that differ for the same checkpoint on another machine or after another save.
 _NOT_IDENTITY = ("_name_or_path", "transformers_version")
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a checkpoint that count, all of them checked to be there and whole."""
+    """The files that make up a checkpoint; `inspect` has checked that all of them exist and are complete."""
 
     directory: Path
     weights: tuple[Path, ...]
@@ -59,7 +58,7 @@ class Files:
         return (self.directory / "config.json", *self.weights, *self.tokenizer, *self.others)
 
     def fingerprint(self) -> str:
-        """Hash over config, tokenizer and weights by content; file dates and places do not count."""
+        """Hash of the content of config, tokenizer and weights; independent of file times and paths."""
         return digest(
             config={k: v for k, v in self.config.items() if k not in _NOT_IDENTITY},
             tokenizer={p.name: file_sha256(p) for p in self.tokenizer},
@@ -67,14 +66,14 @@ class Files:
         )
 
     def signature(self) -> str:
-        """Cheap stand-in for the fingerprint: changes whenever a file was replaced or rewritten."""
+        """Hash of the files' stat values; it changes whenever a file is replaced or rewritten. Cheap to compute."""
         stats = {p.name: p.stat() for p in self.all}
         return digest(**{name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()})
 
 
 @contextmanager
 def readable(directory: Path) -> Iterator[None]:
-    """What the system refuses of a checkpoint's files (rights, a dead mount) is one clear error like any other."""
+    """Turn an OSError about a checkpoint's files (permissions, a dead mount) into a UserError."""
     try:
         yield
     except OSError as error:
@@ -83,11 +82,11 @@ def readable(directory: Path) -> Iterator[None]:
 
 
 def inspect(directory: Path) -> Files:
-    """Check a checkpoint directory. Raises UserError naming the file that is missing, torn, unsafe or unreadable."""
+    """Check a checkpoint directory. UserError names the file that is missing, cut short, unsafe or unreadable."""
     with readable(directory):
         if not directory.is_dir():
             raise UserError(f"{directory} is not a directory", "give the folder of a saved Hugging Face checkpoint")
-        if shown(directory) != str(directory):  # no table and no log takes it
+        if shown(directory) != str(directory):  # tables and logs cannot store such a name
             raise UserError(f"the name {shown(directory)} is not UTF-8", "rename it")
         config, weights, contents = model_of(directory)
         tokenizer = _there(directory, TOKENIZER_FILES, files.TOKENIZER)
@@ -101,7 +100,7 @@ def inspect(directory: Path) -> Files:
 
 
 def model_of(directory: Path) -> tuple[dict, tuple[Path, ...], Held]:
-    """Configuration, weights and what they hold. UserError as `inspect`, also if they cannot belong together."""
+    """Configuration, weight files and their contents. UserError as `inspect`, or if they cannot belong together."""
     unfit.check_folder(directory)
     config = _read_json(directory / "config.json", "a checkpoint needs its model configuration")
     unfit.check_config(directory, config)
@@ -114,7 +113,7 @@ def model_of(directory: Path) -> tuple[dict, tuple[Path, ...], Held]:
 
 
 def _there(directory: Path, names: tuple[str, ...], limit: int) -> tuple[Path, ...]:
-    """Those of the files that there are. NoFile for one that a reader would wait for, or read for ever."""
+    """The files of this list that exist. NoFile for one that is no ordinary file, or too large."""
     there = tuple(path for name in names if files.is_there(path := directory / name))
     for path in there:
         if path.stat().st_size > limit:
@@ -130,7 +129,7 @@ def _weights(directory: Path) -> tuple[Path, ...]:
             raise UserError(f"{index} does not say which shard holds which tensor", "save the checkpoint again")
         names = sorted(set(shards.values()))
         for name in names:
-            # A shard's name is data from outside: it must not lead out of the directory.
+            # A shard's name is untrusted input: it must not lead out of the directory.
             if Path(name).name != name:
                 raise UserError(f"{index} names a shard outside its directory: {name!r}", "save the checkpoint again")
             if not files.is_there(directory / name):
@@ -162,7 +161,7 @@ def _read_json(path: Path, why: str) -> dict:
 
 
 def slugify(name: str) -> str:
-    """A name as a key that is safe in paths, partitions and SQL: lower case letters, digits, `.`, `_` and `-`."""
+    """Turn a name into a key that is safe in paths, partitions and SQL: lower case letters, digits, `.`, `_`, `-`."""
     slug = re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9._-]+", "-", name.lower())).strip("-._")[:80]
     if not slug:
         raise UserError(f"no key can be made of the name {name!r}", "give a name with letters or digits")

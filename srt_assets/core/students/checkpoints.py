@@ -1,9 +1,9 @@
-"""Students that can score: registered once under `students/<slug>/`, loaded from there with `from_pretrained`.
+"""Registers students under `students/<slug>/`, from where they are loaded with `from_pretrained`.
 
-    students/<slug>/config.json …      links to the files where the source is local, the files themselves if converted
-    students/<slug>/srt_student.json   where it came from, and its fingerprint as last computed
+    students/<slug>/config.json …      symlinks to the files of the source, or the files themselves if converted
+    students/<slug>/srt_student.json   the source, and the last computed fingerprint
 
-Registering is cheap and idempotent; a source whose files have changed gets a new fingerprint by itself.
+Registering is cheap and idempotent. If the files of a source change, the student gets a new fingerprint.
 """
 
 import json
@@ -29,10 +29,10 @@ _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 @dataclass(frozen=True)
 class StudentInfo:
-    """A registered student. `source`: as it was registered, and `source_now`: where that is now, which differs if it is
-    of this home and the home has moved. `path`: directory for `from_pretrained`; `weights_bytes`: size of its weights
-    on disk; `max_positions`: longest sequence in tokens it has positions for, 0 if its configuration does not say;
-    `caps_logits`: its configuration bends the logits after the output layer.
+    """A registered student. `source`: as registered; `source_now`: its present path, which differs if the source is in
+    this home and the home has moved. `path`: directory for `from_pretrained`. `weights_bytes`: size of the weights on
+    disk. `max_positions`: longest sequence in tokens, 0 if the configuration does not say. `caps_logits`: the
+    configuration caps the logits after the output layer.
     """
 
     slug: str
@@ -56,10 +56,10 @@ def add(
 ) -> StudentInfo:
     """Register a student: a checkpoint directory, a hub id (`org/name@revision`), or `smollm2`, the packaged one.
 
-    Doing it again for the same source refreshes its links; a link that leads elsewhere now is the same source. One that
-    was retired is back, unless `back` is false. Raises UserError if the source cannot be had, is not a whole
-    safetensors checkpoint with a tokenizer, or if the key is taken by another source that is still there (`replace`:
-    one from the hub may take the place of one from the hub).
+    Registering the same source again refreshes its symlinks; a path that is a symlink stays the same source when the
+    symlink changes. A retired student is back in use, unless `back` is false. UserError if the source cannot be read,
+    is not a complete safetensors checkpoint with a tokenizer, or if the key belongs to another source that still exists
+    (`replace`: one hub source may replace another).
     """
     origin = sources.resolve(source)
     slug = slugify(name or origin.default_name)
@@ -80,7 +80,7 @@ def add(
 
 
 def _place(lake: Lake, slug: str, origin: sources.Origin, given: str, before: dict | None) -> None:
-    """Fill the student's folder, or leave it if it is right as it is: a run may be reading it this moment."""
+    """Fill the student's folder. If it is up to date it is left alone, because a run may be reading it."""
     root = lake.home / "students"
     known = {key: value for key, value in (before or {}).items() if key != RETIRED}
 
@@ -98,13 +98,13 @@ def _place(lake: Lake, slug: str, origin: sources.Origin, given: str, before: di
     try:
         files, revision = _collect(origin, aside)
         facts = {"source": origin.source, "given": given, "revision": revision, **_ancestry(lake, files)}
-        # What is built here has no links: that there are none says nothing.
+        # A converted student has no symlinks, so comparing them would prove nothing.
         same = bool(known) and not origin.built_once and _links(root / slug) == _links(aside)
         if same and facts.items() <= known.items():
             leave()
             return
         if same:
-            # `get` compares the signature: the same files are not read again for their fingerprint.
+            # `get` compares the signature, so unchanged files are not read again for their fingerprint.
             facts |= {key: known[key] for key in ("signature", "fingerprint") if key in known}
         (aside / RECORD).write_text(json.dumps(facts))
         if (root / slug).exists():
@@ -115,7 +115,7 @@ def _place(lake: Lake, slug: str, origin: sources.Origin, given: str, before: di
 
 
 def taken_by(lake: Lake, slug: str, source: str, replace: bool = False) -> str:
-    """The source that `add` would not let this one push out of its key; '' if it would be registered."""
+    """The source that already has this key, if `add` would therefore refuse this one; '' if `add` would accept it."""
     known = folders.known(lake, slug)
     path = lake.home / "students" / slug
     return known["source"] if known and _is_taken(path, known, source, sources.resolve(source), replace) else ""
@@ -123,7 +123,7 @@ def taken_by(lake: Lake, slug: str, source: str, replace: bool = False) -> str:
 
 @once_a_look
 def get(lake: Lake, slug: str) -> StudentInfo:
-    """A registered student with its present fingerprint. Raises UserError if unknown, retired, or no longer whole."""
+    """A registered student with its current fingerprint. UserError if it is unknown, retired, or incomplete."""
     path = lake.home / "students" / slug
     record = folders.known(lake, slug)
     if record is None:
@@ -142,7 +142,7 @@ def get(lake: Lake, slug: str) -> StudentInfo:
             expected = before.get("fingerprint")
             if expected not in (None, record["fingerprint"]) and _is_ours(lake, files):
                 raise Damaged(path, "its weights, configuration or tokenizer are not what they were (SHA-256)")
-    # Computing takes time: a process that registered it anew meanwhile has written the newer record.
+    # Computing the fingerprint takes time. If another process registered the student again meanwhile, keep its record.
     if record != before and folders.record(path) == before:
         replace_text(path / RECORD, json.dumps(record, indent=1))
     return StudentInfo(
@@ -157,7 +157,7 @@ def get(lake: Lake, slug: str) -> StudentInfo:
 
 
 def verify(lake: Lake, slug: str) -> None:
-    """Read a student's files again. Damaged if they look untouched but are not what they were. UserError as `get`."""
+    """Read a student's files again. Damaged if the content changed but the stat values did not. UserError as `get`."""
     info = get(lake, slug)
     files = inspect(info.path)
     with readable(info.path):
@@ -166,13 +166,13 @@ def verify(lake: Lake, slug: str) -> None:
 
 
 def _is_ours(lake: Lake, files: Files) -> bool:
-    """Whether the program itself wrote these files. Those of others may become another checkpoint at any time."""
+    """Whether the program itself wrote these files. Other files may be replaced by their owner at any time."""
     made = [(lake.home / folder).resolve() for folder in ("students", "checkpoints")]
     return all(any(path.resolve().is_relative_to(place) for place in made) for path in files.weights)
 
 
 def _described(files: Files) -> dict[str, Any]:
-    """Architecture, vocabulary and positions, as the configuration says."""
+    """Architecture, vocabulary size and positions from the configuration."""
     text = files.config.get("text_config") or files.config
     try:
         return {
@@ -187,26 +187,26 @@ def _described(files: Files) -> dict[str, Any]:
 
 
 def _collect(origin: sources.Origin, aside: Path) -> tuple[Files, str]:
-    """Fill `aside` with the checkpoint: converted into it, or as links to where its files lie."""
+    """Fill `aside` with the checkpoint: converted files, or symlinks to the files of the source."""
     aside.mkdir(parents=True)
     if origin.built_once:
         return inspect(sources.convert_packaged(aside)), ""
     directory, revision = sources.fetch(origin)
     files = inspect(directory)
     for path in files.all:
-        # Not resolved to the end: the hub cache's own links may move, and a relinked source is a changed source.
+        # Symlinks are not resolved: those of the hub's cache may move, and a changed symlink means a changed source.
         (aside / path.name).symlink_to(_target(path.absolute(), aside))
     return files, revision
 
 
 def _target(file: Path, aside: Path) -> Path | str:
-    """Relative for files of the home, so that a student that was finetuned here moves with it."""
+    """The symlink's target: relative for files in the home, so that a student finetuned here moves with the home."""
     home, real = aside.parent.parent.resolve(), file.parent.resolve() / file.name
     return os.path.relpath(real, home / "students" / aside.name) if real.is_relative_to(home) else file
 
 
 def _source_now(path: Path, record: dict) -> str:
-    """What was registered from this home is linked to by a relative link, and its record is of where the home was."""
+    """The present path of the source: that of a relative symlink, because the record may have an old path."""
     link = path / "config.json"
     if not Path(record["source"]).is_absolute() or not link.is_symlink() or (target := link.readlink()).is_absolute():
         return record["source"]
@@ -227,7 +227,7 @@ def _is_taken(path: Path, known: dict, source: str, origin: sources.Origin, repl
 def _gone(source: str) -> bool:
     try:
         return Path(source).is_absolute() and not Path(source).exists()
-    except OSError:  # it may be there, where we may not look
+    except OSError:  # without permission to look, assume that it exists
         return False
 
 
@@ -236,7 +236,7 @@ def _links(path: Path) -> dict[str, Path]:
 
 
 def _ancestry(lake: Lake, files: Files) -> dict[str, str | int]:
-    """Parent and generation of a checkpoint this project finetuned: it lies in `checkpoints/<parent>/<run>`."""
+    """Parent and generation of a checkpoint that was finetuned in this home, in `checkpoints/<parent>/<run>`."""
     made = (lake.home / "checkpoints").resolve()
     if not files.directory.is_relative_to(made):
         return {"parent": "", "generation": 0}

@@ -1,11 +1,11 @@
-"""The folders of the registered students, and what a registration that was killed has left there.
+"""The folders of the registered students, also after a registration was killed.
 
-    students/<slug>/          the student, with its record; also that of a retired one (`retired.py`)
-    students/.aside-<slug>/   being filled, to take its place
-    students/.old-<slug>/     the one before, for the moment in which the other takes its place
+    students/<slug>/          the student, with its record; also of a retired student (`retired.py`)
+    students/.aside-<slug>/   the new folder while it is filled
+    students/.old-<slug>/     the old folder while it is replaced
 
-No file system can put one folder in the place of another in one step: a process that finds a student's folder
-gone puts the one before back.
+A file system cannot replace a folder by another in one step. So a process that finds a student's folder missing moves
+the old one back.
 """
 
 import json
@@ -19,16 +19,16 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.locks import file_lock
 
 RECORD = "srt_student.json"
-# What the record of a retired student has, and no other.
+# Key in the record of a retired student.
 RETIRED = "retired"
-# When a student that was retired was added again.
+# Key in the record: when a retired student was added again.
 BACK_AT = "back_at"
 _WRITTEN = {"source": str, "revision": str, "parent": str, "generation": int}
 _OF_RETIRED = {"at": str, "signatures": list}
 
 
 def slugs(lake: Lake) -> list[str]:
-    """Slugs of all registered students, sorted; not those of retired ones."""
+    """Slugs of all registered students, without retired ones, sorted."""
     return sorted(slug for slug, found in records(lake) if RETIRED not in found)
 
 
@@ -39,7 +39,7 @@ def is_registered(lake: Lake, slug: str) -> bool:
 
 
 def records(lake: Lake) -> Iterator[tuple[str, dict]]:
-    """Slug and record of every student, retired ones too; the record is {} where it cannot be read."""
+    """Slug and record of every student, retired ones included; the record is {} if it cannot be read."""
     root = lake.home / "students"
     for slug in {p.name.removeprefix(".old-") for p in root.glob("*")}:
         if slug.startswith("."):
@@ -49,7 +49,7 @@ def records(lake: Lake) -> Iterator[tuple[str, dict]]:
 
 
 def _record_now(root: Path, slug: str) -> dict | None:
-    # The last place once more: it may have been replaced while we looked.
+    # Look at the first place again at the end: the folder may have been replaced meanwhile.
     found = (_readable(place) for place in (root / slug, old(root, slug), root / slug))
     return next((record for record in found if record is not None), None)
 
@@ -62,7 +62,7 @@ def _readable(path: Path) -> dict | None:
 
 
 def record(path: Path) -> dict | None:
-    """What is written of a student: None if nothing is, {} if it is unreadable or says too little."""
+    """The record in a student's folder: None if there is none, {} if it is unreadable or incomplete."""
     try:
         found = json.loads(files.read_text(path / RECORD))
     except (FileNotFoundError, NotADirectoryError):
@@ -78,7 +78,7 @@ def _has(found: object, facts: Mapping[str, type]) -> bool:
 
 
 def known(lake: Lake, slug: str) -> dict | None:
-    """`record` of a student, which is put back first if the process that was replacing it was killed."""
+    """`record` of a student. If the process that was replacing its folder was killed, restores the folder first."""
     root = lake.home / "students"
     found = record(root / slug)
     if found is not None:
@@ -86,17 +86,17 @@ def known(lake: Lake, slug: str) -> dict | None:
     if old(root, slug).exists():
         with registering(lake, slug):
             settle(root, slug)
-    # Also if it was not there: the process that was replacing it may have finished since we looked.
+    # Read again in any case: the process that was replacing the folder may have finished meanwhile.
     return record(root / slug)
 
 
 def old(root: Path, slug: str) -> Path:
-    """Where a student's folder lies for the moment in which it is replaced."""
+    """Path of a student's old folder while it is replaced."""
     return root / f".old-{slug}"
 
 
 def settle(root: Path, slug: str) -> None:
-    """Put back or remove what a registration has left. Only while `registering`."""
+    """Restore or remove the folders that a registration has left. Only while `registering`."""
     before = old(root, slug)
     if before.exists() and not (root / slug).exists():
         before.replace(root / slug)
@@ -105,5 +105,5 @@ def settle(root: Path, slug: str) -> None:
 
 
 def registering(lake: Lake, slug: str) -> AbstractContextManager[None]:
-    """Be the only one who changes which folder is this student's."""
+    """A lock for changing this student's folder."""
     return file_lock(lake.home / "locks" / f"students.{slug}.lock")

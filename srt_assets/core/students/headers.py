@@ -1,4 +1,4 @@
-"""The header of a safetensors file: which tensors it holds, of which shapes. The weights themselves are not read."""
+"""Reads the headers of safetensors files: tensors, types and shapes. The weights themselves are not read."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from srt_assets.core.students import unfit
 
 # The limit of the safetensors library itself.
 _LONGEST_HEADER = 100_000_000
-# Bits of a number, by the format's own names. Of a type that is not here, only the bytes are known.
+# Bits per number, by the format's type names. For other types only the bytes are known.
 _BITS = (
     {f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)}
     | {f"F{bits}": bits for bits in (4, 16, 32, 64)}
@@ -23,8 +23,8 @@ _BITS = (
 
 @dataclass(frozen=True)
 class Held:
-    """What files of weights hold, all together: numbers, tensors, bytes, and the longest side of a tensor. `strange`:
-    what makes them no weights of a student, '' if nothing does, and the `remedy`.
+    """The contents of weight files: numbers, tensors, bytes, and the longest side of any tensor. `strange`: why they
+    cannot be a student's weights, '' if they can; `remedy`: what to do about it.
     """
 
     numbers: int = 0
@@ -36,7 +36,7 @@ class Held:
 
 
 def held(paths: Iterable[Path]) -> Held:
-    """What these files hold. UserError names one that is cut short, or is no safetensors file."""
+    """The contents of these files. UserError names a file that is cut short or is no safetensors file."""
     each = []
     for path in paths:
         facts = path.stat()
@@ -50,7 +50,7 @@ def held(paths: Iterable[Path]) -> Held:
     )
 
 
-# Many students are looked at every few seconds, and few have changed.
+# Cached, because many students are checked every few seconds and few have changed.
 @lru_cache(maxsize=100_000)
 def _held(path: Path, size: int, *_changes_with_the_file: int) -> Held:
     try:
@@ -62,7 +62,7 @@ def _held(path: Path, size: int, *_changes_with_the_file: int) -> Held:
         described = {name: t for name, t in header.items() if name != "__metadata__"}
         tensors = [_tensor(t) for t in described.values()]
         whole = size == 8 + length + max((end for _, _, end, _ in tensors), default=0)
-    except (ValueError, RecursionError, AttributeError, TypeError, LookupError):  # no header, or one of nonsense
+    except (ValueError, RecursionError, AttributeError, TypeError, LookupError):  # no header, or an invalid one
         whole = False
     if not whole:
         raise UserError(f"{path} is cut short or damaged", "copy the file again")
@@ -78,7 +78,7 @@ def _held(path: Path, size: int, *_changes_with_the_file: int) -> Held:
 
 
 def _tensor(facts: dict) -> tuple[int, int, int, int]:
-    """Numbers, start, end, longest side. ValueError if the shape is not what lies between start and end."""
+    """Numbers, start, end, longest side. ValueError if the shape does not match the bytes from start to end."""
     shape, (start, end) = facts["shape"], facts["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (*shape, start, end)) or end < start:
         raise ValueError(facts)

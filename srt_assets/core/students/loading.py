@@ -1,4 +1,4 @@
-"""A checkpoint into memory with every weight it needs, or not at all. Scoring and training both load from here."""
+"""Loads a checkpoint into memory, only if all its weights are there. Scoring and training both load models here."""
 
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ _IN_ITS_OWN_WORDS = (OSError, ValueError, KeyError, ImportError, SafetensorError
 
 
 def load_tokenizer(path: Path | str):
-    """The student's tokenizer. Raises UserError if it cannot be loaded without running code from the checkpoint."""
+    """The student's tokenizer. UserError if it cannot be loaded without running code from the checkpoint."""
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the Rust tokenizers have no error of their own, and call it just that
+    except Exception as error:  # the Rust tokenizers raise a bare Exception
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"the tokenizer in {path} needs code of its own, which is never run here",
@@ -36,10 +36,10 @@ def load_tokenizer(path: Path | str):
 
 
 def load_whole(path: Path | str, **options: Any) -> PreTrainedModel:
-    """The causal language model in `path`; no code of its own is run, no pickle read, no network asked.
+    """The causal language model in `path`, without running its code, reading pickles or using the network.
 
-    transformers fills weights that a checkpoint lacks with random numbers and only warns: here that is a UserError,
-    as are weights of another shape or that are no numbers, and a file that cannot be read.
+    transformers fills missing weights with random numbers and only warns. Here missing weights are a UserError, as are
+    weights of another shape, weights that are not finite, and files that cannot be read.
     """
     config, _, held = model_of(Path(path))
     _check_kind(path, config.get("model_type"))
@@ -50,7 +50,7 @@ def load_whole(path: Path | str, **options: Any) -> PreTrainedModel:
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # to be named below
+                ignore_mismatched_sizes=True,  # reported below by name
                 output_loading_info=True,
                 **options,
             )
@@ -59,7 +59,7 @@ def load_whole(path: Path | str, **options: Any) -> PreTrainedModel:
     except Exception as error:
         if isinstance(error, _OF_THE_MACHINE) or "can't allocate memory" in str(error):
             raise
-        # A configuration that makes no sense fails anywhere: a division by zero, a list that is too short.
+        # An invalid configuration may fail with any error, such as a division by zero.
         said = _in_short(error)
         if not isinstance(error, _IN_ITS_OWN_WORDS):
             said = f"{type(error).__name__}: {said}"
@@ -89,7 +89,7 @@ def load_whole(path: Path | str, **options: Any) -> PreTrainedModel:
 
 
 def _check_kind(path: Path | str, model_type: Any) -> None:
-    """UserError if transformers knows no causal language model of this kind."""
+    """UserError if transformers has no causal language model of this type."""
     ours = f"transformers {transformers.__version__}"
     if not isinstance(model_type, str):
         raise UserError(f"the config.json of the model in {path} names no model_type", "save the model again")
@@ -106,8 +106,8 @@ def _check_kind(path: Path | str, model_type: Any) -> None:
 
 
 def _finite(weight: torch.Tensor) -> bool:
-    """False for NaN and for what is infinite; in fp16 for NaN alone: there a number may be too large for the copy,
-    which the losses show and fp32 settles.
+    """False if a weight is NaN or infinite. In fp16 only NaN counts: a weight may overflow there, and the affected
+    scores are repeated in fp32.
     """
     if weight.is_meta or not weight.numel():
         return True
@@ -116,7 +116,7 @@ def _finite(weight: torch.Tensor) -> bool:
 
 
 def _in_short(error: BaseException) -> str:
-    """What a library says, in one line and not all of it: much is advice for its own users."""
+    """A library's error message as one line of limited length."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} …"
 

@@ -1,7 +1,7 @@
-"""Whether a Dagster instance may know of a student that was deleted there: told from its files, without opening it.
+"""Tells from the files of a Dagster instance whether a student may have been deleted in its UI, without opening it.
 
-Opening one takes more than a second, and `srt status` would find nothing new nearly every time. What is remembered is
-how the files of its database looked when somebody last looked into it (`defs/retirement.py`), and found all settled.
+Opening an instance takes more than a second, and `srt status` would rarely find anything new. So the stat values of its
+database files are stored after each check (`defs/retirement.py`) that left nothing to do.
 """
 
 import time
@@ -18,9 +18,9 @@ _MEMORY = "instance"
 
 
 def look(lake: Lake, instance: Path, files: Iterable[Path]) -> dict[str, Any]:
-    """What is to be remembered if all is settled: of an instance, the files that say it, and who is retired.
+    """The facts to store if nothing is left to do: the instance, its files' stat values, the retired students.
 
-    {} if a file was changed so shortly ago that it may change again without another look, or if there are no files.
+    {} if there are no files, or if a file changed so recently that a later change may not change its stat values.
     """
     now = time.time_ns()
     found = {str(path): _looks(path) for path in files}
@@ -30,14 +30,14 @@ def look(lake: Lake, instance: Path, files: Iterable[Path]) -> dict[str, Any]:
 
 
 def remember(lake: Lake, found: dict[str, Any]) -> None:
-    """Somebody has looked into the instance after this look, and nothing was left to do."""
+    """Store these facts, after the instance was checked and nothing was left to do."""
     memory = looks.memory_of(lake.home, _MEMORY)
     if looks.remembered(memory) != found:
         looks.remember(memory, found)
 
 
 def none(lake: Lake, instance: Path) -> bool:
-    """True if this instance says what it said before. False also if that is not known."""
+    """True if the instance is unchanged since the stored check. False also if there is none."""
     known = looks.remembered(looks.memory_of(lake.home, _MEMORY))
     files = known.get("files")
     if not isinstance(files, dict) or not files:

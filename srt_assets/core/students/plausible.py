@@ -1,8 +1,8 @@
-"""Whether a configuration describes a model that its weights can fill: told from numbers, before anything is built.
+"""Checks the numbers of an untrusted configuration against the weights, before a model is built.
 
-A configuration is a stranger's. One that asks for ten million layers, or for a vocabulary of 10**12, would have the
-library build them for hours, or take all memory, before it finds that the weights are of another shape. What passes
-here may still be wrong; what `loading.py` allows while it builds is bounded by the weights.
+With ten million layers, or a vocabulary of 10**12, transformers would build for hours, or take all memory, before it
+found that the weights have another shape. A configuration that passes here may still be wrong; `building.py` limits the
+size of the model while it is built.
 """
 
 import re
@@ -18,20 +18,20 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Each is a whole number or null, or a list of whole numbers, one for each layer.
+# Each of these is a whole number or null, or a list of whole numbers, one per layer.
 _LAYERS = _names("num_hidden_layers num_layers n_layer n_layers decoder_layers encoder_layers num_decoder_layers")
 _HEADS = _names("num_attention_heads num_heads n_head n_heads num_key_value_heads num_kv_heads decoder_attention_heads")
 _SIZES = _names("hidden_size n_embd d_model vocab_size intermediate_size n_inner d_ff ffn_dim decoder_ffn_dim head_dim")
 _POSITIONS = _names("max_position_embeddings n_positions max_sequence_length max_seq_len")
 _COUNTS = _LAYERS | _HEADS | _SIZES
-# What every model has some of.
+# Values that must not be 0.
 _NEEDED = _names("num_hidden_layers n_layer n_layers hidden_size n_embd d_model vocab_size num_attention_heads")
-# What is built one by one, under many names: num_local_experts, n_routed_experts, linear_num_key_heads …
+# Parts that are built one by one, under many names: num_local_experts, n_routed_experts, linear_num_key_heads …
 _ONE_BY_ONE = re.compile(r"(^|_)(layers?|experts?|heads?|blocks)$")
 
-# The largest known are a hidden size of 16,384, a vocabulary of 290,943, 128 layers, 16,384 experts and 10,485,760
-# positions. A part of a configuration may be about weights that a checkpoint has left out: so the bounds do not come
-# from its weights alone.
+# Limits. The largest known values are a hidden size of 16,384, a vocabulary of 290,943, 128 layers, 16,384 experts and
+# 10,485,760 positions. A configuration may describe weights that the checkpoint leaves out, so the limits do not come
+# from the weights alone.
 _MOST_LAYERS = 1 << 12
 _MOST_PARTS = 1 << 16
 _LARGEST = 1 << 20
@@ -46,7 +46,7 @@ _EVEN = _names(
 
 
 def check(config: dict[str, Any], file: Path, held: Held) -> None:
-    """UserError names the file and the first value that no model of these weights can have."""
+    """UserError names the file and the first value that is impossible for a model with these weights."""
     for name, value in _numbers(config):
         key = name.rpartition(".")[2]
         why = "which is none at all" if name in _NEEDED and value == 0 else _wrong(key, value, held)
@@ -60,10 +60,10 @@ def check(config: dict[str, Any], file: Path, held: Held) -> None:
 
 
 def _numbers(config: dict[str, Any], above: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Names and values of what counts or measures parts of the model, those of nested configurations too."""
+    """Names and values of all counts and sizes, also in nested configurations."""
     for key, value in config.items():
         if isinstance(value, dict):
-            # Deeper there are tables, such as of quantization, and no models.
+            # Deeper levels hold tables, for example of quantization, and no models.
             if depth < _DEEPEST:
                 yield from _numbers(value, f"{above}{key}.", depth + 1)
         elif value is not None and (key in _COUNTS or key in _POSITIONS or _ONE_BY_ONE.search(key)):
@@ -91,7 +91,7 @@ def _wrong(key: str, value: Any, held: Held) -> str:
 
 
 def _uneven(config: dict[str, Any]) -> str:
-    """What does not divide, in a family where it must."""
+    """The two values of which one must divide the other and does not, for families that need it; '' if all is well."""
     if config.get("model_type") not in _EVEN or config.get("head_dim"):
         return ""
     hidden, heads = _first(config, "hidden_size", "n_embd"), _first(config, "num_attention_heads", "n_head")

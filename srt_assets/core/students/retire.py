@@ -1,4 +1,4 @@
-"""Retiring a student: it is in no run any more. Everything it has made stays until it is purged (`purge.py`).
+"""Retires a student: runs no longer include it. Its results stay until they are purged (`purge.py`).
 
 `srt students remove` retires; so does deleting the student's partition in the UI (`defs/retirement.py`).
 """
@@ -21,10 +21,10 @@ from srt_assets.settings import Settings
 
 
 def retire(settings: Settings, lake: Lake, slug: str, still: Callable[[], bool] = lambda: True) -> Retired | None:
-    """Retire a student; one that is retired stays so.
+    """Retire a student, unless it is retired already.
 
-    `still` is asked while no other process can register it; if it says no, nothing is done, and None is given.
-    UserError if there is no such student.
+    `still` is called while no other process can register the student; if it returns False, nothing is done and None is
+    returned. UserError if there is no such student.
     """
     path = lake.home / "students" / slug
     with folders.registering(lake, slug):
@@ -43,7 +43,7 @@ def retire(settings: Settings, lake: Lake, slug: str, still: Callable[[], bool] 
 
 
 def known(settings: Settings, lake: Lake, slug: str) -> dict[str, Any]:
-    """The student's record; what can be said of one that has none: not run yet, or its folder is gone.
+    """The student's record. Without one (not run yet, or its folder is missing) it is made from other sources.
 
     UserError if there is no such student, Damaged if its record cannot be read.
     """

@@ -1,8 +1,9 @@
-"""Which students are out, and what the watched folder must not bring back. How one is retired: `retire.py`.
+"""The records of retired students. Retiring a student is in `retire.py`.
 
-The record of a retired student stays. It says since when, what its weights were (fingerprint) and as what its files
-were known (signatures): the same files stay out; others under the same name are another checkpoint, and come in.
-`srt students add` brings back any. The column `students.retired_at` says what the records say.
+The record of a retired student stays. It holds the time of retirement, the fingerprint of its weights and the
+signatures of its files. The watched folder does not bring back a student with the same files; other files under the
+same name are another checkpoint and are accepted. `srt students add` brings back any student. The column
+`students.retired_at` has the time from the record.
 """
 
 import json
@@ -26,7 +27,7 @@ TABLE = "students"
 
 @dataclass(frozen=True)
 class Retired:
-    """A retired student. `at`: when (ISO, UTC); `source`: where it came from; `purged`: what it had made is deleted."""
+    """A retired student. `at`: time of retirement (ISO, UTC); `source`: as registered; `purged`: results deleted."""
 
     slug: str
     at: str
@@ -37,7 +38,7 @@ class Retired:
 
     @property
     def error(self) -> UserError:
-        """The error for a command that asks for it."""
+        """The error for a command that uses this student."""
         return UserError(
             f"student {self.slug} was retired on {self.at[:10]}",
             f"srt students add {self.source} --name {self.slug} brings it back",
@@ -51,12 +52,12 @@ def every(lake: Lake) -> dict[str, Retired]:
 
 
 def get(lake: Lake, slug: str) -> Retired | None:
-    """The retired student of this key; None if there is none."""
+    """The retired student with this key; None if there is none."""
     return of(slug, folders.known(lake, slug))
 
 
 def of(slug: str, record: Mapping[str, Any] | None) -> Retired | None:
-    """What a record says of its student's retirement."""
+    """The retirement in a student's record; None if it is not retired."""
     facts = (record or {}).get(RETIRED)
     if record is None or facts is None:
         return None
@@ -71,7 +72,7 @@ def of(slug: str, record: Mapping[str, Any] | None) -> Retired | None:
 
 
 def note(lake: Lake, slug: str, **facts: Any) -> None:
-    """Add to what the record says of its retirement. Only while `registering`."""
+    """Add facts about the retirement to the record. Only while `registering`."""
     record = folders.record(lake.home / "students" / slug)
     if record and RETIRED in record:
         record[RETIRED] |= facts
@@ -79,14 +80,14 @@ def note(lake: Lake, slug: str, **facts: Any) -> None:
 
 
 def note_return(lake: Lake, slug: str) -> None:
-    """Remember that somebody has brought the student back: a run of it is due, for what it had made may be gone."""
+    """Store that the student was brought back. It needs a run, because its results may have been purged."""
     with folders.registering(lake, slug):
         if record := folders.record(lake.home / "students" / slug):
             _write(lake, slug, record | {BACK_AT: datetime.now(UTC).isoformat()})
 
 
 def returned(lake: Lake) -> dict[str, str]:
-    """When (ISO, UTC) each student was brought back that had been retired and is not retired now."""
+    """The time (ISO, UTC) at which each student was brought back, for students that are not retired now."""
     return {slug: r[BACK_AT] for slug, r in folders.records(lake) if BACK_AT in r and RETIRED not in r}
 
 
@@ -95,7 +96,7 @@ def _write(lake: Lake, slug: str, record: Mapping[str, Any]) -> None:
 
 
 def show(lake: Lake, slug: str) -> None:
-    """Have the student's row in `students` say what its record says; nothing to do if it does."""
+    """Update `retired_at` in the student's row of `students` from its record, if it differs."""
     partition = f"student={slug}"
     record = folders.known(lake, slug) or {}
     now = of(slug, record)

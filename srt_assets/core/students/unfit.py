@@ -1,8 +1,8 @@
-"""What a checkpoint says of itself that makes it no student: one sentence that names the cause, before it is loaded.
+"""Refuses checkpoints that cannot be students, with an error that names the cause, before they are loaded.
 
-Other trainers leave much that looks like a checkpoint: weights spread over processes, wrapped, quantized, an adapter
-without its base. Reads what others have read already, the configuration and the names, types and shapes of the tensors,
-and the names of files. What only the weights themselves can say is found when they are loaded (`loading.py`).
+Other trainers leave folders that look like checkpoints: weights sharded over processes, wrapped or quantized weights,
+an adapter without its base. The checks use the configuration, the names, types and shapes of the tensors, and file
+names. Checks that need the weights are in `loading.py`.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from typing import Any
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
 
-# Where a name has such a part: what the model was wrapped in when it was saved, and how to save it itself.
+# Part of a tensor's name, the wrapper that the model was saved in, and how to save the model without it.
 _WRAPPED = (
     (r"(^|\.)_orig_mod\.", "as a compiled model (torch.compile)", "model._orig_mod.save_pretrained(directory)"),
     (r"(^|\.)_fsdp_wrapped_module\.", "inside FSDP", "gather its full state dict, or let accelerate save it"),
@@ -30,9 +30,9 @@ _QUANTIZED = re.compile(
 )
 _PLAIN = ("F64", "F32", "F16", "BF16")
 _UNQUANTIZE = "take the model as it was before, or write it out in bf16: model.dequantize().save_pretrained(directory)"
-# Heads that give something else than a token of the vocabulary.
+# Heads that predict something other than a token of the vocabulary.
 _OTHER_HEADS = re.compile(r"For(SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice|MaskedLM)$")
-# Beside a checkpoint that has no weights: what is there instead, and how to get at them.
+# Files found in a checkpoint without weights: what they are, and how to turn them into weights.
 _INSTEAD = (
     ("*.distcp", "its weights in pieces of FSDP", "put them together: accelerate merge-weights"),
     ("*/*.distcp", "its weights in pieces of FSDP", "put them together: accelerate merge-weights"),
@@ -51,7 +51,7 @@ def check_folder(directory: Path) -> None:
     if files.is_there(adapter) and not any(directory.glob("model*.safetensors")):
         try:
             base = json.loads(files.read_text(adapter)).get("base_model_name_or_path")
-        except (ValueError, AttributeError):  # that it is an adapter is clear enough
+        except (ValueError, AttributeError):  # the error below does not need the base's name
             base = ""
         raise UserError(
             f"{directory} is a LoRA adapter without its base model{f' ({base})' if base else ''}",
@@ -60,14 +60,14 @@ def check_folder(directory: Path) -> None:
 
 
 def check_weights(directory: Path) -> None:
-    """UserError if there is something in place of the weights."""
+    """UserError if the folder has other files instead of the weights."""
     for pattern, what, remedy in _INSTEAD:
         if any(directory.glob(pattern)):
             raise UserError(f"{directory} has {what}", remedy)
 
 
 def check_config(directory: Path, config: Mapping[str, Any]) -> None:
-    """UserError if this configuration is of no causal language model that can be loaded as it is."""
+    """UserError if this is not the configuration of a causal language model that can be loaded directly."""
     kind = _kind(config)
     if config.get("is_encoder_decoder"):
         raise UserError(
@@ -89,9 +89,7 @@ def check_config(directory: Path, config: Mapping[str, Any]) -> None:
 
 
 def strange(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[str, str]:
-    """What is wrong with tensors of these names, types (as the format calls them) and shapes, and the remedy; '' if
-    nothing is.
-    """
+    """What is wrong with tensors of these names, types and shapes, and the remedy; both '' if nothing is."""
     empty = [name for name, (_, shape) in tensors.items() if 0 in shape]
     if empty:
         return (
@@ -114,7 +112,7 @@ def _kind(config: Mapping[str, Any]) -> str:
 
 
 def _ships(model_type: str) -> bool:
-    """Whether transformers has a folder of this name; without importing it, for that takes seconds."""
+    """Whether transformers has a folder of this name. Does not import transformers, which takes seconds."""
     found = importlib.util.find_spec("transformers")
     places = (found.submodule_search_locations or []) if found else []
     name = re.sub(r"\W", "_", model_type)

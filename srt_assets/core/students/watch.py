@@ -1,7 +1,7 @@
-"""The watched folder: which students it offers. Reads names, sizes and headers, never weights, and asks no network.
+"""The students that the watched folder offers. Reads names, sizes and headers, not weights, and uses no network.
 
-<folder>/<name>/          a checkpoint directory; a student once it is whole
-<folder>/students.toml    students from the hub, one a line: small-500 = "org/small@step-500"
+<folder>/<name>/          a checkpoint directory; a student once it is complete
+<folder>/students.toml    students from the hub, one per line: small-500 = "org/small@step-500"
 """
 
 import tomllib
@@ -22,7 +22,7 @@ LIST = "students.toml"
 
 @dataclass(frozen=True)
 class Found:
-    """A student to be: where from, and a signature that changes when its files or its line do."""
+    """An offered student: its source, and a signature that changes with its files or its line in the list."""
 
     source: str
     signature: str
@@ -30,9 +30,9 @@ class Found:
 
 
 def scan(folder: Path, only: str | None = None) -> tuple[dict[str, Found], dict[str, str]]:
-    """(students by slug, reasons by name of directories and lines that are none, or not whole yet).
+    """(students by slug, reasons by name for directories and lines that are no students, or not complete yet).
 
-    `only`: look into the student of this key and no other.
+    `only`: look only at the student with this key.
     """
     whole: dict[str, Found] = {}
     refused: dict[str, str] = {}
@@ -51,7 +51,7 @@ def scan(folder: Path, only: str | None = None) -> tuple[dict[str, Found], dict[
             found = _found(value)
         except UserError as error:
             refused[label] = error.message
-        except OSError as error:  # being moved or written while we look, or a name that no file system takes
+        except OSError as error:  # being moved or written just now, or an invalid file name
             refused[label] = f"cannot be {'read now' if value in directories else 'looked for'}: {error.strerror}"
         else:
             if slug in whole:
@@ -76,7 +76,7 @@ def _lines(file: Path, refused: dict[str, str]) -> dict[str, object]:
 
 
 def _found(value: object) -> Found:
-    """Of a folder, or of what a line of the list says."""
+    """The student in a folder, or in the value of a line of the list."""
     if isinstance(value, Path):
         return Found(str(value), inspect(value).signature())
     if not isinstance(value, str):
@@ -87,31 +87,31 @@ def _found(value: object) -> Found:
 
 
 def offered(settings: Settings, only: str | None = None) -> dict[str, Found]:
-    """The students that the watched folder offers, retired ones too; {} if none is watched. `only` as in `scan`."""
+    """The students that the watched folder offers, retired ones included; {} without one. `only` as in `scan`."""
     return scan(Path(settings.automation.watch), only)[0] if settings.automation.watch else {}
 
 
 def kept_out(lake: Lake, slug: str, found: Found) -> Retired | None:
-    """The retired student that these files are: they do not bring it back. None if they are new here."""
+    """The retired student that has these files, which do not bring it back; None if the files are new."""
     known = retired.get(lake, slug)
     return known if known and found.signature in known.signatures else None
 
 
 def register(settings: Settings, lake: Lake, slug: str) -> None:
-    """Register the watched student of this key, or refresh it; nothing to do for students from elsewhere.
+    """Register or refresh the watched student with this key; does nothing for other students.
 
-    UserError if it is retired and its files are those it had.
+    UserError if the student is retired and its files have not changed.
     """
     if found := offered(settings, slug).get(slug):
         known = retired.get(lake, slug)
         if known and _same_files(lake, known, found):
             raise known.error
-        # A line that names another revision is the same student with new content.
+        # A line with another revision means the same student with new content.
         checkpoints.add(settings, lake, found.source, slug, replace=found.listed, back=bool(known))
 
 
 def _same_files(lake: Lake, known: Retired, found: Found) -> bool:
-    """Whether these files are the retired student's. Reads the weights if they look touched, and then remembers."""
+    """Whether these files are the retired student's. Reads the weights if their stat values are new."""
     if found.signature in known.signatures:
         return True
     if found.listed or inspect(Path(found.source)).fingerprint() != known.fingerprint:

@@ -1,1 +1,1 @@
-"""Finetuning: which rows train, in which batches, on which loss, in a process of its own, and what is kept of it."""
+"""Finetuning in a process of its own: rows, batches, loss, saved states, finished checkpoints. Scoring is elsewhere."""

@@ -1,4 +1,4 @@
-"""A job as the Trainer's arguments: the recipe, the precision, and whether the weights are shared between processes."""
+"""Turns a job into the Trainer's arguments: recipe, precision, and whether weights are sharded over processes."""
 
 import os
 from typing import Any
@@ -38,13 +38,13 @@ def arguments(job: Job, device: torch.device, dtype: str) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    # Several GPUs in sight of one process: the Trainer would split our rows over them (DataParallel).
+    # If one process sees several GPUs, the Trainer would split our rows over them (DataParallel).
     args._n_gpu = min(args.n_gpu, 1)
     return args
 
 
 def _sharding(job: Job, device: torch.device) -> dict[str, Any]:
-    """FSDP for weights, gradients and optimizer state that one device cannot hold; adapters are small enough as is."""
+    """FSDP arguments if weights, gradients and optimizer state do not fit one device; never for adapters."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or job.method == "lora" or job.sharding == "never":
         if job.sharding == "always":
             raise UserError(

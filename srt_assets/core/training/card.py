@@ -1,4 +1,4 @@
-"""The model card of a finetuned student: what it is, made from what, how well it did, and what its licence hangs on."""
+"""The model card of a finetuned student: its origin, training data, losses, and the licences it depends on."""
 
 from typing import Any
 

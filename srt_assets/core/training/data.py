@@ -1,4 +1,4 @@
-"""Rows of text to samples of token ids, exactly as they were scored, and what ends an answer."""
+"""Turns rows of text into samples of token ids, encoded exactly as for scoring. File format: `samples.py`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from srt_assets.core.training import samples
 from srt_assets.core.training.job import Job
 from srt_assets.core.training.samples import Encoded, Samples
 
-# Where the samples lie while a training is unfinished.
+# Folder of the samples while a training is unfinished.
 SAMPLES = "samples"
 
 
 @dataclass(frozen=True)
 class Data:
-    """Samples of each split; the ids that `end` each of them; what to know when the result is prompted; how many rows
-    could not become a sample, by reason.
+    """Samples of each split. `end`: the ids that end each sample. `prompt_note`: what users must know about the prompt.
+    `left_out`: number of rows that became no sample, by reason.
     """
 
     train: Samples
@@ -43,13 +43,13 @@ def load(
     meet: Callable[[], object] = lambda: None,
     each: Callable[[], None] = lambda: None,
 ) -> Data:
-    """Tokenize the job's rows, each process its share, into files that all of them read.
+    """Tokenize the job's rows into files that all processes read; each process tokenizes its share.
 
-    A sample longer than `window` tokens is left out and counted, never cut: a model that learns from cut responses
-    learns not to stop. So is one with a token that the student, of `vocabulary` rows, has no embedding for. UserError
-    if nothing is left to train on.
+    A sample longer than `window` tokens is left out and counted, not cut: a model that learns from cut responses does
+    not learn to stop. A sample with a token id of `vocabulary` or more, which has no embedding, is left out too.
+    UserError if no sample is left to train on.
 
-    `meet` waits for the other processes; `each` is called now and then, and may raise to end the work.
+    `meet` waits for the other processes. `each` is called for every batch of rows, and may raise to end the work.
     """
     encoder = Encoder(tokenizer, job.template, job.protocol, window)
     if encoder.chat:
@@ -82,14 +82,14 @@ def load(
 def _encoded(
     job: Job, encoder: Encoder, window: int, vocabulary: int, rank: int, processes: int, each: Callable[[], None]
 ) -> Iterator[list[Encoded]]:
-    """This process's share of the rows, a stretch of the whole, as samples or with the reason why they are none."""
+    """This process's share of the rows, as samples or with the reason why they are none."""
     with pq.ParquetFile(job.rows_file) as file:
         n = file.num_row_groups
         groups = range(rank * n // processes, (rank + 1) * n // processes)
         for batch in file.iter_batches(splits.AT_ONCE, list(groups)) if groups else ():
             each()
             rows = batch.to_pylist()
-            # Prompt and response as scored; what ends the answer is part of what is learned.
+            # Prompt and response as in scoring; the end of the answer is learned too.
             texts = [Texts(r["instruction"], r["input"], r["response"]) for r in rows]
             found = encoder.for_training(texts, window)
             yield [_one(r["sample_id"], r["split"], p, vocabulary) for r, p in zip(rows, found, strict=True)]

@@ -1,4 +1,4 @@
-"""Finished trainings under `checkpoints/<student>/<run>/`: found by what they were made from, kept, thinned out."""
+"""Finished trainings under `checkpoints/<student>/<run>/`: finding by fingerprint, verifying, deleting."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from srt_assets.core.students.checkpoint_files import inspect
 from srt_assets.core.training.job import CURVE, RECORD
 from srt_assets.core.untouched import untouched
 
-# What everyone reads of a record, whichever program wrote it.
+# Keys that every record must have, also one of an older program.
 _NEEDED = {"training_fingerprint", "finished_at", "left_out"}
 ABANDONED_S = 7 * 24 * 3600.0
 LOOKS = ".looks.json"
@@ -24,14 +24,14 @@ LOOKS = ".looks.json"
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished training: its directory and its record. It was moved in whole and is never written again."""
+    """A finished training: its directory and its record. The directory was moved here complete and never changes."""
 
     path: Path
     record: dict[str, Any]
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """The loss curve, one dict a step."""
+        """The loss curve, one dict per step."""
         return [json.loads(line) for line in read_own(self.path / CURVE).splitlines()]
 
 
@@ -42,12 +42,12 @@ def directory(lake: Lake, student: str) -> Path:
 def all_of(lake: Lake, student: str) -> list[Finished]:
     """Every finished training of a student, oldest first."""
     found = [Finished(path.parent, _record(path)) for path in directory(lake, student).glob(f"[!.]*/{RECORD}")]
-    # By number, for a clock may have been set between them; older programs did not count.
+    # Sorted by number, because the clock may have been set between trainings; older programs wrote no number.
     return sorted(found, key=lambda f: (f.record.get("number", 0), f.record["finished_at"]))
 
 
 def next_number(lake: Lake, student: str) -> int:
-    """What puts a training that is started now behind all others."""
+    """The number for a training that starts now, larger than all others."""
     return 1 + max((f.record.get("number", 0) for f in all_of(lake, student)), default=0)
 
 
@@ -63,7 +63,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def verify(path: Path) -> None:
-    """Damaged if a file of a finished training is not what was saved; older programs did not leave their sums."""
+    """Damaged if a file of a finished training is missing or changed. Trainings of older programs have no sums."""
     for name, expected in _record(path / RECORD).get("sums", {}).items():
         file = path / name
         if not file.is_file():
@@ -73,7 +73,7 @@ def verify(path: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is there: an adapter, or a model with its tokenizer and every shard, none cut short."""
+    """Whether a checkpoint is complete: an adapter, or a model with its tokenizer and all shards."""
     if (path / "adapter_config.json").is_file():
         return (path / "adapter_model.safetensors").is_file()
     try:
@@ -84,14 +84,14 @@ def is_whole(path: Path) -> bool:
 
 
 def find(lake: Lake, student: str, fingerprint: str) -> Finished | None:
-    """The newest finished training that was made from exactly these inputs, and is still there."""
+    """The newest complete training with this fingerprint; None if there is none."""
     made = (f for f in reversed(all_of(lake, student)) if f.record["training_fingerprint"] == fingerprint)
     return next((f for f in made if is_whole(f.path)), None)
 
 
 def delete(path: Path) -> None:
     """Delete a finished training or an unfinished state."""
-    # The record first: a directory whose deletion was cut short is no finished training.
+    # The record first, so that a partly deleted directory does not count as a finished training.
     (path / RECORD).unlink(missing_ok=True)
     shutil.rmtree(path)
 
@@ -99,35 +99,32 @@ def delete(path: Path) -> None:
 def superseded(lake: Lake, student: str, keep_last: int, spare: Iterable[Path]) -> list[Path]:
     """All but the `keep_last` newest checkpoints of a student.
 
-    Never those in `spare` (the current ones) nor any that a registered student consists of.
+    Leaves out those in `spare` (the current ones) and those that a registered student uses.
     """
     spared = {p.resolve() for p in spare} | _used_by_students(lake)
     return [f.path for f in all_of(lake, student)[:-keep_last] if f.path.resolve() not in spared]
 
 
 def old_states(lake: Lake, student: str) -> list[Path]:
-    """Unfinished states of trainings that were not continued for a week: their settings did not come back.
-
-    A state holds the weights four times over.
-    """
+    """Folders of unfinished trainings, not continued for a week. A state has four times the size of the weights."""
     return [folder for folder, at in _last_touched(lake, student).items() if time.time() - at > ABANDONED_S]
 
 
 def abandoned_states(lake: Lake, student: str) -> list[Path]:
-    """Those of them that may be deleted unasked: the clock may be wrong today."""
+    """The `old_states` that may be deleted automatically, even if the clock is wrong today (see `untouched`)."""
     touched = {folder.name: at for folder, at in _last_touched(lake, student).items()}
     place = lake.home / "training" / student
     return [place / name for name in untouched(touched, ABANDONED_S, place / LOOKS)]
 
 
 def _last_touched(lake: Lake, student: str) -> dict[Path, float]:
-    """When each training was last started, or has last saved a state: it may run for longer than a week."""
+    """When each training was last started or last saved a state; a running training may take longer than a week."""
     folders = sorted(task.parent for task in (lake.home / "training" / student).glob("*/job.json"))
     return {f: max(p.stat().st_mtime for p in (f / "job.json", *f.glob("states/*"))) for f in folders}
 
 
 def _used_by_students(lake: Lake) -> set[Path]:
-    """Students are links to files: the directories those files lie in."""
-    # Hidden folders too: one that is being registered anew.
+    """The directories of the files that registered students' symlinks lead to."""
+    # Hidden folders too, because a student may be in the middle of being registered again.
     links = (lake.home / "students").glob("*/*")
     return {link.resolve().parent for link in links if link.is_symlink()}

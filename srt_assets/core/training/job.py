@@ -1,4 +1,4 @@
-"""What one training is asked to do: a small JSON file that the training process reads. Nothing here needs torch."""
+"""The job of one training: a small JSON file that the training process reads, and its fingerprint. No torch here."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,7 +11,7 @@ from srt_assets.core.scoring import chat
 from srt_assets.core.students.checkpoints import StudentInfo
 from srt_assets.settings import Settings
 
-# Raised when the same inputs would train another model.
+# Raise it when the same inputs give another model.
 VERSION = "4"
 RECORD = "training_record.json"
 CURVE = "training_steps.jsonl"
@@ -30,12 +30,11 @@ class Lora:
 
 @dataclass(frozen=True)
 class Job:
-    """One training. `work`: directory of unfinished state; `facts`: what else belongs in the record (policy, counts).
+    """One training. `work`: directory of unfinished state; `facts`: more facts for the record (policy, counts).
 
-    `steps`: optimizer steps, 0 = from `epochs`. `token_budget`: tokens a forward pass may have, 0 = by device.
-    `save_every_s`: seconds between states that an interrupted training continues from. `gradient_checkpointing`
-    (recompute activations) and `sharding` (FSDP, with several processes): auto = only if it does not fit otherwise,
-    always or never.
+    `steps`: optimizer steps, 0 = from `epochs`. `token_budget`: most tokens of a forward pass, 0 = by device.
+    `save_every_s`: seconds between saved states. `gradient_checkpointing` (recompute activations) and `sharding` (FSDP,
+    with several processes): auto (only if the training does not fit otherwise), always or never.
     """
 
     run: str
@@ -77,7 +76,7 @@ class Job:
 
     @property
     def final(self) -> Path:
-        """The finished checkpoint, before it is moved to its place. It is there only when it is whole."""
+        """The finished checkpoint, before it is moved to `checkpoints/`. It exists only when complete."""
         return self.directory / "final"
 
     @property
@@ -106,8 +105,8 @@ class Job:
 
 
 def _recipe(settings: Settings) -> dict[str, Any]:
-    """The settings that change what is learned and that the training process is told. Devices, processes and packing
-    change the rounding only.
+    """The settings that change the trained model and that the training process needs. Devices, processes and packing
+    are left out, because they change only the rounding.
     """
     training = {"method", "epochs", "learning_rate", "batch_size", "max_length", "warmup_ratio", "weight_decay"}
     return {
@@ -123,9 +122,9 @@ def _lora(settings: Settings) -> Lora:
 
 
 def training_fingerprint(settings: Settings, student: StudentInfo, **data: Any) -> Fingerprint:
-    """What a finished training must have been made from to be the one that is wanted now.
+    """The fingerprint that a finished training must have to be the wanted one.
 
-    UserError if the student has no chat template to train with, where one is asked for.
+    UserError if the settings ask for a chat template and the student has none that can be used.
     """
     facts = {
         **_turns(settings, student),
@@ -139,7 +138,7 @@ def training_fingerprint(settings: Settings, student: StudentInfo, **data: Any) 
 
 
 def _turns(settings: Settings, student: StudentInfo) -> dict[str, Any]:
-    """How turns begin and end, where that is not what was taken for granted before: generation prompt and EOS."""
+    """How turns begin and end, if not with the generation prompt and EOS, which older programs assumed; else {}."""
     if settings.student.template != "chat":
         return {}
     template = chat.of_student(student.slug, student.path, student.fingerprint)
@@ -157,7 +156,7 @@ def make(
     steps: int,
     **facts: Any,
 ) -> Job:
-    """The job of one arm; `steps` as counted by the stage, so that all arms take the same number."""
+    """The job of one arm. The stage counts the `steps`, so that all arms take the same number."""
     return Job(
         run=run,
         arm=arm,

@@ -1,4 +1,4 @@
-"""What a training writes while it runs: the curve, a line a step, and states by the clock and when asked to stop."""
+"""Writes the loss curve of a running training, one line per step, and has states saved at intervals and on a stop."""
 
 import json
 import time
@@ -15,7 +15,7 @@ from srt_assets.core.training.job import Job
 from srt_assets.core.training.states import WHOLE, sync
 from srt_assets.core.training.trainer import Steps
 
-# A state is four times the weights: saving takes at most this share of the time.
+# Saving states takes at most this share of the time, because a state has four times the size of the weights.
 SAVING_SHARE = 0.05
 
 Listener = Callable[[int, int, dict[str, float]], None]
@@ -23,10 +23,10 @@ Listener = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(eq=False)
 class Keeper(TrainerCallback):
-    """Writes the curve a line a step, tells the listener, and has states saved by the clock and when asked to stop.
+    """Writes the curve, calls the listener, and has states saved at intervals and when asked to stop.
 
-    `listener(step, steps, facts)`; `stop_asked()` is looked at after every step, on every process; `at_start()` is
-    called before the first step, when the model lies where it will be trained.
+    `listener(step, steps, facts)` is called after every step; `stop_asked()` too, on every process. `at_start()` is
+    called before the first step, when the model is on its device.
     """
 
     job: Job
@@ -41,7 +41,7 @@ class Keeper(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         self.at_start()
         self.tokens = self.steps.tokens_before(state.global_step)
-        # Counted once, for it reads the lengths of all records.
+        # Computed once, because it reads the lengths of all records.
         self._all = self.steps.tokens_before(len(self.steps))
         if args.process_index == 0:
             self._cut_curve(state.global_step)
@@ -50,7 +50,7 @@ class Keeper(TrainerCallback):
         self._pause = self.job.save_every_s
 
     def _cut_curve(self, step: int) -> None:
-        """Lines of steps that were made after the state we continue from, and are made again."""
+        """Remove the lines of steps after the state that the training continues from; these steps are repeated."""
         old = read_own(self.job.curve).splitlines() if self.job.curve.exists() else []
         kept = [line for line in old if (facts := _parse(line)) and facts["step"] <= step]
         replace_text(self.job.curve, "".join(line + "\n" for line in kept))
@@ -88,11 +88,11 @@ class Keeper(TrainerCallback):
         self.listener(step, state.max_steps, {**facts, "tokens_per_s": speed, "eta_s": left / speed})
 
     def on_save(self, args, state, control, **_):
-        # The Trainer waited for every process's random state: from here on the directory can be continued from.
+        # The Trainer has waited for the random state of every process, so the directory is complete now.
         if args.process_index == 0:
             directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             sync(directory)
-            sync(self.job.curve)  # these lines are written only once
+            sync(self.job.curve)  # lines before this state are not written again
             (directory / WHOLE).touch()
         self._saved_at = time.monotonic()
         took = self._saved_at - self._stepped_at

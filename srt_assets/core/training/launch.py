@@ -1,4 +1,4 @@
-"""Starting the training process: its command line, and a plain launcher for everybody who is not Dagster."""
+"""Starts the training process: its command line, its environment, and a launcher that does not need Dagster."""
 
 import os
 import signal
@@ -15,24 +15,24 @@ GRACE_S = 60.0
 
 
 def command(job_file: Path, processes: int) -> list[str]:
-    """The training process for a job; `accelerate launch` starts it if it is more than one."""
+    """The command line of a job's training process; `accelerate launch` starts several processes."""
     tail = ["-m", MODULE, str(job_file), "--quiet"]
     if processes == 1:
         return [sys.executable, "-P", *tail]
     threads = max(1, (os.cpu_count() or 1) // processes)
     # --multi_gpu chooses the launcher (torch.distributed.run), not the device: without a GPU the workers use gloo.
-    # Whether the model is replicated (DDP) or sharded (FSDP) the workers decide, who know its size and the device.
+    # The workers know the model's size and the device; they decide whether it is replicated (DDP) or sharded (FSDP).
     return [
         *(sys.executable, "-P", "-m", "accelerate.commands.launch", "--multi_gpu"),
         *("--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"),
-        # Port 0: torch picks a free one, so that two trainings on one machine do not meet.
+        # Port 0: torch picks a free port, so that two trainings on one machine do not collide.
         *("--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", str(threads)),
         *tail,
     ]
 
 
 def visible(devices: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variable that shows the training process only the GPUs that `student.devices` names; {} if it names none."""
+    """The variable that limits the training process to the GPUs in `student.devices`; {} if it names none."""
     wanted = [int(d.rpartition(":")[2]) for d in devices.split(",") if d.startswith("cuda:")]
     if not wanted:
         return {}
@@ -46,13 +46,13 @@ def visible(devices: str, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def tokenizing(processes: int) -> dict[str, str]:
-    """The variables that have every process tokenize its share of the rows on its share of the cores."""
+    """The variables that limit every process to its share of the cores for tokenizing."""
     threads = max(1, (os.cpu_count() or 1) // processes)
     return {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(threads)}
 
 
 def hang_up() -> dict[str, str]:
-    """The variable that keeps torch's launcher from taking SIGHUP for a stop where `nohup` has it ignored."""
+    """The variable that keeps torch's launcher from stopping on SIGHUP if `nohup` made this process ignore it."""
     return {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT"} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else {}
 
 

@@ -1,7 +1,7 @@
 """The training process: `python -P -m srt_assets.core.training.main JOB.json`, or `--student SLUG` with your settings.
 
-With a job file it trains and reports to Dagster if Dagster Pipes started it. With `--student` it is the whole stage:
-it makes the job, starts that process and commits its result, without Dagster.
+With a job file it trains, and reports to Dagster if Dagster Pipes started it. With `--student` it runs the whole stage
+without Dagster: it makes the job, starts the training process and commits the result.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_stage(student: str, settings_file: Path | None) -> int:
-    """The stage by hand: exit code 0 done, 1 failed, 2 the user must change something."""
+    """Run the stage without Dagster. Exit code 0: done, 1: failed, 2: the user must change something."""
     from srt_assets.core.lake import Lake
     from srt_assets.core.sql.catalog import Publisher
     from srt_assets.core.training.stage import STAGE
@@ -78,11 +78,10 @@ def run_stage(student: str, settings_file: Path | None) -> int:
 
 
 def run_job(job: Job, quiet: bool = False) -> int:
-    """Train. A failure is left in `job.failure` for the process that started this one."""
-    # Once saved, a state can be continued from: a polite stop loses nothing.
+    """Train. A failure is written to `job.failure` for the parent process. Returns the exit code."""
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate")
     rank = int(os.environ.get("RANK", "0"))
-    # An orphan of a killed run may still be training this job: wait for it instead of writing over it.
+    # A training process of a killed run may still be working on this job: wait for it instead of overwriting its files.
     alone = file_lock(job.directory / "process.lock") if rank == 0 else nullcontext()
     with _Stop() as stop, dagster_pipes(rank) as say, alone:
         if job.final.exists():
@@ -109,9 +108,10 @@ def run_job(job: Job, quiet: bool = False) -> int:
 
 
 class _Stop:
-    """SIGINT and SIGTERM ask for a stop after the step; one that comes `PATIENCE_S` later ends the process at once.
+    """SIGINT and SIGTERM ask for a stop after the step; a second signal after `PATIENCE_S` ends the process at once.
 
-    Ctrl-C on a terminal reaches every process of the group, and then our parent passes it on: that is one request.
+    Ctrl-C on a terminal reaches every process of the group, and the parent passes it on too. Signals within
+    `PATIENCE_S` therefore count as one request.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class _Stop:
 
 @contextmanager
 def dagster_pipes(rank: int) -> Iterator[Callable[[str], None]]:
-    """A way to say a sentence: to Dagster's log if Pipes started this process, else to this process's stderr."""
+    """Yields a function that logs a sentence: to Dagster if Pipes started this process, else to stderr."""
     from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
     if rank != 0:
@@ -161,7 +161,7 @@ def _listener(job: Job, say: Callable[[str], None], rank: int):
     live = job.directory / "live.json"
 
     def hear(step: int, steps: int, facts: dict[str, float]) -> None:
-        # Whole or not at all: the process that started us reads it while we train.
+        # Replaced atomically, because the parent process reads it at the same time.
         aside = live.with_suffix(".writing")
         aside.write_text(json.dumps({"done": step, "total": steps, **facts}))
         aside.replace(live)
@@ -177,7 +177,7 @@ def _fail(job: Job, error: UserError | StageError, quiet: bool) -> int:
     note = json.dumps({"kind": kind, "message": error.message, "remedy": error.remedy})
     try:
         replace_text(job.failure, note)
-    except OSError:  # no room: the home keeps some for this (`training/<student>/<training>` is within it)
+    except OSError:  # a full disk: free the home's reserve (the job's folder is home/training/<student>/<training>)
         reserve.give_back(job.directory.parents[2])
         replace_text(job.failure, note)
     return error.exit_code

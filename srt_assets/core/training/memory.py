@@ -1,4 +1,4 @@
-"""How much memory a training needs, computed before its first step: weights, gradients, optimizer, and one row."""
+"""Estimates the memory of a training before its first step: weights, gradients, optimizer, and one row."""
 
 import re
 import sys
@@ -13,19 +13,19 @@ from transformers import TrainingArguments
 
 from srt_assets.core.errors import UserError
 
-# Values of hidden size that autograd keeps a layer and token (attention, norms, MLP) without checkpointing.
+# Vectors of the hidden size that autograd keeps per layer and token (attention, norms, MLP) without checkpointing.
 _KEPT_PER_LAYER = 34
 _GB = 1024**3
 CGROUP = Path("/sys/fs/cgroup")
 # fp32 weights, gradients, and Adam's two moments, for each parameter.
 STATE_BYTES = 16
-# Share of a device that may hold these, so that a forward pass still fits.
+# Share of a device's memory that these may take, so that a forward pass still fits.
 FILL = 0.7
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes: what stays (weights, gradients, Adam's two moments) and what one row adds while it is worked on."""
+    """Bytes. `state`: weights, gradients, Adam's two moments; `row`: activations and logits of one row."""
 
     state: int
     row: int
@@ -61,8 +61,8 @@ def available(device: torch.device) -> int:
 
 
 def _left_in_container(cgroup: Path) -> int | None:
-    """Bytes up to the container's limit, None if it has none. Cached files, the weights just read among them, count as
-    used there, and go when memory is asked for.
+    """Bytes left below the container's limit, None if it has none. Cached files (as the weights just read) count as
+    free, because the kernel drops them when memory is needed.
     """
     limit = cgroup / "memory.max"
     if not limit.exists() or (most := limit.read_text().strip()) == "max":
@@ -75,7 +75,7 @@ def _left_in_container(cgroup: Path) -> int | None:
 def choose_checkpointing(need: Need, free: int, wish: str, weights_loaded: int) -> bool:
     """Whether to recompute activations. UserError, before any step, if the training cannot fit either way.
 
-    `wish`: auto | always | never. `weights_loaded`: bytes of the weights that already lie in memory.
+    `wish`: auto | always | never. `weights_loaded`: bytes of the weights that are already in memory.
     """
     free += weights_loaded
     checkpointed = {"auto": need.total(False) > free, "always": True, "never": False}[wish]
@@ -92,8 +92,8 @@ def choose_checkpointing(need: Need, free: int, wish: str, weights_loaded: int) 
 def must_checkpoint(
     model: nn.Module, row: tuple[int, int], wish: str, dtype: str, device: torch.device, args: TrainingArguments
 ) -> bool:
-    """Whether this training has to recompute activations. `row`: tokens and targets of its largest row; `dtype`: of the
-    forward passes. UserError if it cannot fit either way.
+    """Whether this training has to recompute activations. `row`: tokens and targets of the largest row; `dtype`: of
+    the forward passes. UserError if it cannot fit either way.
     """
     need = estimate(model, *row, 4 if dtype == "fp32" else 2, args.world_size if args.fsdp else 1)
     free, loaded = available(device), 0

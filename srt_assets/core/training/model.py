@@ -1,7 +1,4 @@
-"""The student as something to train: loaded, put in the right precision, given adapters, checked.
-
-How it is saved again is in `saved.py`.
-"""
+"""Prepares the student for training: device, precision, loading, adapters. Saving it is in `saved.py`."""
 
 from collections import Counter
 
@@ -18,7 +15,7 @@ from srt_assets.core.training.job import Job
 
 
 def pick_device(job: Job) -> torch.device:
-    """The kind of device. UserError if the settings name one that is not there."""
+    """The kind of device. UserError if the settings name a GPU and there is none."""
     if job.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = torch.device(job.device).type
@@ -37,7 +34,7 @@ def check_processes(job: Job, device: torch.device) -> None:
 
 
 def pick_dtype(job: Job, device: torch.device) -> str:
-    """fp32, bf16 or fp16: what forward passes compute in. The trained weights themselves are fp32."""
+    """The precision of forward passes: fp32, bf16 or fp16. The trained weights themselves are fp32."""
     if job.dtype == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if job.dtype == "fp16" and device.type != "cuda":
@@ -53,13 +50,13 @@ def load_model(job: Job) -> PreTrainedModel:
         if model.generation_config is not None:
             model.generation_config.validate(strict=True)
     except ValueError:
-        # Some published students say how to sample and not to: transformers would refuse to save that.
+        # Some published students set sampling parameters with do_sample off; transformers refuses to save that.
         model.generation_config.do_sample = True
     return model
 
 
 def add_adapters(model: PreTrainedModel, job: Job) -> PeftModel:
-    """Put LoRA adapters on the chosen layers. UserError naming what there is if a target does not exist."""
+    """Put LoRA adapters on the chosen layers. UserError names the existing layers if a target does not exist."""
     layers = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D | nn.Embedding)]
     names = {name.rpartition(".")[2] for name in layers}
     missing = [t for t in job.lora.targets if not any(n == t or n.endswith(f".{t}") for n in layers)]
@@ -82,7 +79,7 @@ def add_adapters(model: PreTrainedModel, job: Job) -> PeftModel:
 
 
 def _check_ties(model: PeftModel) -> None:
-    """UserError if an adapter sits on a matrix that another layer uses too: merged, it would change both of them."""
+    """UserError if an adapter is on a matrix that another layer shares: merging would change both layers."""
     users = Counter(id(w) for module in model.modules() for w in module.parameters(recurse=False))
     adapted = {name: m for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
     tied = sorted(n.rpartition(".")[2] for n, m in adapted.items() if users[id(m.get_base_layer().weight)] > 1)
@@ -95,7 +92,7 @@ def _check_ties(model: PeftModel) -> None:
 
 
 def stop_on(model: PreTrainedModel, last: int, eos: int | None) -> None:
-    """Have generation stop on the last token of an answer as learned, on EOS, and on what it stopped on before."""
+    """Make generation stop on the last token of a trained answer, on EOS, and on the ids configured before."""
     config = model.generation_config
     if config is None:
         return

@@ -1,8 +1,8 @@
-"""Samples in one row without padding: what the model is fed, and the summed loss of the response tokens it gives back.
+"""Packs samples into one row without padding, and computes the summed loss of its response tokens.
 
-Position ids start again at 0 with every sample. From that transformers builds a block-diagonal causal mask (or the
-sequence bounds of a flash kernel), so that no sample attends to another. Logits are computed only at the positions that
-predict a response token: the prompt's part of the output matrix product and of its memory is saved.
+Position ids restart at 0 with every sample. From them transformers builds a block-diagonal causal mask (or the sequence
+bounds of a flash kernel), so that no sample attends to another. Logits are computed only at positions that predict a
+response token, which saves time and memory for the prompt's positions.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from torch import nn
 from srt_assets.core.training.plan import pack
 from srt_assets.core.training.samples import Example, lengths, shortest
 
-# Losses of the same tokens in two orders of summation differ by rounding; leaking attention differs by far more.
+# Relative tolerance. Two orders of summation differ by rounding only; attention across samples differs by far more.
 PROBE_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 1e-2}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One forward pass: ids and positions [1, tokens]; `keep` [targets] predict `targets` [targets]."""
+    """One forward pass: ids and positions [1, tokens]; the positions `keep` [targets] predict `targets` [targets]."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -38,7 +38,7 @@ class Row:
 
 
 def make_row(examples: Sequence[Example]) -> Row:
-    """Lay samples end to end. No sample: one token and no target, for a process that has nothing else to do."""
+    """Concatenate samples. Without samples: one token and no target, for a process without samples in this step."""
     if not examples:
         zero = torch.zeros(1, 1, dtype=torch.long)
         return Row(zero, zero, torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long))
@@ -56,7 +56,7 @@ def summed_loss(model: nn.Module, row: Row) -> torch.Tensor:
     """Sum of the negative log-likelihoods of the row's targets (nats, float32), differentiable."""
     output = model(input_ids=row.ids, position_ids=row.positions, logits_to_keep=row.keep, use_cache=False)
     logits = output.logits[0]
-    if len(logits) != len(row.keep):  # some architectures do not know what `logits_to_keep` asks for
+    if len(logits) != len(row.keep):  # some architectures ignore `logits_to_keep`
         logits = logits[row.keep]
     logits = logits.float()
     if not row.n_targets:
@@ -85,7 +85,7 @@ def mean_loss(model: nn.Module, examples: Sequence[Example], budget: int, rank: 
 
 @torch.no_grad()
 def packing_is_exact(model: nn.Module, examples: Sequence[Example], dtype: str) -> bool:
-    """True if two samples in one row have the losses they have alone: the architecture honours the sample bounds."""
+    """Whether two samples packed into one row have the same losses as alone, so that packing is allowed."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()

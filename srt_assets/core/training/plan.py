@@ -1,7 +1,7 @@
-"""Which samples make each optimizer step, and how they are packed into forward passes. Pure arithmetic, no torch.
+"""The samples of each optimizer step, and their packing into forward passes. Only arithmetic, no torch.
 
-A step is exactly `batch_size` samples, as in the paper; packing only decides how they travel through the model, so the
-gradient is the one that unpacked batches would give.
+A step has exactly `batch_size` samples, as in the paper. Packing only groups them into forward passes, so the gradient
+is the same as with unpacked batches.
 """
 
 import math
@@ -12,13 +12,13 @@ import numpy as np
 
 
 def count_steps(n: int, batch_size: int, epochs: float, max_steps: int) -> int:
-    """Optimizer steps of a training on `n` samples. `max_steps` > 0 is the answer itself, whatever `epochs` says."""
+    """Optimizer steps of a training on `n` samples: `max_steps` if it is above 0, else by `epochs`."""
     return max_steps or math.ceil(epochs * math.ceil(n / batch_size))
 
 
 @dataclass(eq=False)
 class StepSamples(Sequence[np.ndarray]):
-    """Sample numbers of every step, made when they are asked for: only one epoch is in memory."""
+    """Sample numbers of every step, computed on demand: only one epoch's order is in memory."""
 
     n: int
     batch_size: int
@@ -52,8 +52,10 @@ def step_samples(n: int, batch_size: int, steps: int, seed: int) -> StepSamples:
 
 
 def row_bound(lengths: np.ndarray, targets: np.ndarray, batch_size: int, budget: int) -> tuple[int, int]:
-    """Tokens that the largest row of any step may have, and how many of them are learned from: the longest sample
-    alone, or as much as the budget and a step can hold, with the share of targets that samples have on average.
+    """Upper bounds for the tokens and the targets of the largest row of any step.
+
+    Tokens: the longest sample, or what fits into the budget and a step. Targets: the longest of a sample, or the
+    tokens times the samples' mean share of targets.
     """
     longest = int(lengths.max())
     most = min(len(lengths), batch_size)
@@ -64,17 +66,17 @@ def row_bound(lengths: np.ndarray, targets: np.ndarray, batch_size: int, budget:
 
 
 def pack(lengths: Sequence[int], budget: int, processes: int = 1) -> list[list[int]]:
-    """Bins of item numbers with at most `budget` tokens each; an item longer than that lies alone.
+    """Bins of item numbers with at most `budget` tokens each; a longer item gets a bin of its own.
 
     First-fit decreasing. The number of bins is a multiple of `processes` (empty ones are added), and bin `i` is meant
     for process `i % processes`: every process makes the same number of forward passes, which sharded models need.
     """
-    # Never fewer bins than processes: the work of a small step is shared too.
+    # At least as many bins as processes, so that a small step is shared too.
     room = min(budget, math.ceil(sum(lengths) / processes)) if processes > 1 else budget
     bins: list[list[int]] = []
     free = _Free(len(lengths), room)
     for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        # No bin holds what is longer than one: it gets the next that is empty.
+        # An item longer than a bin gets the next empty bin.
         place = free.first(lengths[item]) if lengths[item] <= room else len(bins)
         if place == len(bins):
             bins.append([])
@@ -85,16 +87,14 @@ def pack(lengths: Sequence[int], budget: int, processes: int = 1) -> list[list[i
 
 
 class _Free:
-    """The room left in each bin as a tree of maxima, so that the first bin that has enough is found without a look at
-    each: packing is then no longer quadratic.
-    """
+    """The free tokens of each bin as a tree of maxima, which finds the first bin with enough in logarithmic time."""
 
     def __init__(self, bins: int, room: int) -> None:
         self._leaves = 1 << max(0, bins - 1).bit_length()
         self._tree = [room] * (2 * self._leaves)
 
     def first(self, size: int) -> int:
-        """The first bin with so much room. There is one, for a bin that is empty always has it."""
+        """The first bin with this many free tokens. It exists, because an empty bin always has them."""
         node = 1
         while node < self._leaves:
             node *= 2
@@ -102,7 +102,7 @@ class _Free:
         return node - self._leaves
 
     def take(self, place: int, size: int) -> None:
-        """Fill a bin by so much."""
+        """Take this many tokens of a bin."""
         tree, node = self._tree, place + self._leaves
         tree[node] -= size
         while node > 1:

@@ -1,7 +1,4 @@
-"""A training before its first step: student and samples loaded, its steps planned, its memory decided.
-
-The steps themselves, and what is left of them, are in `train.py`.
-"""
+"""Prepares a training: loads student and samples, plans the steps, checks the memory. The steps are in `train.py`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,16 +19,16 @@ from srt_assets.core.training.samples import shortest
 from srt_assets.core.training.states import drop_torn_states, last_state
 from srt_assets.core.training.trainer import Steps
 
-# Tokens a forward pass. The block mask makes attention quadratic in it; on a CPU gains end near 1,000 tokens.
+# Tokens per forward pass. Attention is quadratic in them; on a CPU more than about 1,000 tokens bring no gain.
 CPU_BUDGET = 1024
 GPU_BUDGET = 4096
 
 
 @dataclass(eq=False)
 class Prepared:
-    """A training before its first step. `window`: longest sample, `budget`: a forward pass, both in tokens.
+    """A prepared training. `window`: longest sample, `budget`: largest forward pass, both in tokens.
 
-    `state`: the directory of the saved state that it continues from, None if it begins.
+    `state`: the directory of the saved state that it continues from, None for a new training.
     """
 
     job: Job
@@ -48,7 +45,7 @@ class Prepared:
 
     @property
     def told(self) -> str:
-        """What people are told of it."""
+        """A sentence about the training for the log."""
         continued = f"; continuing from step {self.state.name.rpartition('-')[2]}" if self.state else ""
         return (
             f"{len(self.samples.train)} samples to train on, {len(self.samples.held_out)} held out, "
@@ -58,7 +55,7 @@ class Prepared:
 
 
 def prepare(job: Job, say: Callable[[str], None], stop_if_asked: Callable[[], None]) -> Prepared:
-    """Load the student and the samples, and decide how much goes through the model at once."""
+    """Load the student and the samples, plan the steps, and choose the token budget and checkpointing."""
     device = model.pick_device(job)
     model.check_processes(job, device)
     dtype = model.pick_dtype(job, device)
@@ -66,7 +63,7 @@ def prepare(job: Job, say: Callable[[str], None], stop_if_asked: Callable[[], No
     rank, processes = args.process_index, args.world_size
     set_seed(job.seed)
     tokenizer = load_tokenizer(job.student_path)
-    saved.stored_dtype(job.student_path)  # one that cannot be saved in it is refused now, not after the last step
+    saved.stored_dtype(job.student_path)  # refuse now, not after the last step, a precision that cannot be saved
     student: Any = model.load_model(job)
     window = min(job.max_length, getattr(student.config, "max_position_embeddings", None) or job.max_length)
     vocabulary = len(student.get_input_embeddings().weight)
@@ -76,7 +73,7 @@ def prepare(job: Job, say: Callable[[str], None], stop_if_asked: Callable[[], No
     steps = count_steps(len(samples.train), job.batch_size, job.epochs, job.steps)
     if job.method == "lora":
         student = model.add_adapters(student, job)
-    # Rounded down: the first warm-up step has learning rate 0, and in a training of a few steps every step counts.
+    # Rounded down: the first warm-up step has learning rate 0, which a training of a few steps cannot afford.
     args.warmup_steps = int(job.warmup_ratio * steps)
     budget = job.token_budget or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
     budget = _check_packing(student, samples, budget, say)
@@ -93,7 +90,7 @@ def prepare(job: Job, say: Callable[[str], None], stop_if_asked: Callable[[], No
 
 
 def _check_packing(student, samples: data.Data, budget: int, say: Callable[[str], None]) -> int:
-    """The token budget, or 1 (every sample alone) for an architecture that would let samples see each other."""
+    """The token budget, or 1 (every sample alone) for an architecture in which packed samples attend to each other."""
     everything = [*shortest(samples.train, 2), *shortest(samples.held_out, 2)]
     if len(everything) < 2 or packing_is_exact(student, everything, "fp32"):
         return budget

@@ -1,6 +1,7 @@
-"""Retention: what may go of the finetuned checkpoints and training states. Every training tidies up after itself;
+"""`srt prune`: deletes old finetuned checkpoints and training states.
 
-this is for the rest: `training.keep_last` was lowered, or a student is trained no more.
+Every training cleans up after itself. This is for other cases: `training.keep_last` was lowered, or a student is no
+longer trained.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from srt_assets.settings import Settings
 
 @dataclass(frozen=True)
 class Waste:
-    """A directory that nothing needs: `why` it may go, and how much it holds."""
+    """A directory that nothing needs: its size in bytes, and why it may be deleted."""
 
     path: Path
     student: str
@@ -23,12 +24,12 @@ class Waste:
 
 
 def find(settings: Settings, lake: Lake) -> list[Waste]:
-    """What `remove` would delete now. Deletes nothing."""
+    """The directories that `remove` would delete now. Deletes nothing."""
     return [waste for student in _trained(lake) for waste in _of(settings, lake, student)]
 
 
 def remove(settings: Settings, lake: Lake) -> tuple[list[Waste], list[str]]:
-    """Delete it, looked up again; gives what was deleted, and the students left alone because a training goes on."""
+    """Find and delete. Returns the deleted directories, and the students that were skipped because of a training."""
     gone: list[Waste] = []
     busy: list[str] = []
     for student in _trained(lake):

@@ -1,4 +1,4 @@
-"""Trainings as rows: `training_runs` and `training_steps`, written from finished checkpoints and read for people."""
+"""The tables `training_runs` and `training_steps`: written from finished checkpoints, summarized and checked."""
 
 from datetime import datetime
 from math import isfinite
@@ -15,21 +15,22 @@ from srt_assets.core.training.finished import Finished, directory
 
 TABLE = "training_runs"
 STEPS = "training_steps"
-# Names of the runs in the manifest, with spaces: `srt status` opens no part.
+# Key in the manifest: names of the runs, separated by spaces, so that `srt status` need not open a part.
 RUNS = "runs"
 FINITE = "loss_is_finite"
 LEARNED = "held_out_loss_fell"
 SAVED = "saved_model_is_the_trained_one"
-# Nats per response token between the trained model, rounded to the precision it is saved in, and the one on disk.
+# Largest allowed difference in nats per response token between the trained model, rounded to the precision in which it
+# is saved, and the model loaded from disk.
 MOST_APART = {"fp64": 1e-4, "fp32": 1e-4, "bf16": 5e-3, "fp16": 5e-3}
 NOT_MEASURED = "not measured by the program that made it"
 
 
 def current(lake: Lake, student: str) -> list[Path]:
-    """The checkpoints that `training_runs` names, the present answer of the graph. Damaged if it cannot be read."""
+    """The checkpoints that `training_runs` names. Damaged if the table cannot be read."""
     manifest = lake.manifest(TABLE, f"student={student}")
     names = manifest.stats.get(RUNS) if manifest else ""
-    if names is None:  # of an older program, which named them in the rows only
+    if names is None:  # an older program wrote them only into the rows
         runs: list[str] = []
         for part in lake.parts(TABLE, f"student={student}"):
             with read_failures(part):
@@ -40,21 +41,21 @@ def current(lake: Lake, student: str) -> list[Path]:
 
 
 def paths_in_parts(lake: Lake, student: str) -> set[str]:
-    """The column `path` as it was written: of where the home was then."""
+    """The stored values of the column `path`, which are those of the home when the part was written."""
     with duckdb.connect() as con:
         select = TABLES[TABLE].select_sql(lake.parts(TABLE, f"student={student}"))
         return {path for (path,) in con.execute(f"SELECT path FROM ({select})").fetchall()}
 
 
 def parts(lake: Lake, student: str, done: list[Finished]) -> dict[str, list[str]]:
-    """Parts of both tables that say these trainings, the active policy's first."""
+    """Write parts of both tables for these trainings, that of the active policy first; returns the parts by table."""
     partition = f"student={student}"
     steps = [{**line, "student": student, "run": f.path.name} for f in done for line in f.steps]
     runs = [
         {
             **f.record,
             "student": student,
-            # An interrupted stage may have moved it under another name than its process knew.
+            # An interrupted stage may have moved it to another name than the one in its record.
             "run": f.path.name,
             "is_active_policy": f is done[0],
             "left_out": sum(f.record["left_out"].values()),
@@ -67,8 +68,8 @@ def parts(lake: Lake, student: str, done: list[Finished]) -> dict[str, list[str]
 
 
 def check(lake: Lake, student: str) -> list[Checked]:
-    """Finite losses; whether every saved model is the trained one; and whether the held-out loss of the active policy's
-    training fell (no: nothing was held out).
+    """Whether all losses are finite, whether every saved model equals the trained one, and whether the held-out loss of
+    the active policy's training fell (not passed if nothing was held out).
     """
     bad = [f"{arm} step {step}" for arm, line in curve(lake, student).items() for step, x in line if not isfinite(x)]
     with lake.connect() as con:
@@ -95,7 +96,7 @@ def check(lake: Lake, student: str) -> list[Checked]:
 
 
 def _as_saved(runs: list[dict]) -> Checked:
-    """Whether each model on disk has the loss of the one that was trained; an older program did not ask."""
+    """Whether each model on disk has the loss of the trained one. Passes for older programs, which did not measure."""
     found = {run["arm"]: _verdict(run) for run in runs}
     return Checked(SAVED, all(good for good, _ in found.values()), {arm: told for arm, (_, told) in found.items()})
 
@@ -104,7 +105,7 @@ def _verdict(run: dict) -> tuple[bool, str]:
     if run["compared_on"] is None:
         return True, NOT_MEASURED
     limit, apart, merge = MOST_APART.get(run["saved_dtype"] or ""), run["saved_difference"], run["merge_difference"]
-    # Known-good: a limit that is known and a number below it, which NaN is not.
+    # Passed only with a known limit and a difference below it; NaN fails.
     good = limit is not None and apart is not None and apart <= limit
     told = (
         f"loss {run['trained_loss']} as trained and {run['saved_loss']} as saved in {run['saved_dtype']}, "
@@ -117,7 +118,7 @@ def _verdict(run: dict) -> tuple[bool, str]:
 
 
 def describe(lake: Lake, student: str) -> Description:
-    """What people look at first: losses before and after, speed, memory, the counts of the split, the loss curve."""
+    """Losses before and after, speed, memory, sizes of the splits, and the loss curve."""
     with lake.connect() as con:
         runs = rows_as_dicts(
             con.execute(
@@ -139,7 +140,7 @@ def describe(lake: Lake, student: str) -> Description:
 
 
 def curve(lake: Lake, student: str) -> dict[str, list[tuple[int, float]]]:
-    """Loss by step for every current run of a student, by arm: what the loss picture is drawn from."""
+    """Loss by step for every current run of a student, by arm, for the loss plot."""
     with lake.connect() as con:
         found = con.execute(
             "SELECT r.arm, s.step, s.loss FROM training_steps s JOIN training_runs r USING (student, run) "

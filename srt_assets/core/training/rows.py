@@ -1,7 +1,7 @@
-"""Which rows a training sees: the rows of a policy, and the split between training and held-out rows.
+"""The rows of a training: those of a policy, split into training and held-out rows.
 
-Here belongs what is decided and counted before any text becomes tokens, in SQL: rows go from the lake into one Parquet
-file and never become Python objects all at once. How that file becomes samples is in `data.py`.
+All this is done in SQL, before any text is tokenized: rows go from the lake into one Parquet file and are never all in
+memory. How that file becomes samples is in `data.py`.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ from srt_assets.core.tables import sql_literal
 
 TRAIN = "train"
 HELD_OUT = "held_out"
-# The same held-out records as the dataset gave them: the one yardstick that no arm's texts have shaped.
+# The original versions of the held-out records: the only measure that does not depend on an arm's texts.
 HELD_OUT_ORIGINAL = "held_out_original"
-# One to learn from and one to measure with.
+# One row to train on and one to hold out.
 FEWEST = 2
-# Rows that are in memory at once, here and where they become tokens.
+# Rows in memory at a time, here and in `data.py`.
 AT_ONCE = 2048
 _TEXTS = ("instruction", "input", "response")
 _NAMES = ("sample_id", "dataset", "candidate", *_TEXTS)
@@ -41,10 +41,10 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in (*_NAMES, "split", "content
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one arm, in a file: those to train on, then the held-out ones, then their originals, each by sample id.
+    """Rows of one arm in a file: training rows, then held-out rows, then their originals, each sorted by sample id.
 
-    `sizes`: rows by split. `counts`: training rows by dataset and by candidate, where the texts come from.
-    `n_repeated`: rows with the texts of a held-out row, left out. `data_hash`: of what is trained and measured on.
+    `sizes`: rows by split. `counts`: training rows by dataset and by candidate. `n_repeated`: rows that were left out
+    because they have the texts of a held-out row. `data_hash`: hash of all rows in the file.
     """
 
     path: Path
@@ -56,21 +56,20 @@ class Rows:
     folder: TemporaryDirectory = field(repr=False, compare=False)
 
     def move(self, path: Path) -> None:
-        """Put the file where a training reads it."""
+        """Move the file to the path at which a training reads it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             shutil.move(self.path, path)
         except BaseException:
-            path.unlink(missing_ok=True)  # half of it, on a disk that is full
+            path.unlink(missing_ok=True)  # an incomplete copy, if the disk is full
             raise
 
 
 def held_out_sql(source: str, share: float, seed: int) -> str:
-    """The column `sample_id` of the rows kept out of training: those whose hash falls under `share`, and at least one
-    if `share` > 0.
+    """SQL for the `sample_id` of the held-out rows: those whose hash is below `share`, and at least one if `share` > 0.
 
-    Membership depends on the id alone, not on the rest of the selection: a record held out in one round, or for one
-    arm, is held out in the next.
+    It depends on the id and the seed alone, not on the rest of the selection: a record held out in one round, or for
+    one arm, is also held out in the next.
     """
     place = f"('0x' || left(sha256('{seed}:' || sample_id), 16))::UBIGINT::DOUBLE / {2.0**64!r}"
     return (
@@ -100,9 +99,9 @@ def active(lake: Lake, student: str, share: float, seed: int) -> Rows:
 
 
 def of_policy(lake: Lake, student: str, policy: str, active: Rows) -> Rows:
-    """The rows another policy would keep, without the records held out for the active one; measured on the same rows.
+    """The rows that another policy keeps, without the active policy's held-out records, and the same held-out rows.
 
-    UserError if the policy keeps too few.
+    UserError if the policy keeps no row.
     """
     with lake.connect() as con:
         measured = f"SELECT {_COLUMNS}, split FROM {_file(active.path)} WHERE split <> '{TRAIN}'"
@@ -115,8 +114,8 @@ def of_policy(lake: Lake, student: str, policy: str, active: Rows) -> Rows:
 
 
 def _written(con: duckdb.DuckDBPyConnection, lake: Lake, measured: str, chosen: str) -> Rows:
-    """What is chosen and not held out, to train on, beside what is measured. A row with the very texts of a held-out
-    row is left out: the split must not leak through copies.
+    """Write the chosen rows that are not held out, and the `measured` rows. A training row with the same texts as a
+    held-out row is left out, because the split must not leak through copies.
     """
     con.execute(f"CREATE TEMP TABLE held_rows AS SELECT * FROM ({measured}) WHERE split = '{HELD_OUT}'")
     learned = f"(SELECT {_COLUMNS} FROM {chosen} AS c ANTI JOIN held_rows USING (sample_id))"
@@ -158,7 +157,7 @@ def _counted(con: duckdb.DuckDBPyConnection, source: str, column: str) -> dict[s
 
 
 def _data_hash(con: duckdb.DuckDBPyConnection, source: str) -> str:
-    """Hash of what is trained and measured on, in no order: `digest(rows=sorted([id, split, key] of each row))`."""
+    """Hash of all rows, independent of their order: `digest(rows=sorted([id, split, key] of each row))`."""
     rows = con.sql(f"SELECT sample_id, split, content_key FROM {source} ORDER BY ALL")
     found = hashlib.sha256(b'{"rows":[')
     for i, piece in enumerate(_pieces(rows)):

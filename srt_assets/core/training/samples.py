@@ -1,7 +1,7 @@
-"""Samples as token ids: written to Arrow files as they are made, and read from there by number.
+"""Writes samples (token ids) to Arrow files, and reads them from there by number. No torch.
 
-Here belongs how samples lie on the disk, so that neither the number of records nor their length is a matter of memory:
-the files are mapped, and every process of a training maps the same ones. What is in a sample is in `data.py`. No torch.
+The files are memory-mapped, and every process of a training maps the same files, so that memory does not grow with the
+number or the length of records. The content of a sample is decided in `data.py`.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from srt_assets.core.locks import naming
 
-# A row with a reason is no sample: it is there to be counted.
+# A row with a reason is no sample; it is only counted.
 _SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -52,9 +52,9 @@ class Encoded:
 
 
 def write(path: Path, pieces: Iterable[Sequence[Encoded]]) -> None:
-    """Write a file of samples, which is there only when it is whole."""
+    """Write a file of samples. It gets its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A process that has the old file of that name mapped keeps reading the old one.
+    # A process that has mapped an older file of that name keeps reading the older one.
     aside = path.with_suffix(".writing")
     with naming(path), pa.OSFile(str(aside), "wb") as file, pa.ipc.new_file(file, _SCHEMA) as writer:
         for rows in pieces:
@@ -76,7 +76,7 @@ def _batch(rows: Sequence[Encoded]) -> pa.RecordBatch:
 
 
 class Files:
-    """Files of samples, mapped one after the other. In memory are eight bytes or so a sample, whatever its length."""
+    """Memory-mapped files of samples. Takes about eight bytes of memory per sample, whatever its length."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         readers = [pa.ipc.open_file(pa.memory_map(str(path))) for path in paths]
@@ -110,7 +110,7 @@ class Files:
         return dict(counts)
 
     def read(self, row: int) -> Example:
-        """One row, its ids as they lie in the file."""
+        """One row; its ids are a view of the mapped file."""
         batch = int(np.searchsorted(self._first, row, side="right")) - 1
         place = row - int(self._first[batch])
         offsets, ids, starts = self._views[batch]
@@ -118,14 +118,14 @@ class Files:
         return Example(name, ids[offsets[place] : offsets[place + 1]], int(starts[place]))
 
     def sizes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of these rows, and where the loss of each starts."""
+        """The number of tokens of these rows, and the index at which the loss of each starts."""
         nothing = np.zeros(0, np.int32)
         lengths = np.concatenate([nothing, *(np.diff(offsets).astype(np.int32) for offsets, *_ in self._views)])
         return lengths[rows], np.concatenate([nothing, *(starts for *_, starts in self._views)])[rows]
 
 
 class Samples(Sequence[Example]):
-    """Samples of one split by number. `lengths` and `n_targets`: tokens of each, and those learned from (int32)."""
+    """Samples of one split by number. `lengths`, `n_targets`: tokens and target tokens of each sample (int32)."""
 
     def __init__(self, files: Files, rows: np.ndarray) -> None:
         self._files, self._rows = files, rows
@@ -142,12 +142,12 @@ class Samples(Sequence[Example]):
 
 
 def lengths(examples: Sequence[Example]) -> np.ndarray:
-    """Tokens of each sample."""
+    """The number of tokens of each sample."""
     if isinstance(examples, Samples):
         return examples.lengths
     return np.fromiter((len(e.ids) for e in examples), np.int32, len(examples))
 
 
 def shortest(examples: Sequence[Example], n: int) -> list[Example]:
-    """The `n` samples with the fewest tokens, of equally long ones the first."""
+    """The `n` samples with the fewest tokens; among equally long ones the first."""
     return [examples[int(i)] for i in np.argsort(lengths(examples), kind="stable")[:n]]

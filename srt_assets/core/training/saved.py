@@ -1,8 +1,8 @@
-"""From the trained model to the checkpoint on disk: what is measured after a training is what was saved.
+"""Saves the trained model and measures the saved checkpoint.
 
-Here belongs what happens between the last step and the finished files, on one process: the weights take the precision
-they are stored in, the model is measured, written, loaded again from its directory and measured again. How steps are
-made is in `train.py`; which difference is too large is in `results.py`.
+After the last step, on one process: round the weights to the precision in which they are stored, measure the model,
+write it, load it again from its directory and measure it again. The steps are in `train.py`; the allowed difference is
+in `results.py`.
 """
 
 import gc
@@ -25,13 +25,13 @@ from srt_assets.core.training.packed import mean_loss
 from srt_assets.core.training.samples import Example
 
 NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-# Training rows to compare on where nothing is held out.
+# Number of training rows to compare on if nothing is held out.
 FEW = 8
 
 
 def stored_dtype(path: str) -> torch.dtype:
-    """The precision the student's weights are stored in; its successor is stored in the same. UserError if it is a
-    precision that a training cannot write.
+    """The precision of the student's stored weights; the finetuned model is stored in it too. UserError if a training
+    cannot write it.
     """
     named = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True).dtype
     if not isinstance(named, torch.dtype):
@@ -45,23 +45,23 @@ def stored_dtype(path: str) -> torch.dtype:
 
 
 def _weights(model: nn.Module, frozen_only: bool = False) -> Iterator[torch.Tensor]:
-    """What a checkpoint holds in floating point, each matrix once, also where two layers share it."""
-    # Not the buffers that are computed: loading a model in half precision computes them as exactly as ever.
+    """The floating-point tensors of a checkpoint, each once, also if two layers share it."""
+    # Computed buffers are not among them: loading a model in half precision computes them in full precision.
     distinct = {id(w): w for w in model.state_dict(keep_vars=True).values() if w.is_floating_point()}
     return (w for w in distinct.values() if not (frozen_only and w.requires_grad))
 
 
 def cast(model: nn.Module, dtype: torch.dtype, frozen_only: bool = False) -> None:
-    """Round the weights to this precision, one at a time, so that the model is never in memory twice."""
+    """Round the weights to this precision one at a time, so that the model is never in memory twice."""
     for weight in _weights(model, frozen_only):
         weight.data = weight.data.to(dtype)
 
 
 @contextmanager
 def as_stored(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """The model with weights of this precision for a while, afterwards as it was to the last bit.
+    """Within the block, the model has weights of this precision; afterwards they are restored exactly.
 
-    Only weights that are not the same in it are kept aside: of a student just loaded, none but new adapters.
+    Only weights that the rounding changes are copied: for a student just loaded, only new adapters.
     """
     before: list[tuple[torch.Tensor, torch.dtype, torch.Tensor | None]] = []
     for weight in _weights(model):
@@ -77,7 +77,7 @@ def as_stored(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def gathered(job: Job, weights: dict[str, torch.Tensor], like: Any) -> PreTrainedModel:
-    """A whole model of the weights that processes held a share of each; its configuration is that of `like`."""
+    """A complete model from weights gathered from sharded processes, with the configuration of `like`."""
     model = load_whole(job.student_path, dtype=stored_dtype(job.student_path))
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
@@ -86,7 +86,7 @@ def gathered(job: Job, weights: dict[str, torch.Tensor], like: Any) -> PreTraine
 
 
 def release(model: nn.Module) -> None:
-    """Give back the memory of a model, even if something still refers to it."""
+    """Free the memory of a model, even if something still refers to it."""
     for weight in (*model.parameters(), *model.buffers()):
         weight.data, weight.grad = torch.empty(0, device=weight.device, dtype=weight.dtype), None
     gc.collect()
@@ -97,12 +97,12 @@ def release(model: nn.Module) -> None:
 def save(
     model: Any, tokenizer, job: Job, directory: Path, samples: Data, budget: int, device: torch.device
 ) -> dict[str, Any]:
-    """Write the trained model, measure what was written, and give the facts for the record. `model` is gone afterwards.
+    """Write the trained model, measure the saved one, and return the facts for the record. `model` is freed.
 
-    A standard checkpoint: safetensors, config, generation config, tokenizer. LoRA is merged if the job says so. The
-    losses after training are those of the model as it is loaded from `directory`; on `compared_on` it is compared with
-    the trained one, whose weights were rounded to the same precision, and the merged one with the one before the merge.
-    `device`: where it was trained. StageError if it cannot be loaded.
+    Writes a standard checkpoint: safetensors, config, generation config, tokenizer. LoRA is merged if the job says so.
+    The losses after training are those of the model loaded from `directory`. On the rows `compared_on` it is compared
+    with the trained model, rounded to the same precision, and a merged model with the unmerged one. `device`: where it
+    was trained. StageError if the saved model cannot be loaded.
     """
     dtype = stored_dtype(job.student_path)
     sets = {"eval_loss_after": samples.held_out, "eval_original_loss_after": samples.held_out_original}
@@ -117,11 +117,11 @@ def save(
     device = _place(model, dtype, device)
     facts: dict[str, Any] = {}
     if merged:
-        # Before the rounding: in half precision a merged matrix is rounded otherwise than its parts.
+        # Compared before rounding: in half precision a merged matrix is rounded differently from its parts.
         apart = mean_loss(model, compared, budget)
         model = model.merge_and_unload()
         facts["merge_difference"] = abs(mean_loss(model, compared, budget) - apart)
-    # Adapters that stay apart are saved as they were trained, and loaded beside the student as that is stored.
+    # Unmerged adapters are saved in the trained precision, and loaded on top of the stored student.
     cast(model, dtype, frozen_only=adapted and not merged)
     model.to(device)
     live = mean_loss(model, compared, budget)
@@ -142,7 +142,7 @@ def save(
 
 
 def _place(model: nn.Module, dtype: torch.dtype, trained_on: torch.device) -> torch.device:
-    """Where to measure: where the model was trained, but in main memory if one device cannot hold the whole of it."""
+    """The device to measure on: that of the training, or main memory if the whole model does not fit there."""
     here = next(model.parameters()).device
     size = dtype.itemsize * sum(w.numel() for w in _weights(model))
     if here.type == trained_on.type or size < memory.FILL * memory.available(trained_on):
@@ -158,7 +158,7 @@ def _write(model: Any, tokenizer, directory: Path) -> None:
 
 
 def _load(job: Job, directory: Path, whole: bool) -> nn.Module:
-    """The checkpoint as its users load it; an adapter on the student as that is stored."""
+    """Load the checkpoint as its users do; an adapter is loaded on top of the stored student."""
     try:
         if whole:
             return load_whole(directory, dtype="auto")

@@ -1,6 +1,6 @@
-"""One record as a student sees it: the token ids of every pass and of the training sample, as plain data.
+"""`srt sight`: the token ids of one record, for every pass and for the training sample, as plain data.
 
-Made by the same code as scores and trainings; nothing is scored. Loads the tokenizer, not the weights.
+Uses the same code as scoring and training, but scores nothing. Loads the tokenizer, not the weights.
 """
 
 import json
@@ -15,16 +15,16 @@ from srt_assets.core.students.loading import load_tokenizer
 from srt_assets.core.tables import CANDIDATES, PASSES, rows_as_dicts
 from srt_assets.settings import Settings
 
-# Shown where there is no record yet: the template can be looked at before anything is paid.
+# Shown if there is no record yet, so that the template can be checked before anything is paid.
 EXAMPLE = Texts("Name three fruits that are red.", "", "Cherries, strawberries and raspberries.")
 
 
 def sight(settings: Settings, lake: Lake, slug: str, sample_id: str | None = None) -> dict[str, Any]:
-    """The version of the record that the student has chosen, else the original; without an id the first record.
+    """The chosen version of the record, or the original if none is chosen; without an id the first record.
 
-    `passes` by name and `training` have `ids`, `tokens`, `start` (the loss begins with this token), or a `status` that
-    says why there are none; `stops`: the ids that generation stops on, with their texts. UserError if the student or
-    the record is not there, or its chat template cannot be used.
+    `passes` (by name) and `training` have `ids`, `tokens` and `start` (the first token that counts for the loss), or a
+    `status` that says why there are none. `stops`: the ids on which generation stops, with their texts. UserError if
+    there is no such student or record, or the chat template cannot be used.
     """
     info = checkpoints.get(lake, slug)
     record, texts = _texts(lake, slug, sample_id)
@@ -60,7 +60,7 @@ def _shown(tokenizer, one: Pass | str) -> dict[str, Any]:
 
 
 def _text_of(tokenizer, id: int) -> str:
-    """The token's text, or its name where it is only a part of a character."""
+    """The token's text, or its name if it is only a part of a character."""
     text = tokenizer.decode([id])
     return str(tokenizer.convert_ids_to_tokens(id)) if not text or "\ufffd" in text else text
 

@@ -1,4 +1,4 @@
-"""The stage behind the asset `finetuned_checkpoint`: which trainings are wanted, started, finished, written down."""
+"""The stage of the asset `finetuned_checkpoint`: decides which trainings are needed, runs them, records them."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Arm:
-    """One training that is wanted: its rows, its fingerprint, its steps (0 = as `training.epochs` says)."""
+    """One wanted training: its rows, its fingerprint, its steps (0 = by `training.epochs`)."""
 
     name: str
     rows: rows.Rows
@@ -43,7 +43,7 @@ class Arm:
 
 
 class FinetunedCheckpoint(Stage):
-    """The student trained on what it selected: an ordinary Hugging Face checkpoint with its training record."""
+    """The student trained on its selected set: a standard Hugging Face checkpoint with its training record."""
 
     asset = "finetuned_checkpoint"
     tables = (TABLE, STEPS)
@@ -71,7 +71,7 @@ class FinetunedCheckpoint(Stage):
     )
 
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
-        """The trainings these settings ask for: student, selected rows, every setting that matters."""
+        """The fingerprint of the wanted trainings: student, selected rows, and all settings that change the result."""
         info = checkpoints.get(lake, student)
         selected = _content(lake, "selected_set", student)
         arms = settings.training.arms
@@ -85,13 +85,13 @@ class FinetunedCheckpoint(Stage):
         return all(finished.is_whole(path) for path in results.current(lake, student))
 
     def is_outdated(self, lake: Lake, student: str) -> bool:
-        """Whether the parts say where the home was before; who reads `training_runs` is told where it is now."""
+        """Whether the parts hold paths of a home that has moved since. Readers get the present paths in any case."""
         return {str(path) for path in results.current(lake, student)} != results.paths_in_parts(lake, student)
 
     def make(self, work: Work) -> Made:
-        """Train what is not trained yet. An interrupted training is continued from its last saved state.
+        """Run the missing trainings. An interrupted training continues from its last saved state.
 
-        UserError: too few rows, damaged data, a student that cannot be trained; StageError: the training failed.
+        UserError: too few rows, damaged data, a student that cannot be trained. StageError: a training failed.
         """
         done = _trainings(work)
         main = done[0].record
@@ -126,7 +126,7 @@ def _content(lake: Lake, table: str, student: str) -> Manifest:
 
 
 def _trainings(work: Work) -> list[Finished]:
-    """The active policy's training first, then those to compare with it: as many steps, the same held-out records."""
+    """The active policy's training first, then the arms, with equally many steps and the same held-out records."""
     settings, lake, student = work.settings, work.lake, work.student
 
     def finish(arm: Arm) -> Finished:
@@ -134,10 +134,10 @@ def _trainings(work: Work) -> list[Finished]:
 
     active = active_arm(settings, lake, student)
     names = [name for name in settings.training.arms if name != active.name]
-    # Before the first training: an arm that cannot be trained is said at once.
+    # Before the first training, so that an arm that cannot be trained fails at once.
     data = [(name, rows.of_policy(lake, student, name, active.rows)) for name in dict.fromkeys(names)]
     main = finish(active)
-    # What the first one took: rows that are too long for the window are known only once they are tokens.
+    # The first training's number of steps: rows that are too long are known only after tokenizing.
     return [main, *(finish(_arm(settings, lake, student, name, d, main.record["steps"])) for name, d in data)]
 
 
@@ -174,7 +174,7 @@ def _train(work: Work, arm: Arm) -> Finished:
         steps=arm.steps,
         training_fingerprint=arm.fingerprint,
         parent=student,
-        # As far as it says something on another machine.
+        # A local path means nothing on another machine, so only its name is stored.
         base=Path(info.source).name if Path(info.source).is_absolute() else info.source,
         rows_by=arm.rows.counts,
         generation=info.generation + 1,
@@ -203,7 +203,7 @@ def _train(work: Work, arm: Arm) -> Finished:
 
 
 def _verify(lake: Lake, student: str) -> None:
-    """A training costs hours: before it every byte it rests on is read, also of files that look untouched."""
+    """Read every byte of a training's inputs, also of files with unchanged stat values, because it takes hours."""
     for table in ("candidates", "raw_records"):
         lake.verify(table)
     for table in ("decisions", "policy_decisions", "selected_set"):
@@ -213,7 +213,7 @@ def _verify(lake: Lake, student: str) -> None:
 
 @contextmanager
 def _followed(live: Path, arm: str, progress: Progress) -> Iterator[None]:
-    """Pass on what the training process says of itself while it runs; it writes a file, and we read it."""
+    """Within the block, report the progress that the training process writes to the file `live`."""
     over = threading.Event()
     live.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""One training from a job file to a finished checkpoint directory: what runs inside the training process."""
+"""Runs one training inside the training process, from the job to the finished checkpoint directory."""
 
 import errno
 import json
@@ -28,10 +28,10 @@ from srt_assets.core.training.prepare import Prepared, prepare
 from srt_assets.core.training.states import ASIDE, sync
 from srt_assets.core.training.trainer import PackedTrainer
 
-# What torch says when it cannot write a state: never why.
+# torch's messages when it cannot write a state; they do not say why.
 _WRITES = ("PytorchStreamWriter failed", "iostream error", "unexpected pos")
 _NEARLY_NONE = 64 << 20
-# Losses before the first step, for a training that is continued.
+# File with the losses before the first step, for a training that is continued.
 BEFORE = "before.json"
 VERSIONS = ("srt-assets", "torch", "transformers", "accelerate", "peft")
 
@@ -41,10 +41,10 @@ class Stopped(Exception):
 
 
 def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: Callable[[], bool]) -> None:
-    """Train and leave the finished checkpoint in `job.final`; continues from the last saved state if there is one.
+    """Train and write the finished checkpoint to `job.final`; continues from the last saved state if there is one.
 
-    `listener` hears every step, `say` a few sentences. Raises UserError or StageError with the remedy, `Stopped` after
-    saving its state when `stop_asked()` became true.
+    `listener` is called after every step, `say` with a few sentences for the log. Raises UserError, StageError, or
+    `Stopped` after saving a state when `stop_asked()` has become true.
     """
 
     def stop_if_asked() -> None:
@@ -79,7 +79,7 @@ def train(job: Job, listener: Listener, say: Callable[[str], None], stop_asked: 
 
 
 def _trainer(ready: Prepared, listener: Listener, stop_asked: Callable[[], bool]) -> tuple[PackedTrainer, Keeper]:
-    """The Trainer with its keeper. Held-out losses are measured before the first step: here, or at it if sharded."""
+    """The Trainer with its keeper. Measures the held-out losses before the first step; if sharded, at its start."""
     job, args, student = ready.job, ready.args, ready.student
     sets = {"eval_loss": ready.samples.held_out, "eval_original_loss": ready.samples.held_out_original}
 
@@ -90,12 +90,12 @@ def _trainer(ready: Prepared, listener: Listener, stop_asked: Callable[[], bool]
             replace_text(job.directory / BEFORE, json.dumps(before))
 
     def at_start() -> None:
-        if not ready.state and args.fsdp:  # no process holds the whole of it
+        if not ready.state and args.fsdp:  # no process holds the whole model
             with trainer.compute_loss_context_manager():
                 measure(trainer.model)
 
     if not ready.state and not args.fsdp:
-        # In the precision it is stored in, as its successor will be measured.
+        # In the stored precision, in which the finetuned model will be measured too.
         with saved.as_stored(student.to(args.device), saved.stored_dtype(job.student_path)):
             measure(student)
     keeper = Keeper(job, ready.plan, listener, stop_asked, at_start)
@@ -108,18 +108,18 @@ def _trainer(ready: Prepared, listener: Listener, stop_asked: Callable[[], bool]
 
 def _trained(ready: Prepared, trainer: PackedTrainer) -> Any:
     """The whole trained model on the first process, None on the others."""
-    # Sharded weights are gathered by all processes together; the rest is the work of one, however long it takes.
+    # All processes together gather sharded weights; everything after that is done by one process.
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if ready.args.process_index != 0:
         return None
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     assert trainer.optimizer is not None
-    trainer.optimizer.state.clear()  # twice the weights, and never needed again
+    trainer.optimizer.state.clear()  # twice the size of the weights, and no longer needed
     return trained if weights is None else saved.gathered(ready.job, weights, trained)
 
 
 def _facts(ready: Prepared, keeper: Keeper) -> dict[str, Any]:
-    """What the record says of the data and of the steps."""
+    """The facts about data and steps for the record."""
     job, samples = ready.job, ready.samples
     curve = [json.loads(line) for line in read_own(job.curve).splitlines()]
     before = json.loads(read_own(job.directory / BEFORE))
@@ -143,9 +143,9 @@ def _facts(ready: Prepared, keeper: Keeper) -> dict[str, Any]:
 
 
 def _finish(job: Job, aside: Path, facts: dict[str, Any]) -> None:
-    """Put the record, the curve and the card beside the saved model, and make it the finished one."""
+    """Write record, curve and card beside the saved model, and rename the directory to the finished one."""
     asked = asdict(job)
-    for place in ("work", "student_path"):  # where it happened to lie says nothing about the training
+    for place in ("work", "student_path"):  # local paths say nothing about the training
         asked.pop(place)
     asked["steps_asked"] = asked.pop("steps")
     now = datetime.now(UTC).replace(tzinfo=None).isoformat()
@@ -159,7 +159,7 @@ def _finish(job: Job, aside: Path, facts: dict[str, Any]) -> None:
 
 
 def exhausted(error: BaseException, place: Path | None = None) -> StageError | None:
-    """Memory or disk that ran out, in the many shapes the libraries give it; None if `error` is something else.
+    """A StageError if memory or disk ran out, in any of the libraries' forms; None for other errors.
 
     `place`: the folder that is written to.
     """

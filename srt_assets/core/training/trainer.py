@@ -1,8 +1,8 @@
-"""The transformers Trainer fed with whole optimizer steps: each item is a step's samples, packed into rows here.
+"""The transformers Trainer with whole optimizer steps as items: each item holds a step's samples, packed into rows.
 
-Everything around the step is the Trainer's: optimizer, schedule, clipping, DDP and FSDP, saving and restoring.
-Not TRL's SFTTrainer: it packs the dataset before batching, so that a step is so many packed rows and no longer the
-paper's number of samples, and without packing a row is as long as its samples happen to be.
+The Trainer does everything around the step: optimizer, schedule, clipping, DDP and FSDP, saving and restoring. TRL's
+SFTTrainer is not used, because it packs the dataset before batching: a step would then have a number of packed rows
+instead of the paper's number of samples, and without packing a row would be as long as its samples.
 """
 
 import math
@@ -28,7 +28,7 @@ from srt_assets.core.training.states import WHOLE
 
 @dataclass(eq=False)
 class Steps(Dataset):
-    """Optimizer steps as items: the rows of one process, and what the whole step holds."""
+    """Optimizer steps as items: the rows of this process, and the number of targets of the whole step."""
 
     examples: Sequence[Example]
     steps: Sequence[np.ndarray]
@@ -61,7 +61,7 @@ class Steps(Dataset):
 
 
 class PackedTrainer(Trainer):
-    """Trainer whose step sums the loss of all its rows before one update; the loss is per response token."""
+    """A Trainer whose step sums the losses of all its rows before one update. The loss is per response token."""
 
     def get_train_dataloader(self) -> DataLoader:
         # Not sharded by accelerate: `Steps` already gives every process its own rows of the same step.
@@ -77,7 +77,7 @@ class PackedTrainer(Trainer):
         worst: list[str] = []
         for i, row in enumerate(rows):
             last = i == len(rows) - 1
-            # Gradients travel between processes once a step, with the last row.
+            # Processes exchange gradients once per step, with the last row.
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     loss = summed_loss(model, row.to(device)) / inputs["n_targets"]
@@ -99,7 +99,7 @@ class PackedTrainer(Trainer):
         return norm
 
     def _explode(self, what: str, samples: list[str]) -> None:
-        """Before the optimizer moves: what is saved now are the last good weights."""
+        """Stop with a StageError. Saves a state first: the optimizer has not changed the weights in this step yet."""
         if not (Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}" / WHOLE).exists():
             self._save_checkpoint(self.model_wrapped, trial=None)
             self.callback_handler.on_save(self.args, self.state, self.control)
