@@ -13,9 +13,9 @@ __version__ = "0.2.0"
 
 
 def read(name: str, student: str | None = None, home: Path | str | None = None) -> pd.DataFrame:
-    """A table or view of the lake (`raw_records`, `decisions`, `score_summary` …), of one student if given.
+    """A table or view of the lake (`raw_records`, `decisions`, `score_summary` …); `student`: only that student's rows.
 
-    `home` is the one of the settings found from here unless given. UserError if there is no such table or home.
+    `home` defaults to that of the settings. UserError if there is no such table or home.
     """
     from srt_assets.core.sql.read import read as read_table
 

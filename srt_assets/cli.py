@@ -1,6 +1,6 @@
-"""`srt …`: thin commands over the core and the Dagster graph. Exit code 0 done, 1 failed, 2 something to change first.
+"""The command line `srt`. Exit code 0: done, 1: failed, 2: the user must change something. The work is in `commands/`.
 
-Heavy imports stay inside the commands, so that `srt --help` answers at once.
+Heavy imports are inside the commands, so that `srt --help` is fast.
 """
 
 import os
@@ -23,7 +23,7 @@ from srt_assets.settings import Settings
 if TYPE_CHECKING:
     from srt_assets.core.lake import Lake
 
-# Every name must be given in full: no pretty tracebacks with local values, which may hold data or keys.
+# No pretty tracebacks: they show local variables, which may hold data or keys.
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -39,14 +39,14 @@ StudentOption = Annotated[
 
 
 def main() -> None:
-    """Entry point: runs a command and turns errors that carry a remedy into one message and an exit code."""
+    """Entry point: runs a command and turns errors with a remedy into one message and an exit code."""
     listen()
     protect()
     wait_asleep()
     mask_uncaught()
     terminal.guard()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # Dagster says of its own API (checks by partition, the Pipes client) that it is in preview: of no use to a user.
+    # Dagster warns that parts of its API (checks by partition, the Pipes client) are in preview, which no user needs.
     warnings.filterwarnings("ignore", message=".*is currently in preview.*")
     try:
         with rights.restored(), not_lost(KeyboardInterrupt):
@@ -55,7 +55,7 @@ def main() -> None:
         _say(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # The reader of a pipe has seen enough (`srt sql … | head`).
+        # The reader of a pipe has closed it (`srt sql … | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
@@ -82,7 +82,7 @@ def _open() -> "tuple[Settings, Lake]":
 
 
 def _open_to_read() -> "tuple[Settings, Lake]":
-    """For commands that are of no use before anything was made."""
+    """For commands that need an existing home."""
     from srt_assets import home
 
     settings, lake = _open()
@@ -207,7 +207,7 @@ def students_remove(
 
 
 def _settle(settings: Settings, lake: "Lake") -> None:
-    """Look whether somebody has deleted a student's partition in the UI, if there is an instance that may say so."""
+    """Retire students whose partition was deleted in the UI, if there is an instance and it has changed."""
     from srt_assets import home
     from srt_assets.core.students import news
 
@@ -217,7 +217,7 @@ def _settle(settings: Settings, lake: "Lake") -> None:
 
     try:
         run.look_for_deleted(settings)
-    except Exception as error:  # noqa: BLE001 - whatever its storage raises: the home can be shown all the same
+    except Exception as error:  # noqa: BLE001 - the instance's storage may raise anything; the home can still be shown
         _say_no_answer(error)
 
 

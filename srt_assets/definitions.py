@@ -1,4 +1,4 @@
-"""The one place where things are wired: `build_defs(settings)` makes the graph, `defs` is the one Dagster loads."""
+"""Wires all definitions: `build_defs(settings)` makes the graph, and Dagster loads `defs`."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from srt_assets.settings import Settings, load_settings
 
 
 def build_defs(settings: Settings | None = None, tick_s: int = automation.TICK_S, **overrides: Any) -> dg.Definitions:
-    """The whole graph. Sensors look every `tick_s` seconds; `overrides` replace resources by name (tests)."""
+    """The whole graph. Sensors are evaluated every `tick_s` seconds; `overrides` replace resources by name (tests)."""
     settings = settings or load_settings()
     return dg.Definitions(
         assets=[
@@ -27,7 +27,7 @@ def build_defs(settings: Settings | None = None, tick_s: int = automation.TICK_S
     )
 
 
-# Runs and their steps are children of the process that reads this: Dagster's code server.
+# Dagster's code server imports this module; runs and their steps are its child processes.
 protect()
 wait_asleep()
 defs = build_defs()

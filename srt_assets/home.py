@@ -1,6 +1,6 @@
-"""Which home is meant, and the errors when there is none: in the wrong folder everything would look empty.
+"""Finds the home, with an error if there is none: in a wrong folder everything would look empty.
 
-A command that only reads makes no home; a run makes it where the settings say.
+A command that only reads does not create a home; a run creates it where the settings say.
 """
 
 import os
@@ -9,15 +9,15 @@ from pathlib import Path
 from srt_assets.core.errors import UserError
 from srt_assets.settings import Settings, find_settings_file, load_settings
 
-# The file that says that the databases of a Dagster instance are made.
+# This file marks that the databases of a Dagster instance are complete.
 READY = ".srt_ready"
-# One of them is in every home in which something was made.
+# Every home in which something was made has at least one of these.
 _MADE = ("lake", "students", "srt.duckdb")
 _NAMED_BY = ("SRT_HOME", "SRT_PROJECT__HOME")
 
 
 def project() -> Settings:
-    """The settings found from here. UserError in a folder of no project: no settings, and no home either."""
+    """The settings for the current folder. UserError if there is neither a settings file nor a home."""
     settings = load_settings()
     named = any(os.environ.get(variable) for variable in _NAMED_BY)
     if find_settings_file() is None and not named and not settings.home.exists():
@@ -29,7 +29,7 @@ def project() -> Settings:
 
 
 def to_read(home: Path) -> Path:
-    """The home, if something was made there. UserError if not: reading would leave an empty one."""
+    """The home, if something was made there; else UserError, because reading would create an empty one."""
     if _is_home(home):
         return home
     what = f"{home} is no home: nothing was made there" if home.exists() else f"there is no home {home}"
@@ -46,7 +46,7 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def has_instance(settings: Settings) -> bool:
-    """True if a Dagster instance was made here that we may write to. Commands that only look make none."""
+    """Whether there is a writable Dagster instance. Commands that only read do not create one."""
     ready = dagster_home(settings) / READY
     return ready.exists() and os.access(ready.parent, os.W_OK) and os.access(settings.home, os.W_OK)
 

@@ -1,7 +1,8 @@
-"""One frozen Settings object, read from `srt.toml` and `SRT_SECTION__KEY` variables. Secrets never come from here.
+"""The settings: one frozen object, read from `srt.toml` and `SRT_SECTION__KEY` variables. It contains no secrets.
 
-Order: environment before file before defaults. The file is the one `SRT_SETTINGS` names, else the first `srt.toml`
-upwards from the current folder; relative paths in it are relative to it. `SRT_HOME` sets `project.home`.
+The environment overrides the file, and the file the defaults. The file is the one named by `SRT_SETTINGS`, else the
+first `srt.toml` upwards from the current folder; relative paths in it are relative to its folder. `SRT_HOME` sets
+`project.home`.
 """
 
 import json
@@ -47,20 +48,20 @@ _OWN_PARAMETERS |= {"timeout": "use teacher.timeout_s", "reasoning_effort": "use
 _OWN_PARAMETERS |= {"base_url": "use teacher.api_base", "response_format": "use teacher.reply_format"}
 _OWN_PARAMETERS |= dict.fromkeys(("messages", "n", "stream", "stop", "tools", "extra_body"), "the program needs it")
 _OWN_PARAMETERS |= dict.fromkeys(("drop_params", "additional_drop_params"), "a setting is never dropped silently")
-# What pydantic says in Python's words.
+# Replacements for messages of pydantic that use Python's terms.
 _PLAIN = {"tuple_type": "Input should be a list", "path_type": "Input should be a text"}
-# In a variable: names with commas between them.
-# Names of parameters that hold a key or a password. `max_tokens` and the like do not.
+# Names of parameters that hold a key or a password; `max_tokens` and the like do not match.
 _SECRET_PARAMETER = re.compile(
     r"(api|access|private)_?key|secret|passw|passphrase|credential|authori[sz]ation|bearer"
     r"|(access|auth|session|security|refresh|id|ad)_?token$|^token$",
     re.IGNORECASE,
 )
+# Settings that are comma-separated names in an environment variable.
 _LISTS = {("teacher", "good_finish_reasons"), ("training", "arms"), ("training", "lora_targets")}
 
 
 class _Section(BaseModel):
-    # What was given may be a key in the wrong place: no error repeats it.
+    # Errors do not quote the input, because it may be a key in the wrong place.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @field_validator("*", mode="before")
@@ -70,14 +71,14 @@ class _Section(BaseModel):
             raise ValueError("it is neither true nor false")
         if isinstance(value, int | float) and not abs(value) < 2**63:
             raise ValueError(f"{value} is out of range")
-        if isinstance(value, str) and "\0" in value:  # no system takes it
+        if isinstance(value, str) and "\0" in value:  # no file system or database accepts it
             raise ValueError("it has a character of code 0")
         return value
 
 
 class Project(_Section):
     home: Path = Path(".srt")
-    # What the random generators take.
+    # Limits of the random generators.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @field_validator("home", mode="before")
@@ -85,7 +86,7 @@ class Project(_Section):
     def _a_folder(cls, value: Any) -> Any:
         if value == "":
             raise ValueError("it is empty; write '.' for the folder of the settings file")
-        if isinstance(value, str) and shown(value) != value:  # no database takes it
+        if isinstance(value, str) and shown(value) != value:  # databases cannot store it
             raise ValueError(f"the name {shown(value)} is not UTF-8; rename the folder, or name another")
         return value
 
@@ -110,7 +111,7 @@ class Teacher(_Section):
     model: Annotated[str, Field(min_length=1)] = "local"
     api_base: str = ""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    # What most models that think are told: how long. '' says nothing.
+    # How long a reasoning model thinks; '' sends no such parameter.
     reasoning_effort: Annotated[str, Field(pattern=r"^[a-z_]{0,20}$")] = ""
     # Further parameters of a request: top_p, seed, chat_template_kwargs ...
     parameters: dict[str, Any] = {}
@@ -121,7 +122,7 @@ class Teacher(_Section):
     concurrency: Positive = 32
     rpm: Count = 0
     tpm: Count = 0
-    # So long in all, in seconds, a run waits for a teacher that answers no call.
+    # Seconds in all that a run waits for a teacher that answers no call.
     patience_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600
     good_finish_reasons: tuple[str, ...] = ()
     max_attempts: Positive = 6
@@ -133,7 +134,7 @@ class Teacher(_Section):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What is sent with every call beside temperature and max_tokens."""
+        """Parameters sent with every call in addition to temperature and max_tokens."""
         effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
         return effort | self.parameters
 
@@ -147,7 +148,7 @@ class Teacher(_Section):
             text = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             raise ValueError("only texts, numbers, true, false, lists and tables of them can be sent") from None
-        # They stand in the ledger and in manifests.
+        # Parameters are stored in the ledger and in manifests.
         if name := next((name for name in _names_in(value) if _SECRET_PARAMETER.search(name)), ""):
             raise ValueError(f"{name} is a secret: keys come from the environment only")
         if without_secrets(text) != text:
@@ -231,7 +232,7 @@ class Automation(_Section):
     @classmethod
     def _fires(cls, value: str) -> str:
         if value != cls.model_fields["nightly"].default:
-            import dagster as dg  # slow, and what will read the line
+            import dagster as dg  # slow to import; Dagster will evaluate the line
 
             try:
                 dg.ScheduleDefinition(job_name="nightly", cron_schedule=value)
@@ -241,7 +242,7 @@ class Automation(_Section):
 
 
 class Settings(_Section):
-    """All settings (design of the file: `srt.toml` at the root, with comments)."""
+    """All settings. `srt.toml` at the root of the repository shows each of them with comments."""
 
     project: Project = Project()
     datasets: tuple[Dataset, ...] = ()
@@ -272,7 +273,7 @@ def find_settings_file() -> Path | None:
             raise UserError(f"SRT_SETTINGS names {brief(path)}, which {why}", "correct the variable or unset it")
         return path
     here = Path.cwd()
-    # One that is no ordinary file is found too, and refused when it is read: the next one above is another project's.
+    # A `srt.toml` that is no ordinary file is found too and refused when read: the next one belongs to another project.
     return next((d / "srt.toml" for d in (here, *here.parents) if os.path.lexists(d / "srt.toml")), None)
 
 
@@ -299,7 +300,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(files.read_text(file, files.WRITTEN, "utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read {brief(file)}: {error.strerror}", "name a readable settings file") from None
-    # Brackets without end; a number of thousands of digits, or bytes that are no text, are a ValueError like any other.
+    # RecursionError: nested brackets. Numbers of thousands of digits and bytes that are not UTF-8 raise ValueError.
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is no valid TOML: {error}", "correct the line it names") from None
 
@@ -325,7 +326,7 @@ def _names_in(value: Any) -> Iterator[str]:
 
 
 def _apply_environment(facts: dict[str, Any]) -> dict[tuple[str, str], str]:
-    """Lay `SRT_SECTION__KEY` variables over the file's facts; gives back which variable set which key."""
+    """Apply the `SRT_SECTION__KEY` variables to the file's facts; returns the variable that set each key."""
     origins: dict[tuple[str, str], str] = {}
     for variable, text in sorted(os.environ.items()):
         if not variable.startswith("SRT_") or "__" not in variable:
@@ -335,7 +336,7 @@ def _apply_environment(facts: dict[str, Any]) -> dict[tuple[str, str], str]:
             raise UserError(f"the environment variable {variable} cannot set a list", "set it in srt.toml")
         target = facts.setdefault(section, {})
         if not isinstance(target, dict):
-            continue  # no section: said by its own name
+            continue  # the file's own value is no section, which is reported under its name
         if (section, key) in (("project", "home"), ("automation", "watch")) and text:
             target[key] = str(expanded(text, variable).absolute())
         else:
@@ -362,7 +363,7 @@ def _as_value(text: str) -> Any:
 def _explain(error: ValidationError, file: Path | None, origins: dict[tuple[str, str], str]) -> UserError:
     lines: list[str] = []
     for problem in error.errors():
-        # The loc of a rule about all settings is empty, that of one about a section its name.
+        # The `loc` of a rule about all settings is empty; that of a rule about a section is the section's name.
         where = [str(p) for p in problem["loc"] if not (isinstance(p, str) and p in ("int", "float"))]
         variables = [v for (section, key), v in origins.items() if where[:2] in ([section], [section, key])]
         places = [f"environment variable {v}" for v in variables]
@@ -383,7 +384,7 @@ def _what(problem: "ErrorDetails") -> str:
     if kind in ("model_type", "dict_type"):
         return f"write it as a table [{'.'.join(map(str, place))}]"
     what = _PLAIN.get(kind) or problem["msg"].removeprefix("Value error, ")
-    # Texts, tables and lists are not shown: there may be a key in them, misplaced.
+    # Texts, tables and lists are not shown, because they may contain a misplaced key.
     given = problem["input"]
     if kind == "literal_error" and isinstance(given, str):
         return what + _did_you_mean(given, re.findall("'([^']*)'", problem["ctx"]["expected"]))

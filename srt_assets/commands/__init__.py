@@ -1,4 +1,4 @@
-"""What people ask for and no stage needs: a run with its progress bar, tables to look at, pages and files to take away.
+"""The commands of `srt`: runs with a progress bar, tables on the terminal, exported pages and files.
 
-What a stage does, and every number that is computed, is in `core/`.
+Everything that is computed is in `core/`.
 """

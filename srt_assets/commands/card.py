@@ -1,4 +1,4 @@
-"""The dataset card of an exported selected set: where it comes from, who wrote and who chose it, and how much of it."""
+"""The dataset card of an exported selected set: sources, teacher, student, policy and counts."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ share or use it, and put the licence that results into the field `license` at th
 
 
 def write(settings: Settings, lake: Lake, student: str, format: str) -> str:
-    """The card as Markdown with the YAML header that the hub and `datasets` read."""
+    """The card as Markdown, with the YAML header that the hub and `datasets` read."""
     con = connect(lake)
     try:
         return TEMPLATE.format(
@@ -102,7 +102,7 @@ def _student(con: duckdb.DuckDBPyConnection, student: str) -> str:
     if row is None:
         return as_code(student)
     source, revision, mark, generation = row
-    # A local path says something about a machine, nothing about the model.
+    # A local path means nothing on another machine, so only its name is shown.
     name = Path(source).name if source and Path(source).is_absolute() else source
     version = f" at {as_code(revision)}" if revision else ""
     mark = as_code((mark or "")[:16])
@@ -147,7 +147,7 @@ def _sources(con: duckdb.DuckDBPyConnection, settings: Settings, student: str) -
 
 
 def _teachers(con: duckdb.DuckDBPyConnection, student: str) -> list[tuple]:
-    """Who wrote the kept rows; a kept original was written by none of them."""
+    """(model, prompt version, rows) of the teachers that wrote kept rows; kept originals are not counted."""
     return con.execute(
         "WITH written AS (SELECT DISTINCT call_key, model, prompt_version FROM teacher_calls WHERE status = 'ok') "
         "SELECT written.model, written.prompt_version, count(*) FROM selected_set AS kept "

@@ -1,6 +1,6 @@
-"""`srt doctor`: what this machine and these settings lack, each with the remedy. Changes nothing, calls no teacher.
+"""`srt doctor`: checks this machine and the settings; each finding has a remedy. Changes nothing.
 
-But with --ping: it calls the teacher once.
+It does not call the teacher, except once with --ping.
 """
 
 import importlib.metadata
@@ -41,7 +41,7 @@ def run(verify: bool = False, ping: bool = False) -> int:
     findings = list(examine(verify, ping))
     table = Table(show_header=False)
     for _ in range(3):
-        table.add_column(overflow="fold")  # a path is no use without its end
+        table.add_column(overflow="fold")  # paths must not be cut
     for level, what, remedy in findings:
         table.add_row(terminal.text(level, STYLES[level]), terminal.text(what), terminal.text(remedy))
     terminal.console().print(table)
@@ -49,9 +49,9 @@ def run(verify: bool = False, ping: bool = False) -> int:
 
 
 def examine(verify: bool = False, ping: bool = False) -> Iterator[Finding]:
-    """All findings, in the order a run would meet them.
+    """All findings, in the order in which a run would meet them.
 
-    `verify`: read every file of the home. `ping`: ask the teacher once.
+    `verify`: read every file of the home. `ping`: call the teacher once.
     """
     yield Finding("ok", f"Python {sys.version.split()[0]}")
     for name in ("dagster", "duckdb", "torch", "transformers", "litellm"):
@@ -187,7 +187,7 @@ def _student(settings: Settings) -> Iterator[Finding]:
 
 
 def _turns(settings: Settings, student: "StudentInfo") -> Iterator[Finding]:
-    """What the student's own chat template makes of an answer, where the settings ask for it."""
+    """How the student's own chat template ends an answer, if the settings use it."""
     from srt_assets.core.scoring import chat
 
     if settings.student.template != "chat":

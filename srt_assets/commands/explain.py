@@ -1,4 +1,4 @@
-"""`srt explain`: the evidence behind one verdict on a terminal, or as JSON."""
+"""`srt explain`: prints the evidence behind one verdict as tables or JSON. Collecting it is in `core`."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from srt_assets.commands import terminal
 from srt_assets.core.lake import Lake
 from srt_assets.core.selection.evidence import explain
 
-# Enough to recognize a text; --format json has all of it.
+# Characters shown of a text; --format json has all of it.
 SHOWN = 360
 _LOSSES = {
     "loss_response": "L(y)",

@@ -1,7 +1,7 @@
-"""The selected set as files that other trainers read, and as a folder for Hugging Face `datasets` with its card.
+"""`srt export`: the selected set as files for other trainers, or as a folder for Hugging Face `datasets` with a card.
 
-Rows stream out of DuckDB in the set's own order: the same set gives the same bytes. A target is written aside and moved
-into place whole; an existing one is never touched.
+Rows are streamed from DuckDB in the order of the set, so the same set gives the same bytes. A target is written under
+another name and renamed when complete; an existing target is never changed.
 """
 
 import json
@@ -48,10 +48,10 @@ FORMATS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 def export(settings: Settings, lake: Lake, student: str, format: str, out: Path) -> int:
-    """Write the student's selected set and give the number of rows.
+    """Write the student's selected set and return the number of rows.
 
-    `out` ending in .json (one array) or .jsonl (a line a row) is a file; without an ending it is a folder with
-    `data/train.jsonl` and a dataset card. UserError: unknown format or student, existing target, nothing selected.
+    An `out` that ends in .json (one array) or .jsonl (one line per row) is a file; without an ending it is a folder
+    with `data/train.jsonl` and a dataset card. UserError: unknown format or student, existing target, nothing selected.
     """
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}", f"use one of {', '.join(FORMATS)}")
@@ -68,7 +68,7 @@ def export(settings: Settings, lake: Lake, student: str, format: str, out: Path)
         )
     with rights.of_the_user():
         out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the move is one rename.
+    # In the target's folder, so that the move is a rename.
     aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         if out.suffix:

@@ -1,4 +1,4 @@
-"""`srt students remove`: retires a student; with --purge deletes what it has made, once a person has seen the list."""
+"""`srt students remove`: retires a student; with --purge also deletes its results, after showing a list and asking."""
 
 import sys
 
@@ -18,13 +18,13 @@ from srt_assets.settings import Settings
 
 
 def run(settings: Settings, lake: Lake, slug: str, purge: bool = False, yes: bool = False) -> None:
-    """Retire the student; with `purge` delete what it has made, after asking (`yes`: unasked).
+    """Retire the student; with `purge` delete its results after asking (`yes`: without asking).
 
-    UserError: there is no such student, another needs its checkpoints, or there is no terminal to ask on. StageError: a
-    run of it goes on.
+    UserError: there is no such student, another student needs its checkpoints, or there is no terminal to ask on.
+    StageError: a run of the student is going on.
     """
     console = terminal.console(highlight=False)
-    retire.known(settings, lake, slug)  # an unknown name must not make anything
+    retire.known(settings, lake, slug)  # fail before an instance is created for an unknown student
     with instance_of(settings) as instance:
         going_on = [run_id[:8] for run_id in runs_of(instance, slug)]
         if purge:

@@ -1,6 +1,6 @@
-"""One student on one page, Markdown or HTML: counts, scores, branches, policies, cost, loss before and after.
+"""`srt report`: one page about a student, Markdown or HTML: counts, scores, branches, policies, cost, losses.
 
-Nothing is loaded from elsewhere and nothing in it is run: every value is escaped.
+The page loads nothing from elsewhere and runs no script; every value is escaped.
 """
 
 import base64
@@ -32,7 +32,7 @@ class Section:
     rows: list[tuple[Any, ...]]
 
 
-# Each query takes the student as its parameter; an empty result says so on the page.
+# Each query takes the student as its parameter. For an empty result the page says so.
 _SECTIONS = (
     (
         "Where every row went",
@@ -154,7 +154,7 @@ _STYLE = (
 
 def _html(title: str, sections: list[Section]) -> str:
     safe = html.escape
-    # Nothing on the page may run, be fetched or be sent, even if a value were not escaped; styles are these alone.
+    # Even if a value were not escaped, the page may run, fetch and send nothing; only these styles are allowed.
     style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'"
     parts = [

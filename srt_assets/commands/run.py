@@ -1,4 +1,4 @@
-"""`srt run`: pick the assets, run them through Dagster with a progress bar, say how it ended."""
+"""`srt run`: chooses the assets, runs them through Dagster with a progress bar, prints the result."""
 
 import os
 import time
@@ -48,7 +48,7 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 def look_for_deleted(settings: Settings) -> None:
-    """Retire the students whose partition was deleted in the UI, and say so. There must be an instance."""
+    """Retire the students whose partition was deleted in the UI, and print them. The instance must exist."""
     os.environ["DAGSTER_HOME"] = str(dagster_home(settings))
     with dg.DagsterInstance.get() as instance:
         _settle(settings, instance)
@@ -68,7 +68,7 @@ def run(
     verbose: bool = False,
     renew: bool = False,
 ) -> int:
-    """Bring the assets (none: the whole graph) up to date for the students (none: all). Gives the exit code."""
+    """Bring the assets (none: the whole graph) up to date for the students (none: all). Returns the exit code."""
     from srt_assets.definitions import build_defs
 
     console = terminal.console(stderr=True)
@@ -79,7 +79,7 @@ def run(
         )
     defs = build_defs(settings)
     plan = _plan(defs, assets)
-    _chosen(lake, plan, students)  # an unknown name must not make anything
+    _chosen(lake, plan, students)  # fail before an instance is created for an unknown student
     started, began = time.monotonic(), datetime.now(UTC)
     with instance_of(settings) as instance:
         chosen = _chosen(lake, plan, students)
@@ -95,7 +95,7 @@ def run(
                 console, defs, instance, plan, chosen, verbose, sorted(payable & set(assets)) if renew else []
             )
         except KeyboardInterrupt:
-            # Here, for typer ends a command that is interrupted without a word.
+            # Handled here, because typer ends an interrupted command without a message.
             console.print("[yellow]stopped[/]; everything done so far is kept, `srt run` goes on from here")
             return 130
         finally:
@@ -103,14 +103,14 @@ def run(
     try:
         show.summary(lake, chosen if plan.per_student else [], began)
     except duckdb.Error as error:
-        if not (code and damage(error)):  # what is damaged has been said
+        if not (code and damage(error)):  # the run has already reported the damage
             raise
     console.print(f"{'[red]failed[/]' if code else '[green]done[/]'} in {time.monotonic() - started:.0f} s")
     return code
 
 
 def _chosen(lake: Lake, plan: "Plan", students: Sequence[str]) -> list[str]:
-    """The students named, or else all. UserError if one is not registered, or none is and one is needed."""
+    """The named students, else all. UserError if one is not registered, or if one is needed and there is none."""
     registered = checkpoints.list_students(lake)
     for slug in students:
         if out := retired.get(lake, slug):
@@ -125,7 +125,7 @@ def _chosen(lake: Lake, plan: "Plan", students: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """Assets to run, in order: shared ones, then for each student its own, then what reads all students."""
+    """Assets to run, in order: shared ones, then those of each student, then those that read all students."""
 
     before: list[str]
     per_student: list[str]
@@ -163,7 +163,7 @@ def _run_all(
     verbose: bool,
     renew: Sequence[str],
 ) -> int:
-    """Run the plan. One student's failure does not stop the others; a failure before them does."""
+    """Run the plan. A failure of a shared asset stops it; a failure of one student does not stop the others."""
 
     def step(assets: list[str], student: str | None) -> int:
         if not assets:
@@ -185,7 +185,7 @@ def _run_all(
 def _nothing_to_do(
     settings: Settings, lake: Lake, defs: dg.Definitions, instance: dg.DagsterInstance, students: Sequence[str]
 ) -> bool:
-    """Everything is made, this instance knows it, and no blocking check has anything against it."""
+    """Whether all assets are fresh and recorded in this instance, and all blocking checks have passed."""
     found = standings(settings, lake, list(students))
     return all(
         s.state == "fresh"
@@ -197,7 +197,7 @@ def _nothing_to_do(
 
 @contextmanager
 def terminal_progress(console: Console, student: str | None, shown: bool) -> Iterator[None]:
-    """A bar per asset on a terminal; elsewhere a line every 15 s and one at its end."""
+    """A bar per asset on a terminal; elsewhere a line every 15 s and one at the end."""
     if not shown:
         yield
         return
@@ -212,7 +212,7 @@ def terminal_progress(console: Console, student: str | None, shown: bool) -> Ite
         TimeElapsedColumn(),
         TextColumn("{task.fields[facts]}", markup=False),
         console=console,
-        # What is written beside the bars comes through terminal.shared_with.
+        # Other output goes through terminal.shared_with.
         redirect_stdout=False,
         redirect_stderr=False,
     )

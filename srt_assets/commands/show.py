@@ -1,4 +1,4 @@
-"""Tables on the terminal: what a run ended with, the students, where every asset stands."""
+"""Tables on the terminal: the summary of a run, the students, the state of every asset."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from srt_assets.core.training.prune import Waste
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
-# Rewrites that could be there under other settings, or on another day.
+# Statuses of missing rewrites that may succeed with other settings or in a later run.
 _LEFT = {
     "over_budget": ("were not asked for", "raise teacher.budget_usd and run again"),
     "teacher_busy": ("were not answered by a busy teacher", "run again"),
@@ -39,7 +39,7 @@ STYLES = {"fresh": "green", "changed": "yellow", "missing": "dim", "failed": "re
 
 
 def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
-    """What happened to every input row, and what came of it; teacher calls in all and `since` (UTC)."""
+    """Counts of input rows, teacher calls (in all and `since`, UTC), and results by student."""
     with lake.connect() as con:
         records, rejected = con.execute(
             "SELECT (SELECT count(*) FROM raw_records), (SELECT count(*) FROM raw_rejects)"
@@ -55,7 +55,7 @@ def summary(lake: Lake, students: Sequence[str], since: datetime) -> None:
             table, checkpoints = _per_student(lake, con, students)
             terminal.console().print(table)
             for path in checkpoints:
-                # Whole on its line, so that it can be copied.
+                # Not wrapped, so that it can be copied.
                 terminal.console().print(terminal.text(f"finetuned: {path}"), soft_wrap=True)
 
 
@@ -93,8 +93,8 @@ def _per_student(lake: Lake, con, students: Sequence[str]) -> tuple[Table, list[
 
 
 def students(lake: Lake) -> None:
-    """The registered students with what they are and where they come from; then the retired ones."""
-    # Not the table of that name: a student has its row there only after its first run.
+    """The registered students with size and source; then the retired ones."""
+    # Not read from the table `students`, in which a student has a row only after its first run.
     slugs, out = checkpoints.list_students(lake), retired.every(lake)
     if not slugs and not out:
         terminal.console().print("no student is registered; srt students add smollm2 registers the packaged one")
@@ -134,14 +134,14 @@ def status(settings: Settings, lake: Lake, students: Sequence[str]) -> None:
 
 
 def notes(settings: Settings, lake: Lake) -> None:
-    """What is up to date and yet worth a word: an older program made it."""
+    """Notes about assets that are up to date but were made by an older program."""
     for s in standings(settings, lake, []):
         if s.state == "fresh" and s.why:
             terminal.console(stderr=True).print(Text.assemble((f"{s.asset}: ", "yellow"), s.why), soft_wrap=True)
 
 
 def calls(settings: Settings, lake: Lake, sample_id: str) -> None:
-    """The teacher calls a record needs now: hit, or why not."""
+    """The teacher calls that a record needs now: cache hits, or why not."""
     from srt_assets.core.teacher.why_call import explain
 
     console = terminal.console(highlight=False)
@@ -151,7 +151,7 @@ def calls(settings: Settings, lake: Lake, sample_id: str) -> None:
 
 
 def estimate(settings: Settings, lake: Lake) -> None:
-    """What the teacher side would still cost, one line a number."""
+    """What the teacher side would still cost."""
     from srt_assets.core.teacher.estimate import estimate as still_to_pay
 
     found = still_to_pay(settings, lake)
@@ -165,7 +165,7 @@ def estimate(settings: Settings, lake: Lake) -> None:
 
 
 def repaired(lake: Lake, done: "Iterable[Repaired]") -> None:
-    """What was damaged, as it is mended: what is lost, what happens next, where the file is now."""
+    """Prints each repair while it is done: the damage, what is lost, what happens next, where the file is now."""
     console = terminal.console(highlight=False)
     any_damage = False
     for item in done:
@@ -182,7 +182,7 @@ def repaired(lake: Lake, done: "Iterable[Repaired]") -> None:
 
 
 def waste(found: "Sequence[Waste]", deleted: bool) -> None:
-    """What was, or would be, deleted: a line each, and the sum."""
+    """Directories that were, or would be, deleted: a line each, and the sum."""
     console = terminal.console(highlight=False)
     for item in found:
         console.print(terminal.text(f"{item.path}  {item.size / 1e6:,.1f} MB, {item.why}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`srt students show`: one record as the student reads it, token by token, on a terminal or as JSON."""
+"""`srt students show`: prints one record as the student's tokens, as text or JSON."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ def _passes(passes: dict[str, Any]) -> Table:
 
 
 def _tokens(out: Console, given: dict[str, Any], trained: dict[str, Any], found: dict[str, Any]) -> None:
-    """The tokens of the sample, with a line wherever a loss begins or ends."""
+    """The tokens of the sample, with a line at each place where a loss begins or ends."""
     longer = given if "status" in trained else trained
     ends: dict[int, list[str]] = {}
     for one, name in ((trained, "training"), (given, "scoring")):
@@ -88,6 +88,6 @@ def _tokens(out: Console, given: dict[str, Any], trained: dict[str, Any], found:
 
 
 def _row(tokens: list[str], style: str) -> Text:
-    # A line feed is seen and ends the line: the text keeps its shape.
+    # A line feed is shown and also ends the line, so that the text keeps its shape.
     shown = [printable(token).replace("\n", "\\n") + ("\n" if token.endswith("\n") else "") for token in tokens]
     return Text(BETWEEN.join(shown).replace(f"\n{BETWEEN}", "\n").rstrip("\n"), style)

@@ -1,4 +1,4 @@
-"""`srt sql`: the rows of one SELECT as a table, CSV or JSON. What may be asked is decided in `core/sql/query.py`."""
+"""`srt sql`: prints the rows of one SELECT as a table, CSV or JSON. Running it safely is in `core/sql/query.py`."""
 
 import csv
 import json
@@ -15,16 +15,16 @@ from srt_assets.core.sql.query import rows_of
 from srt_assets.text import printable, printable_json
 
 FORMATS = ("table", "csv", "json")
-# A person reads no more on a terminal; csv and json are never cut.
+# Most rows of a table on the terminal; csv and json are never cut.
 TABLE_ROWS = 200
-# So few rows stand side by side, a column a line, where a line each would be wider than the terminal.
+# A table that is wider than the terminal and has at most this many rows is transposed: one line per column.
 UPRIGHT_ROWS = 6
 
 
 def run(lake: Lake, query: str, format: str = "table", out: TextIO | None = None) -> None:
-    """Print the rows of one SELECT as table, csv or json (one array of objects). UserError: what is wrong with it.
+    """Print the rows of one SELECT as table, csv or json (one array of objects). UserError if it is not valid.
 
-    A file or a pipe is given csv and json exactly as the values are; a terminal, none that moves its cursor.
+    csv and json go to a file or a pipe unchanged; on a terminal control characters are escaped.
     """
     target = out or sys.stdout
     with rows_of(lake, query) as (columns, rows):
@@ -44,7 +44,7 @@ def _print_table(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextI
 
     shown = [row for _, row in zip(range(TABLE_ROWS), rows, strict=False)]
     more = sum(1 for _ in rows)
-    # Text, not markup: prompts are full of square brackets.
+    # Text objects, because rich would read square brackets in a str as markup.
     cells = [[terminal.text(_as_text(value)) for value in row] for row in shown]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(columns):
@@ -52,7 +52,7 @@ def _print_table(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextI
         table.add_column(terminal.text(name), justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
-    # Written to a file or a pipe, a table is as wide as it needs to be.
+    # In a file or a pipe the width of a table is not limited.
     console = terminal.console(file=out, width=None if terminal.is_terminal(out) else 10_000, highlight=False)
     unlimited = console.options.update(max_width=10_000)
     if 0 < len(shown) <= UPRIGHT_ROWS and Measurement.get(console, unlimited, table).maximum > console.width:
@@ -114,7 +114,7 @@ def _print_json(columns: list[str], rows: Iterator[tuple[Any, ...]], out: TextIO
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: NaN and infinities are null, whole decimals stay whole, times are ISO 8601."""
+    """A value for JSON: NaN and infinities become null, whole decimals int, times ISO 8601."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

@@ -1,10 +1,10 @@
-"""What commands write to. All output to a terminal passes through here, so that foreign text cannot control it.
+"""Output to a terminal. All of it passes through here, so that untrusted text cannot control the terminal.
 
-    console()     for what the commands say, with styles of their own
-    guard()       sys.stdout and sys.stderr: prints, logs, warnings, tracebacks of anybody
-    relayed()     what child processes write
+    console()     output of the commands, with their own styles
+    guard()       sys.stdout and sys.stderr: prints, logs, warnings and tracebacks of all libraries
+    relayed()     output of child processes
 
-A file or a pipe is given what is written, as it is.
+Output to a file or a pipe is not changed.
 """
 
 import io
@@ -22,16 +22,16 @@ from rich.text import Text
 
 from srt_assets.text import printable, printable_json
 
-# Styles of libraries that log in colour, such as Dagster's: taken out, for foreign text may hold the same.
+# Colour codes of libraries such as Dagster are removed, because untrusted text may contain the same codes.
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
-# How a bar of tqdm goes back to where it began.
+# The characters with which tqdm returns to the start of its bar.
 _BACK = re.compile(r"[\r\n]*(?:\x1b\[A)*")
-# Children may outlive what they were started for: their last words are not waited for any longer.
+# Seconds to wait for the last output of child processes, which may outlive their purpose.
 _LAST_WORDS_S = 1.0
 
 
 class _Console(Console):
-    """Escapes what is in any text; what moves and colours is rich's own."""
+    """Escapes control characters in all texts; rich's own control codes pass."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -39,7 +39,7 @@ class _Console(Console):
 
 
 class _Shown(io.TextIOBase):
-    """A standard stream on a terminal. `terminal`: the terminal itself, wherever the stream's descriptor leads."""
+    """A standard stream on a terminal. `terminal`: the terminal itself, also if the descriptor is redirected."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -62,7 +62,7 @@ class _Shown(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        """False, so that no library writes colours; but then there would be no bars."""
+        """False, so that libraries write no colours; True while they may draw progress bars."""
         return self.draws_bars
 
     @property
@@ -71,7 +71,7 @@ class _Shown(io.TextIOBase):
 
 
 def guard() -> None:
-    """From here on, let nothing through to the terminal but text and what the commands themselves style."""
+    """From here on, only plain text and the commands' own styles reach the terminal."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, _Shown) and stream is not None and stream.isatty():
@@ -79,29 +79,29 @@ def guard() -> None:
 
 
 def console(stderr: bool = False, file: TextIO | None = None, **options: Any) -> Console:
-    """What a command prints on: `file`, else stderr or stdout."""
+    """A console for a command's output to `file`, else to stderr or stdout."""
     stream = file or (sys.stderr if stderr else sys.stdout)
     return _Console(file=stream.terminal if isinstance(stream, _Shown) else stream, **options)
 
 
 def text(value: str, style: str = "") -> Text:
-    """A text for a table or a line. The console would escape it too, but after the table has measured it."""
+    """A text for a table or a line, escaped here, because the console escapes it only after the layout is measured."""
     return Text(printable(value), style)
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody reads it as it is written."""
+    """Whether the stream is a terminal."""
     return isinstance(stream, _Shown) or stream.isatty()
 
 
 def print_json(text: str) -> None:
-    """JSON on stdout: on a terminal with every character escaped that would do something there."""
+    """Print JSON on stdout; on a terminal, control characters are escaped."""
     print(printable_json(text) if is_terminal(sys.stdout) else text)
 
 
 @contextmanager
 def bars() -> Iterator[None]:
-    """Libraries may draw their bars meanwhile: a download is long."""
+    """Within the block libraries may draw progress bars, for example for a download."""
     if not isinstance(stream := sys.stderr, _Shown):
         yield
         return
@@ -114,13 +114,13 @@ def bars() -> Iterator[None]:
 
 @contextmanager
 def relayed(show: Callable[[str], object]) -> Iterator[int]:
-    """A descriptor for others to write to: each of their lines is shown, harmless. In a thread."""
+    """Yields a file descriptor for child processes. A thread passes each line on to `show`, escaped."""
     reading, writing = os.pipe()
 
     def pass_on() -> None:
         with os.fdopen(reading, encoding="utf-8", errors="backslashreplace", newline="\n") as lines:
             for line in lines:
-                # Of a bar, which is drawn again and again over itself, its last state.
+                # A progress bar overwrites itself within a line: show only its last state.
                 show(_idle(line.rstrip("\r\n").rpartition("\r")[2]))
 
     thread = Thread(target=pass_on, name="relay", daemon=True)
@@ -134,7 +134,7 @@ def relayed(show: Callable[[str], object]) -> Iterator[int]:
 
 @contextmanager
 def shared_with(console: Console) -> Iterator[None]:
-    """What libraries and child processes write to a terminal meanwhile stands above the console's bars, harmless."""
+    """Within the block, output of libraries and child processes appears above the console's bars, escaped."""
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, _Shown)]
     if not streams:
         yield

@@ -1,7 +1,7 @@
-"""`srt ui`: Dagster's web server behind a guard, its daemon, and one code server for both, all of which end with it.
+"""`srt ui`: starts Dagster's web server behind a guard, its daemon, and one code server for both, and ends them.
 
-Not `dagster dev`, whose web server has no guard. Each part is in a session of its own: Ctrl-C of a terminal reaches
-this process alone, which ends them in order. What they write to a terminal passes through `terminal`.
+It does not use `dagster dev`, whose web server has no guard. Each part has a session of its own, so Ctrl-C on a
+terminal reaches only this process, which ends the parts in order. Their output to a terminal passes through `terminal`.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ from srt_assets.settings import Settings, find_settings_file
 
 LOCATION = "srt_assets"
 LOOK_EVERY_S = 0.2
-# The daemon finishes what it is writing; of a run, scores are put down and a training saves its state.
+# Seconds. The daemon finishes its writes; a run writes its scores, and a training saves its state.
 GRACE_S, RUNS_GRACE_S = 10.0, 60.0
 
 
@@ -39,11 +39,11 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class _Stopped(Exception):
-    """Somebody has asked for the end."""
+    """The user has asked to stop."""
 
 
 class Asked:
-    """How often SIGINT, SIGTERM, or SIGHUP unless it is ignored, has asked for the end."""
+    """Counts the signals that ask to stop: SIGINT, SIGTERM, and SIGHUP unless it is ignored."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -64,12 +64,12 @@ class Asked:
 
 
 def run(settings: Settings, lake: Lake, port: int) -> int:
-    """Serve until a signal comes (0). UserError: the port is taken; StageError: a part has ended by itself."""
+    """Serve until a signal arrives; returns 0. UserError: the port is taken. StageError: a part ended by itself."""
     _free(port)
     os.environ["SRT_HOME"] = str(settings.home)
     if file := find_settings_file():
         os.environ["SRT_SETTINGS"] = str(file)
-    # See cli.main: of no use to a user.
+    # Dagster's warnings about its preview API are of no use to users (see `cli.main`).
     os.environ.setdefault("PYTHONWARNINGS", "ignore:Specifying a partitions_def")
     with instance_of(settings) as instance:
         add_partitions(lake, instance, checkpoints.list_students(lake))
@@ -88,12 +88,13 @@ def run(settings: Settings, lake: Lake, port: int) -> int:
 
 
 def _start_all(parts: dict[str, subprocess.Popen], folder: Path, port: int, output: int | None, asked: Asked) -> None:
-    """Put the running parts into `parts`, as they are started."""
+    """Start the parts in order, and add each to `parts` when it is started."""
 
     def start(name: str, *words: str) -> None:
         command = [sys.executable, "-P", "-m", *words]
         parts[name] = subprocess.Popen(
-            # Dagster takes variables from a file `.env` in its folder, PYTHONPATH too: that is not the data's.
+            # An empty folder, because Dagster loads variables (PYTHONPATH too) from a file `.env` in its working
+            # folder.
             command,
             cwd=folder,
             stdout=output,
@@ -103,7 +104,7 @@ def _start_all(parts: dict[str, subprocess.Popen], folder: Path, port: int, outp
         )
 
     code, workspace = folder / "code.socket", folder / "workspace.yaml"
-    # It imports from its working directory first: not from the current one, where anything may lie.
+    # Dagster imports modules from its working directory first, so that must not be the current folder.
     place = ("--module-name", "srt_assets.definitions", "--working-directory", str(folder))
     quiet = ("--location-name", LOCATION, "--log-level", "warning", "--inject-env-vars-from-instance")
     start("code server", "dagster", "code-server", "start", "--socket", str(code), *place, *quiet)
@@ -115,7 +116,7 @@ def _start_all(parts: dict[str, subprocess.Popen], folder: Path, port: int, outp
 
 
 def _watch(parts: dict[str, subprocess.Popen], ready: Callable[[], bool], asked: Asked) -> None:
-    """Wait until it is `ready`. StageError if a part ends before, _Stopped if that is asked for."""
+    """Wait until `ready()`. StageError if a part ends before, _Stopped if the user asks to stop."""
     while not ready():
         if asked.times:
             raise _Stopped
@@ -128,14 +129,14 @@ def _watch(parts: dict[str, subprocess.Popen], ready: Callable[[], bool], asked:
 
 
 def _end_all(parts: dict[str, subprocess.Popen], asked: Asked) -> None:
-    """The daemon first, for it would start again what ends; then the code server with the runs, its children."""
+    """End the daemon first, because it would restart runs; then the code server with the runs, its children."""
     outer = [parts[name] for name in ("daemon", "web server") if name in parts]
     _end(outer, asked)
     _end([part for part in parts.values() if part not in outer], asked)
 
 
 def _end(parts: Sequence[subprocess.Popen], asked: Asked) -> None:
-    """SIGTERM to them and all they have started; SIGKILL to what is left after the time, or if asked once more."""
+    """Send SIGTERM to these parts and their children, then SIGKILL to those left after the grace time or a signal."""
     started: list[psutil.Process] = []
     grace_s = GRACE_S
     for part in parts:
@@ -144,7 +145,7 @@ def _end(parts: Sequence[subprocess.Popen], asked: Asked) -> None:
             started += [process, *(below := process.children(recursive=True))]
             if len(below) > len(process.children()):  # a run is a child of the code server's child
                 grace_s = RUNS_GRACE_S
-            # To its whole session, as Ctrl-C would reach it; a training is told by who started it.
+            # To the whole session, as Ctrl-C would. A training has a session of its own; its parent signals it.
             os.killpg(part.pid, signal.SIGTERM)
         except (psutil.NoSuchProcess, ProcessLookupError):
             continue
@@ -159,14 +160,14 @@ def _end(parts: Sequence[subprocess.Popen], asked: Asked) -> None:
 
 
 def _end_with_us() -> None:
-    """In a part before it begins: SIGTERM if this process is killed. Linux only; elsewhere it would go on."""
+    """Runs in a part before it starts: have the kernel send SIGTERM when this process is killed. Linux only."""
     if _LIBC:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager
 def _heard(asked: Asked) -> Iterator[int | None]:
-    """Where the parts write: on a terminal to us, who show it; what they say of their end is of no use."""
+    """The descriptor for the parts' output, None to inherit. On a terminal it is shown here until a stop is asked."""
     if not terminal.is_terminal(sys.stderr):
         yield None
         return

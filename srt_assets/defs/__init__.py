@@ -1,1 +1,1 @@
-"""Dagster at the edge: assets, checks, resources, sensors, schedules. No arithmetic here."""
+"""All Dagster code: assets, checks, resources, sensors, schedules. Computations belong in `core`."""

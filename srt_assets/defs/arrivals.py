@@ -1,6 +1,6 @@
-"""The sensor for new students: a whole checkpoint that lands in the watched folder becomes a student and is run.
+"""The sensor for new students: registers complete checkpoints in the watched folder and requests their first run.
 
-So is a student that `srt students add` has registered. Nothing else requests the first run of a student.
+It also requests the first run of a student registered by `srt students add`. Nothing else requests first runs.
 """
 
 import json
@@ -14,13 +14,13 @@ from srt_assets.settings import Settings
 
 STUDENTS = names.students.name or ""
 RUN_KEY, PARTITION = "dagster/run_key", "dagster/partition"
-# Every tick's reason is kept for days: a folder of hundreds must not fill the disk.
+# Dagster keeps every tick's reason for days, so the reasons of hundreds of folders must not fill the disk.
 MOST_REASONS = 20
 ENDED_BADLY = {dg.DagsterRunStatus.FAILURE: "failed", dg.DagsterRunStatus.CANCELED: "was stopped"}
 
 
 def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinition:
-    """Reads names, sizes and headers only; running by itself if automation is enabled."""
+    """The sensor; started automatically if automation is enabled. It reads only names, sizes and headers."""
     status = dg.DefaultSensorStatus.RUNNING if settings.automation.enabled else dg.DefaultSensorStatus.STOPPED
 
     @dg.sensor(
@@ -46,14 +46,14 @@ def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinit
         known = set(instance.get_dynamic_partitions(STUDENTS))
         registered = set(checkpoints.list_students(lake))
         cursor = json.dumps({slug: found.signature for slug, found in whole.items()}, sort_keys=True)
-        # Taken only when two ticks saw the same files: a trainer may still be writing.
+        # A checkpoint is accepted when two ticks saw the same files, because a trainer may still be writing.
         settled = {slug: found for slug, found in whole.items() if seen.get(slug) == found.signature}
         tags = dict(instance.get_run_tags([RUN_KEY, PARTITION]))
-        # The files' signature in the key: the same files never run twice, changed files run again.
+        # The key contains the files' signature: the same files never run twice, changed files run again.
         run_keys = {slug: f"{slug}:{found.signature}" for slug, found in settled.items()}
         asked = tags.get(RUN_KEY, set())
         for slug, key in run_keys.items():
-            # Run well, and yet not here: what this instance remembers was for another home, now gone.
+            # The run succeeded, but the student is not registered here: the run was for another home.
             if key in asked and slug not in registered and (run := _newest_run(instance, slug)) and run.is_success:
                 run_keys[slug] += f":{run.run_id}"
         due = {slug: key for slug, key in run_keys.items() if key not in asked}
@@ -65,7 +65,7 @@ def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinit
         added = registered - set(whole) - tags.get(PARTITION, set())
         added -= set(instance.get_materialized_partitions(dg.AssetKey(names.STUDENT_CHECKPOINT)))
         due |= {slug: f"{slug}:added" for slug in added}
-        # What it had made may be gone.
+        # A student that was brought back needs a run, because its results may have been purged.
         back = {slug: f"{slug}:back:{at}" for slug, at in retired.returned(lake).items()}
         due |= {slug: key for slug, key in back.items() if key not in asked}
         adds = [names.students.build_add_request(sorted(set(due) - known))]
@@ -77,7 +77,7 @@ def new_student_checkpoints(settings: Settings, tick_s: int) -> dg.SensorDefinit
             return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=adds, cursor=cursor)
         reasons = [*_failed(instance, {*settled, *registered}), *(f"{name}: {why}" for name, why in refused.items())]
         reasons += [f"{slug}: waiting for a second look at the same files" for slug in whole if slug not in settled]
-        # Run now they would fail, and nothing would request them again before the nightly run.
+        # A run would fail now, and nothing would request it again before the nightly run.
         reasons += [f"{slug}: waiting for the teacher side; `srt run reflected_responses` makes it" for slug in due]
         why = _in_short(reasons) or _nothing(settings.automation.watch, len(whole))
         return dg.SensorResult(skip_reason=why, dynamic_partitions_requests=adds, cursor=cursor)
@@ -90,7 +90,7 @@ def _newest_run(instance: dg.DagsterInstance, student: str) -> dg.DagsterRun | N
 
 
 def _failed(instance: dg.DagsterInstance, students: set[str]) -> list[str]:
-    """Whose newest run failed, and how to resume."""
+    """A line for each student whose newest run failed, with how to resume."""
     bad = instance.get_runs(dg.RunsFilter(statuses=[*ENDED_BADLY]), limit=200)
     suspects = students & {run.tags.get(PARTITION, "") for run in bad}
     newest = {slug: run for slug in sorted(suspects) if (run := _newest_run(instance, slug))}
@@ -102,7 +102,7 @@ def _failed(instance: dg.DagsterInstance, students: set[str]) -> list[str]:
 
 
 def _in_short(reasons: list[str]) -> str:
-    """One text that every storage takes: names of files may hold anything."""
+    """The reasons as one text of limited length that every storage accepts; file names may contain anything."""
     more = [f"and {len(reasons) - MOST_REASONS} more"] if len(reasons) > MOST_REASONS else []
     text = "; ".join(reasons[:MOST_REASONS] + more)
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -1,4 +1,4 @@
-"""The assets: one for each stage in `core/stages.py`. What it does is in its stage; here Dagster is told."""
+"""The assets: one Dagster asset for each stage in `core/stages.py`. The work itself is in the stage."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -21,7 +21,7 @@ def assets() -> list[dg.AssetsDefinition]:
 
 
 def asset_of(stage: Stage) -> dg.AssetsDefinition:
-    """A stage as Dagster sees it."""
+    """The Dagster asset of a stage."""
 
     @dg.asset(
         name=stage.asset,
@@ -39,7 +39,7 @@ def asset_of(stage: Stage) -> dg.AssetsDefinition:
                 asset=stage.asset,
                 blocking=c.blocking,
                 description=c.description,
-                # Without it the newest result, of whichever student, would be shown for all of them.
+                # Without it the UI would show the newest result of any student for all students.
                 partitions_def=names.students if stage.per_student else None,
             )
             for c in stage.checks
@@ -57,7 +57,7 @@ def asset_of(stage: Stage) -> dg.AssetsDefinition:
 
 
 def _condition(stage: Stage) -> dg.AutomationCondition | None:
-    if not stage.per_student:  # it may cost money: nothing but a person or the night asks for it
+    if not stage.per_student:  # it may cost money: only a user or the nightly schedule requests it
         return None
     return inputs_or_code_changed if stage.needs else code_changed
 
@@ -78,7 +78,7 @@ def _result(check: Check, found: Checked) -> dg.AssetCheckResult:
 
 
 def through_pipes(context: dg.AssetExecutionContext) -> Callable[[Sequence[str], Mapping[str, str]], int]:
-    """Starts a child process that speaks to this step through Dagster Pipes and is interrupted with it."""
+    """A launcher of child processes that report through Dagster Pipes and are interrupted with this step."""
 
     def start(command: Sequence[str], env: Mapping[str, str]) -> int:
         with dg.open_pipes_session(

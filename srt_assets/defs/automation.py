@@ -1,4 +1,4 @@
-"""What runs by itself once `automation.enabled` is set: on changed inputs, at night, after a failure; and dead runs."""
+"""Sensors and the nightly schedule. Most start only if `automation.enabled` is set. What an asset does is in `core`."""
 
 import os
 import zoneinfo
@@ -22,7 +22,7 @@ TICK_S = 30
 
 
 def sensors(settings: Settings, tick_s: int = TICK_S) -> list[dg.SensorDefinition]:
-    """The sensors, each looking every `tick_s` seconds; what requests runs is stopped until automation is enabled."""
+    """The sensors, each evaluated every `tick_s` seconds. Those that request runs start if automation is enabled."""
     on = dg.DefaultSensorStatus.RUNNING if settings.automation.enabled else dg.DefaultSensorStatus.STOPPED
     student_side = dg.AssetSelection.assets(*names.STUDENT_SIDE)
     changed = dg.AutomationConditionSensorDefinition(
@@ -47,7 +47,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
 
 
 def dead_runs(tick_s: int) -> dg.SensorDefinition:
-    """Always running: a run that only looks alive would block the next one."""
+    """A sensor that always runs, because a run whose process is dead would block the next one."""
 
     @dg.sensor(
         name="dead_runs",
@@ -63,7 +63,7 @@ def dead_runs(tick_s: int) -> dg.SensorDefinition:
 
 
 def failed_runs(settings: Settings, status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorDefinition:
-    """Writes `home/failures/<run>.md` for every failed run: what failed, and how to resume."""
+    """A sensor that writes `home/failures/<run>.md` for every failed run: what failed, and how to resume."""
 
     @dg.run_failure_sensor(
         name="failed_runs",
@@ -89,7 +89,7 @@ def failed_runs(settings: Settings, status: dg.DefaultSensorStatus, tick_s: int)
 
 
 def nightly(settings: Settings) -> dg.ScheduleDefinition:
-    """Brings every student up to date that `srt status` calls changed, missing or failed."""
+    """A schedule that runs every student for which `srt status` shows changed, missing or failed."""
     on = settings.automation.enabled
     status = dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED
 
@@ -108,7 +108,7 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
 
         lake = Lake(settings.home)
         settle(settings, lake, context.instance)
-        # Of a student that neither the home nor the folder has any more, a run could only fail, night by night.
+        # A run for a student that is neither in the home nor in the watched folder would fail every night.
         offered = {slug for slug, found in watch.offered(settings).items() if not watch.kept_out(lake, slug, found)}
         there = {*checkpoints.list_students(lake), *offered}
         students = sorted(there & set(context.instance.get_dynamic_partitions(STUDENTS)))
@@ -125,11 +125,11 @@ def nightly(settings: Settings) -> dg.ScheduleDefinition:
 
 
 def local_timezone() -> str:
-    """The machine's time zone by name: Dagster reads cron lines in UTC unless it is told."""
+    """The name of the machine's time zone. Dagster evaluates cron lines in UTC unless a time zone is given."""
     places = [os.environ.get("TZ", "").removeprefix(":"), str(Path("/etc/localtime").resolve())]
     for name in (place.rpartition("/zoneinfo/")[2] for place in places):
         try:
             return zoneinfo.ZoneInfo(name).key
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # none, or no name of a zone
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # empty, or not the name of a time zone
             continue
     return "UTC"

@@ -1,20 +1,20 @@
-"""When an asset of the student side is requested by itself: its inputs or its code changed, by data version."""
+"""Automation conditions: a per-student asset is requested when its inputs (data versions) or its code have changed."""
 
 import dagster as dg
 
 AC = dg.AutomationCondition
-# What holds for every request. What failed would fail again: a killed run is taken up again, the nightly run tries the
-# rest once more.
+# Required for every request. An asset whose execution failed is not requested, because it would fail again: Dagster
+# retries killed runs, and the nightly run tries the rest once more.
 _at_rest = (
     ~AC.any_deps_missing() & ~AC.any_deps_in_progress() & ~AC.in_progress() & ~AC.execution_failed()
 ) & AC.all_deps_blocking_checks_passed()
 
-# Also when a run of it has begun: if somebody stops that run, it must not be requested again a moment later.
+# Also handled once a run of it has begun: if a user stops that run, it must not be requested again a moment later.
 _handled = (
     AC.newly_requested() | AC.newly_updated() | AC.in_progress().newly_true() | AC.initial_evaluation()
 ).with_label("handled")
 
-# Not eager(): that re-runs every student when an input was made again with equal content, and ignores new code.
+# Not eager(), which re-runs every student when an input was made again with equal content, and ignores new code.
 inputs_or_code_changed: dg.AutomationCondition = (
     (
         AC.newly_missing()

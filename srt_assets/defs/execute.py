@@ -1,4 +1,4 @@
-"""Running the graph from a command, in this process, through Dagster: what `srt run` does."""
+"""Runs the graph through Dagster in this process, for `srt run`."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-# No public name says what the checks of one partition gave.
+# Dagster has no public API for the check results of one partition.
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
@@ -22,7 +22,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended. `exit_code` 0 done, 1 failed, 2 the user must change something; `errors` say what to do."""
+    """The result of a run. `exit_code` 0: done, 1: failed, 2: the user must change something."""
 
     run_id: str
     exit_code: int
@@ -39,12 +39,12 @@ def materialize(
 ) -> RunResult:
     """Materialize assets (and their checks) in this process, recorded in the instance like any other run.
 
-    Raises KeyboardInterrupt when the user stopped it; what was done by then is kept.
+    Raises KeyboardInterrupt if the user stopped it; finished work is kept.
     """
     tags = {
         **process_tags(),
         names.TAG_COMMAND: "srt run",
-        # A command that was killed was stopped on purpose: the daemon must not take it up again.
+        # If the command is killed, that is on purpose: the daemon must not retry the run.
         "dagster/max_retries": "0",
         **({names.TAG_STUDENT: student} if student else {}),
         **({names.TAG_RENEW: ",".join(renew)} if renew else {}),
@@ -84,9 +84,10 @@ def materialize(
 
 @contextmanager
 def _copying_goes_on(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Within the block, what copies a step's output to the terminal starts with SIGINT blocked; it ends with the step.
+    """Within the block, the processes that copy a step's output to the terminal start with SIGINT blocked.
 
-    It is four processes, which Ctrl-C of a terminal reaches too: two of them would write a stack trace.
+    Dagster starts four of them per step, and they end with it. Ctrl-C on a terminal reaches them too, and two of them
+    would print a stack trace.
     """
     manager = instance.compute_log_manager
     capture = manager.capture_logs
@@ -94,7 +95,7 @@ def _copying_goes_on(instance: dg.DagsterInstance) -> Iterator[None]:
     @contextmanager
     def capture_logs(log_key: Sequence[str]) -> Iterator[Any]:
         with ExitStack() as until_the_end:
-            # Children inherit what is blocked; one that comes in this moment is heard right after it.
+            # Children inherit the blocked signals. A signal for this process that arrives meanwhile is delivered later.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 captured = until_the_end.enter_context(capture(log_key))
@@ -110,7 +111,7 @@ def _copying_goes_on(instance: dg.DagsterInstance) -> Iterator[None]:
 
 
 def is_recorded(instance: dg.DagsterInstance, asset: str, student: str | None) -> bool:
-    """True if this instance knows a materialization of the asset: a new instance over an old lake knows none."""
+    """Whether this instance has a materialization of the asset. A new instance for an existing lake has none."""
     key = dg.AssetKey(asset)
     if student is None:
         return instance.get_latest_materialization_event(key) is not None
@@ -118,7 +119,7 @@ def is_recorded(instance: dg.DagsterInstance, asset: str, student: str | None) -
 
 
 def has_passed(defs: dg.Definitions, instance: dg.DagsterInstance, asset: str, student: str | None) -> bool:
-    """True if the newest result of each blocking check of the asset, for this student, is that it passed."""
+    """Whether all blocking checks of the asset passed in their newest result for this student."""
     graph = defs.resolve_asset_graph()
     checks = [key for key in graph.get_check_keys_for_assets({dg.AssetKey(asset)}) if graph.get(key).blocking]
     found = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks, PartitionKeyFilter(key=student))

@@ -1,4 +1,4 @@
-"""How a step fails: with what went wrong and what to do about it. Where in the program it was is for the log only."""
+"""Step failures in Dagster: cause and remedy for the user; the stack trace goes only to the log."""
 
 import traceback
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from multiprocessing import parent_process
 
 import dagster as dg
 
-# No public name: an error that Dagster shows without a trace.
+# Dagster has no public error class that it shows without a stack trace.
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster._utils.error import SerializableErrorInfo
 
@@ -19,7 +19,7 @@ LONGEST_MESSAGE = 500
 
 
 class _Shown(DagsterUserCodeProcessError):
-    """An error that Dagster shows as its text says: it adds a trace to all but those that bring one from elsewhere."""
+    """An error that Dagster shows without a stack trace of its own, because it carries one (empty) already."""
 
     def __init__(self, text: str) -> None:
         shown = SerializableErrorInfo(message=f"Failed: {text}\n", stack=[], cls_name="Failed")
@@ -27,18 +27,18 @@ class _Shown(DagsterUserCodeProcessError):
 
 
 class Failed(dg.Failure, _Shown):
-    """A failure whose text is all a person needs; nothing repeats it by itself."""
+    """A failure whose text has cause and remedy. Dagster does not retry it."""
 
     def __init__(self, text: str, exit_code: int = StageError.exit_code) -> None:
         super().__init__(text, metadata={EXIT_CODE: exit_code}, allow_retries=False)
 
 
 class explained:
-    """Whatever ends a step becomes a failure that says cause and remedy. The trace goes to the log, at level debug.
+    """Turns any error that ends a step into a `Failed` with cause and remedy. The trace is logged at level debug.
 
-    Being stopped is no failure. In `srt run` the step runs in the command's own process: the interrupt is passed on,
-    and the command ends. Where Dagster gave the step a process of its own, the step fails with one sentence instead of
-    a trace; Dagster's parent process, which sent the signal, then marks the run as canceled.
+    An interrupt is no failure. In `srt run` the step runs in the command's own process: the interrupt is passed on and
+    the command ends. If Dagster runs the step in a child process, the step fails with one sentence instead of a trace,
+    and Dagster's parent process, which sent the signal, marks the run as canceled.
     """
 
     def __init__(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> None:
@@ -53,7 +53,7 @@ class explained:
             return
         known = error if isinstance(error, UserError | StageError) else explanation(error)
         known = known or fault_of_ours(error, self._context.run.run_id)
-        # A trace may quote anything: an address with its password, the headers of a request.
+        # A trace may contain secrets: an address with its password, the headers of a request.
         self._context.log.debug("where it failed:\n" + redact("".join(traceback.format_exception(error))))
         raise Failed(str(known), known.exit_code) from None
 
@@ -70,14 +70,14 @@ def fault_of_ours(error: Exception, run_id: str) -> StageError:
 
 
 def stop_if_failed(results: Iterable[dg.AssetCheckResult]) -> None:
-    """End the step with what its blocking checks found wrong: Dagster's own message has only their names."""
+    """Fail the step with the findings of its failed blocking checks; Dagster's own message has only their names."""
     failed = [r for r in results if not r.passed and r.severity == dg.AssetCheckSeverity.ERROR]
     if failed:
         raise Failed("\n".join(f"check {r.check_name}: {r.description}" for r in failed))
 
 
 def cause(event: dg.DagsterEvent) -> str:
-    """Cause and remedy of a step's failure, without where in the program it was."""
+    """Cause and remedy of a step's failure, without the stack trace."""
     failed = event.step_failure_data
     if failed.user_failure_data and failed.user_failure_data.description:
         return failed.user_failure_data.description

@@ -1,11 +1,11 @@
-"""What stands in front of Dagster's web server, which has no login and carries out what it is told.
+"""An ASGI guard in front of Dagster's web server, which has no login.
 
-Who can reach it may start and delete runs. That is one machine's own user, so it listens on loopback only. But his
-browser reaches it too, for any page he has open: by a form or a script of that page, or under a name of that page's
-own that now leads to 127.0.0.1 (DNS rebinding). So a request must name this server as its Host, and if a page has sent
-it, be of a page of this server. And what changes something comes by POST, which browsers sign with their Origin.
+Anyone who can reach the web server may start and delete runs. It listens on loopback only. But any web page that the
+user has open can send requests to it through the browser: with a form or a script, or under the page's own host name
+that now resolves to 127.0.0.1 (DNS rebinding). So the guard requires this server's name as Host; a request sent by a
+page must come from a page of this server; and mutations must come by POST, to which browsers add the Origin.
 
-Plain ASGI, no Dagster: it knows only that GraphQL is asked for under `/graphql`.
+This file does not use Dagster. It knows only that GraphQL requests go to `/graphql`.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -27,7 +27,7 @@ _LONGEST = 200
 
 
 class Refused(Exception):
-    """`status` of HTTP and one sentence."""
+    """A refused request: HTTP status and one sentence."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -35,7 +35,7 @@ class Refused(Exception):
 
 
 class Guard:
-    """An ASGI application that lets through to another what `check` does not refuse."""
+    """An ASGI application that passes requests on to another application unless `check` refuses them."""
 
     def __init__(self, app: App, port: int) -> None:
         self._app, self._port = app, port
@@ -50,7 +50,7 @@ class Guard:
             self.check(scope)
         except Refused as refused:
             if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the server makes it 403
+                await send({"type": "websocket.close", "code": 1008})  # before accepting: the server answers 403
                 return
             headers = {"Allow": "POST"} if refused.status == 405 else {}
             await PlainTextResponse(f"{refused.why}\n", refused.status, headers)(scope, receive, send)
@@ -58,7 +58,7 @@ class Guard:
         await self._app(scope, receive, _unframed(send))
 
     def check(self, scope: Scope) -> None:
-        """Refused if the request is not for this server, not from a page of it, or a mutation by other than POST."""
+        """Raise Refused if the request has another Host, comes from another site's page, or is a mutation by GET."""
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").strip().lower())
@@ -84,7 +84,7 @@ class Guard:
 
 
 def _only_asks(text: str) -> bool:
-    """Whether every operation of a GraphQL document is a query; of what is none, the server says so."""
+    """Whether every operation of a GraphQL document is a query. True for invalid GraphQL, which the server refuses."""
     try:
         document = parse(text)
     except GraphQLError:
@@ -99,7 +99,7 @@ def _named(values: list[str], none: str = "") -> str:
 
 
 def _unframed(send: Send) -> Send:
-    """No other page shows this one in a frame of its own, where it could be clicked unseen."""
+    """Forbid other sites to show this page in a frame (clickjacking)."""
 
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":

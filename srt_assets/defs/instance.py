@@ -1,4 +1,4 @@
-"""The Dagster instance of a home: where it lies, its dagster.yaml, and runs whose process is gone."""
+"""The Dagster instance of a home: its folder, its dagster.yaml, and ending runs whose process is gone."""
 
 import contextlib
 import logging
@@ -45,7 +45,7 @@ run_retries: {enabled: true, max_retries: 1, retry_on_asset_or_op_failure: false
 sensors: {use_threads: true, num_workers: 2}
 """
 
-# The same code location as workspace.yaml at the root, which an installed package does not have.
+# The same code location as in workspace.yaml at the repository root, which an installed package does not have.
 WORKSPACE_YAML = """\
 load_from:
   - python_module: {module_name: srt_assets.definitions, location_name: srt_assets}
@@ -55,18 +55,18 @@ log = logging.getLogger(__name__)
 
 
 def prepare_instance(settings: Settings) -> Path:
-    """Make sure that DAGSTER_HOME is set, exists and has a dagster.yaml. One that is set already wins."""
+    """Make sure that DAGSTER_HOME is set, exists and has a dagster.yaml. A value set by the user wins."""
     home = dagster_home(settings)
     if unusable := not_for_dagster(home):
         raise unusable
     home.mkdir(parents=True, exist_ok=True)
-    if not os.access(home, os.W_OK):  # said here, for its databases would say it in their own words
+    if not os.access(home, os.W_OK):  # checked here, because the databases' own error would be unclear
         raise UserError(f"{home} cannot be written to", "set DAGSTER_HOME or SRT_HOME to a folder of yours")
     os.environ["DAGSTER_HOME"] = str(home)
     config, ready = home / "dagster.yaml", home / READY
-    is_there(config)  # said here, for Dagster would wait for a pipe
+    is_there(config)  # checked here, because Dagster would block on a named pipe
     if not ready.exists():
-        # Dagster makes its databases on first use, and fails if two processes do so at once.
+        # Dagster creates its databases on first use, and fails if two processes do so at once.
         with file_lock(home / "srt_first_use.lock"):
             if not is_there(config):
                 config.write_text(DAGSTER_YAML)
@@ -79,7 +79,7 @@ def prepare_instance(settings: Settings) -> Path:
 
 
 def not_for_dagster(home: Path) -> UserError | None:
-    """Why Dagster cannot keep its databases in this folder: it writes its path into a URL as it stands."""
+    """An error if Dagster cannot keep its databases in this folder, because it puts the path into a URL unescaped."""
     found = re.search(r"\?|%[0-9A-Fa-f]{2}", str(home))
     if found is None:
         return None
@@ -96,7 +96,7 @@ def write_workspace() -> Path:
 
 
 def process_tags() -> dict[str, str]:
-    """Tags that let a later process find out whether this one is still alive."""
+    """Tags by which a later process can tell whether this one is still alive."""
     me = psutil.Process()
     return {names.TAG_HOST: socket.gethostname(), PID_TAG: str(me.pid), PID_STARTED_TAG: str(me.create_time())}
 
@@ -104,9 +104,9 @@ def process_tags() -> dict[str, str]:
 def fail_dead_runs(instance: dg.DagsterInstance, in_daemon: bool = False) -> list[str]:
     """Fail every run of this machine whose process is gone, free its pool slots, end its orphaned steps.
 
-    A killed process cannot do it itself, and a slot it held would block the next run for ever. `in_daemon` says that
-    runs are launched on this machine: elsewhere (another machine or container with the same instance) their process
-    numbers are those of strangers.
+    A killed process cannot do this itself, and a slot it held would block the next run forever. `in_daemon`: runs are
+    launched on this machine. On another machine or container with the same instance, their process ids would belong to
+    other processes. Returns the ids of the failed runs.
     """
     host, cursors = socket.gethostname(), instance.daemon_cursor_storage
     known = cursors.get_cursor_values({HOST_OF_RUNS}).get(HOST_OF_RUNS)
@@ -120,21 +120,21 @@ def fail_dead_runs(instance: dg.DagsterInstance, in_daemon: bool = False) -> lis
         processes = _processes(instance, run, launched_here, shift_s)
         if processes is None or (processes and _alive(*processes[0])):
             continue
-        # Only now that it can write no more: it may have come to its end since we read its status.
+        # Read the status again now that the process is gone: it may have finished since the first look.
         now = instance.get_run_by_id(run.run_id)
         if now is None or now.is_finished:
             continue
         for pid, started in processes[1:]:
             _end(pid, started)
         why = "the process of this run is gone (killed, or the machine was restarted)"
-        if now.status == dg.DagsterRunStatus.CANCELING:  # who stopped it does not want it taken up again
+        if now.status == dg.DagsterRunStatus.CANCELING:  # the user stopped it, so it must not be retried
             instance.report_run_canceled(now, why)
         else:
             instance.report_run_failed(now, why)
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         failed.append(run.run_id)
         log.warning("run %s was left unfinished by a process that is gone; marked as ended", run.run_id[:8])
-    # A slot, or a place in the queue for one, may outlive its run: killed between the run's end and the release.
+    # A slot, or a place in the queue for one, may outlive its run, if the process is killed before it releases it.
     storage = instance.event_log_storage
     for key in storage.get_concurrency_keys() if storage.supports_global_concurrency_limits else ():
         found = storage.get_concurrency_info(key)
@@ -146,13 +146,14 @@ def fail_dead_runs(instance: dg.DagsterInstance, in_daemon: bool = False) -> lis
 
 
 def _set_forward_s(instance: dg.DagsterInstance) -> float:
-    """By how much the wall clock was set forward since this machine was started, as far as this instance has seen.
+    """Seconds by which the wall clock was set forward since this machine booted, as seen by this instance.
 
-    The system counts the start of a process from that of the machine: set the clock, and every process seems younger.
+    The system computes a process's start time from the boot time: after the clock is set forward, every process seems
+    younger.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # where there is none, starts are written down as they happen
+    except OSError:  # systems without this file store the start times of processes themselves
         return 0.0
     key, now = BOOT_OF + socket.gethostname(), psutil.boot_time()
     before = instance.daemon_cursor_storage.get_cursor_values({key}).get(key, "")
@@ -166,7 +167,7 @@ def _set_forward_s(instance: dg.DagsterInstance) -> float:
 def _processes(
     instance: dg.DagsterInstance, run: dg.DagsterRun, launched_here: bool, shift_s: float
 ) -> list[tuple[int, float]] | None:
-    """(pid, latest possible start) of the run's process, then of its steps; None if it is not this machine's."""
+    """(pid, latest possible start time) of the run's process, then of its steps; None if on another machine."""
     if names.TAG_HOST in run.tags:
         if run.tags[names.TAG_HOST] != socket.gethostname():
             return None
@@ -183,7 +184,7 @@ def _processes(
 
 
 def _alive(pid: int, started: float) -> bool:
-    """True if a process of this pid runs that is not a later one that got the same number."""
+    """Whether the process is still running. A later process with the same pid does not count."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= started + 1

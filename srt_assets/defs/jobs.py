@@ -1,4 +1,4 @@
-"""The jobs people and sensors launch by name."""
+"""The jobs that users and sensors launch by name."""
 
 import dagster as dg
 
@@ -6,7 +6,7 @@ from srt_assets.defs import names
 
 
 def jobs() -> list:
-    """`teacher_side` (no partition), `student_side` and `everything` (one student a run, and the status after it)."""
+    """`teacher_side` (no partition), `student_side` and `everything` (one student per run, then the status)."""
     teacher = dg.AssetSelection.assets(*names.TEACHER_SIDE)
     student = dg.AssetSelection.assets(*names.STUDENT_SIDE, names.PIPELINE_STATUS)
     return [

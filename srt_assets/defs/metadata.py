@@ -1,4 +1,4 @@
-"""Facts of an artefact as Dagster metadata: numbers, column schema, five sample rows, a histogram."""
+"""Converts facts of an artefact to Dagster metadata: numbers, column schema, five sample rows, plots."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from srt_assets.core.tables import Table
 
 
 def plain(facts: Mapping[str, Any]) -> dict[str, int | float | str]:
-    """Numbers and texts only: Dagster refuses numpy scalars, and a NaN would be drawn as an unexplained gap."""
+    """Numbers and texts only: Dagster refuses numpy scalars, and plots would show a NaN as a gap."""
     out: dict[str, int | float | str] = {}
     for name, value in facts.items():
         if isinstance(value, str):
@@ -30,7 +30,7 @@ def plain(facts: Mapping[str, Any]) -> dict[str, int | float | str]:
 
 
 def describe_table(table: Table, manifest: Manifest, description: Description, partitioned: bool) -> dict[str, Any]:
-    """Metadata under the names the UI knows, plus the description's own."""
+    """Metadata under the names that the UI knows, and the description's numbers."""
     metadata: dict[str, Any] = {
         "dagster/partition_row_count" if partitioned else "dagster/row_count": manifest.rows,
         "dagster/column_schema": column_schema(table),
@@ -60,13 +60,13 @@ def sample_table(rows: list[dict]) -> dg.TableMetadataValue:
 
 def _cell(value: Any) -> str | int | float | bool:
     if isinstance(value, float):
-        # Significant digits, not places: a learning rate of 2e-5 is not 0.
+        # Rounded to significant digits, so that a learning rate of 2e-5 does not become 0.
         return float(f"{value:.4g}") if math.isfinite(value) else str(value)
     return value if isinstance(value, str | int) else ("" if value is None else str(value))
 
 
 def png_uri(figure: Any) -> str:
-    """A matplotlib figure as a data URI; small, for each materialization keeps its own in the event log."""
+    """A matplotlib figure as a data URI; small, because every materialization stores one in the event log."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=70, bbox_inches="tight")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -74,7 +74,7 @@ def png_uri(figure: Any) -> str:
 
 @contextmanager
 def _own_style() -> Iterator[None]:
-    """Draw by matplotlib's defaults: a file `matplotlibrc` beside the data has no say (it may ask for LaTeX)."""
+    """Draw with matplotlib's defaults: a file `matplotlibrc` beside the data is ignored (it may ask for LaTeX)."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -97,7 +97,7 @@ def histogram_png(title: str, values: list[float]) -> str:
 
 @_own_style()
 def lines_png(x: str, y: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    """Lines over common axes, each with its name, as a data URI."""
+    """A line plot with a legend, as a data URI."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 2.6))

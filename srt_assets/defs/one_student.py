@@ -1,7 +1,7 @@
-"""Which student a run is for. A run of several at once, or one that should name a student and does not, does nothing.
+"""The student of a run. A run for several students, or one that needs a student and names none, fails at once.
 
-One student a run: a step has one result, so what failed for one student would lose or hold up what the others have, and
-Dagster would give all of them the same data version.
+A run is for one student only: a step has one result, so a failure for one student would affect the others, and Dagster
+would give all of them the same data version.
 """
 
 import dagster as dg
@@ -13,10 +13,10 @@ _FIRST, _LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_
 
 
 def student_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, needed: bool = False) -> str:
-    """The student of this run; '' if it names none and no asset in it needs one. `needed`: the step itself does.
+    """The student of this run; '' if it names none and no asset in it needs one. `needed`: the step needs one.
 
-    Asked before a step does anything, those of the teacher side included: a run that cannot end well must not pay.
-    Raises UserError.
+    Called before a step does anything, also on the teacher side, because a run that must fail must not pay. UserError
+    if the run names several students, or none although it needs one.
     """
     tags = context.run.tags
     if _FIRST in tags or _LAST in tags:

@@ -1,4 +1,4 @@
-"""A step whose run was killed stops too: else it would keep a device and a lock for a result that is not used."""
+"""Stops a step whose run was killed. Otherwise it would hold a device and a lock for a result that is not used."""
 
 import logging
 import multiprocessing
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def end_with_run() -> None:
-    """Watch the run's process from a step that is a child of it; when it is gone, be interrupted like by Terminate."""
+    """Watch the run's process from a child process of it; when it is gone, interrupt this step as Terminate does."""
     run = multiprocessing.parent_process()
     if run is None or any(thread.name == _watch.__name__ for thread in threading.enumerate()):
         return
@@ -27,7 +27,7 @@ def end_with_run() -> None:
 def _watch(sentinel: int) -> None:
     wait([sentinel])
     log.warning("the process of this run is gone; its step stops too")
-    # What is done so far is put down, a training saves its state.
+    # On SIGINT a step writes its finished work, and a training saves its state.
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(GRACE_S)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""A step's place in its pool, as a file lock beside Dagster's slot.
+"""File locks that enforce a pool's limit, in addition to Dagster's slots.
 
-On SQLite the claim of a slot is a read and then a write: of ten runs that ask in one moment two were given the one
-slot. A file lock cannot be held twice, and the kernel frees it when its holder dies.
+On SQLite Dagster claims a slot with a read and then a write: of ten runs that asked at the same moment, two got the
+only slot. A file lock cannot be held twice, and the kernel frees it when its holder dies.
 """
 
 import time
@@ -18,7 +18,7 @@ LOOK_EVERY_S = 0.2
 
 @contextmanager
 def place(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Hold a place of the step's pool while it works. No pool, no wait."""
+    """Hold a place in the step's pool within the block. A step without a pool does not wait."""
     pool = context.op_def.pool
     if pool is None:
         yield
@@ -29,7 +29,7 @@ def place(context: dg.AssetExecutionContext) -> Iterator[None]:
 
 @contextmanager
 def hold(instance: dg.DagsterInstance, pool: str, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold one of a pool's places, as many as its limit says, over all processes that use this instance's folder."""
+    """Hold one of a pool's places, across all processes that use this instance's folder."""
     limits = {found.name: found.limit for found in instance.event_log_storage.get_pool_limits()}
     limit = limits.get(pool, instance.global_op_concurrency_default_limit)
     if limit is None:

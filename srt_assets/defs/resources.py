@@ -1,4 +1,4 @@
-"""What assets are given: the settings and the lake. Held as plain facts, opened inside a step."""
+"""The resource of the assets: the settings, from which a step opens the lake."""
 
 from dataclasses import dataclass
 

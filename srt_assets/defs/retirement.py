@@ -1,8 +1,8 @@
-"""Students and their partitions: a partition that somebody deletes in the UI retires its student, and a retired student
-has no partition.
+"""Keeps students and partitions in step: deleting a partition in the UI retires its student, and retiring a student
+deletes its partition.
 
-Dagster does not say that a partition was deleted. So the instance remembers which ones it has had, home by home, as
-partitions under another name: `dagster run wipe` forgets both, and retires no student.
+Dagster does not report that a partition was deleted. So the partitions of each home are stored a second time in the
+instance, under another name. `dagster run wipe` deletes both and therefore retires no student.
 """
 
 import logging
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 
 def settle(settings: Settings, lake: Lake, instance: dg.DagsterInstance) -> list[str]:
-    """Retire the students whose partition was deleted since somebody last looked. Gives their slugs.
+    """Retire the students whose partition was deleted since the last call. Returns their slugs.
 
-    Sensors, schedules and commands call this before they ask which students there are.
+    Sensors, schedules and commands call this before they list the students.
     """
     files = _files(instance)
     seen = news.look(lake, Path(instance.root_directory), files) if files else {}
@@ -40,7 +40,7 @@ def settle(settings: Settings, lake: Lake, instance: dg.DagsterInstance) -> list
         try:
             if _deleted(settings, lake, instance, slug):
                 out.append(slug)
-        except UserError as error:  # it holds up no other student
+        except UserError as error:  # try the other students, and this one again at the next call
             log.warning("the partition %s was deleted, but its student cannot be retired: %s", slug, error)
             later.add(slug)
     for slug in had - now - later:
@@ -56,7 +56,7 @@ def settle(settings: Settings, lake: Lake, instance: dg.DagsterInstance) -> list
 
 
 def _deleted(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: str) -> bool:
-    """Retire the student of a deleted partition, unless there is none, or it was added again meanwhile."""
+    """Retire the student of a deleted partition. False if there is none, or it was added again meanwhile."""
 
     def still() -> bool:
         offered = watch.offered(settings, slug)
@@ -67,7 +67,7 @@ def _deleted(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug:
 
 
 def _tidy(settings: Settings, lake: Lake, instance: dg.DagsterInstance, out: Iterable[str]) -> None:
-    """Finish retiring these students if a process was killed at it: their rows, their partitions."""
+    """Finish the retirement of these students (rows and partitions) if a process was killed in the middle of it."""
     for slug in out:
         try:
             retired.show(lake, slug)
@@ -76,15 +76,15 @@ def _tidy(settings: Settings, lake: Lake, instance: dg.DagsterInstance, out: Ite
     for slug in sorted({*out} & _partitions(instance)):
         offered = watch.offered(settings, slug).get(slug)
         if offered and not watch.kept_out(lake, slug, offered):
-            continue  # new files under its name: a run is about to make them a student
-        if retired.get(lake, slug):  # still, for somebody may have added it meanwhile
+            continue  # it has new files in the watched folder, which a run will register
+        if retired.get(lake, slug):  # checked again, because it may have been added meanwhile
             instance.delete_dynamic_partition(STUDENTS, slug)
 
 
 def remove(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: str) -> Retired:
     """Retire a student and delete its partition. UserError if there is no such student."""
     found = retire(settings, lake, slug)
-    assert found, "nothing forbids it"
+    assert found, "without `still`, retire always returns the student"
     if slug in _partitions(instance):
         instance.delete_dynamic_partition(STUDENTS, slug)
     forget(lake, instance, slug)
@@ -92,31 +92,31 @@ def remove(settings: Settings, lake: Lake, instance: dg.DagsterInstance, slug: s
 
 
 def add_partitions(lake: Lake, instance: dg.DagsterInstance, slugs: Iterable[str]) -> None:
-    """Give these students a partition."""
+    """Add a partition for each of these students."""
     instance.add_dynamic_partitions(STUDENTS, list(slugs))
     note(lake, instance, slugs)
 
 
 def note(lake: Lake, instance: dg.DagsterInstance, slugs: Iterable[str]) -> None:
-    """Remember that these students have a partition here."""
+    """Store that these students have a partition in this instance."""
     if new := sorted({*slugs} - _had(lake, instance)):
         instance.add_dynamic_partitions(_memory(lake), new)
 
 
 def forget(lake: Lake, instance: dg.DagsterInstance, slug: str) -> None:
-    """Before a student is registered: that it had a partition once does not mean that somebody has deleted it now."""
+    """Forget a student's earlier partition before it is registered, so that its absence does not count as deletion."""
     if slug in _had(lake, instance):
         instance.delete_dynamic_partition(_memory(lake), slug)
 
 
 def runs_of(instance: dg.DagsterInstance, slug: str) -> list[str]:
-    """The unfinished runs of a student, queued ones too."""
+    """Ids of a student's unfinished runs, queued ones included."""
     filters = dg.RunsFilter(tags={"dagster/partition": slug}, statuses=UNFINISHED)
     return [run.run_id for run in instance.get_runs(filters)]
 
 
 def retired_students(settings: Settings, tick_s: int) -> dg.SensorDefinition:
-    """Always running: a partition deleted in the UI retires its student, whether or not automation is enabled."""
+    """A sensor that always runs: a partition deleted in the UI retires its student, also without automation."""
 
     @dg.sensor(
         name="retired_students",
@@ -140,7 +140,7 @@ def _memory(lake: Lake) -> str:
 
 
 def _files(instance: dg.DagsterInstance) -> list[Path]:
-    """The files whose content says which partitions there are; [] if that is elsewhere, such as on a server."""
+    """The files in which the instance stores its partitions; [] if they are elsewhere, such as on a server."""
     path_of = getattr(instance.event_log_storage, "path_for_shard", None)
     if path_of is None:
         return []

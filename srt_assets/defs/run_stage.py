@@ -1,4 +1,4 @@
-"""The bridge from an asset to its stage: progress and results in Dagster terms, nothing of the domain."""
+"""Runs a stage for its asset and converts progress and results for Dagster. What a stage does is in `core`."""
 
 import time
 
@@ -29,7 +29,7 @@ OBSERVE_EVERY_S = 30.0
 def run_stage(
     context: dg.AssetExecutionContext, stage: Stage, settings: Settings, launch: Launcher | None = None
 ) -> tuple[dg.MaterializeResult, list[Checked]]:
-    """Run a stage and report it. However it fails, it is a Failure with cause and remedy, which nothing repeats."""
+    """Run a stage and report it. Every error becomes a `Failed` with cause and remedy, which Dagster does not retry."""
     started = time.monotonic()
     end_with_run()
     rights.keep(settings.home)
@@ -55,7 +55,7 @@ def run_stage(
     metadata = {
         **plain(outcome.stats),
         **describe_table(TABLES[stage.main], outcome.manifest, description, partitioned=stage.per_student),
-        # Last: nothing that a stage counts may take their place.
+        # Last, so that no number of a stage replaces them.
         **({"note": outcome.note} if outcome.note else {}),
         "srt/cache": "hit" if outcome.cached else "miss",
         "seconds": round(time.monotonic() - started, 3),
@@ -65,7 +65,7 @@ def run_stage(
 
 
 def reporter(context: dg.AssetExecutionContext) -> Progress:
-    """Progress as log lines, as observations in the asset's timeline, and on the terminal if a command shows one."""
+    """Reports progress as log lines, as observations of the asset, and on the terminal if a command shows a bar."""
 
     def log_line(done: int, total: int, unit: str = "rows", **facts: Fact) -> None:
         share = f" of {total}" if total else ""

@@ -1,4 +1,4 @@
-"""The models of `dbt_like_sql/` as assets, and its tests as asset checks. They only read; nothing waits for them."""
+"""The models of `dbt_like_sql/` as assets, and its tests as asset checks. The models only read."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _maker(kind: str, name: str) -> str:
-    """The asset behind a reference: a view is its own, a table its stage's."""
+    """The asset of a reference: the stage's for a table, its own for a view."""
     stage = stages.maker(name) if kind == "source" or name == models.RULE else None
     return stage.asset if stage else name
 
@@ -46,7 +46,7 @@ def assets() -> list[dg.AssetsDefinition]:
     def sql_models(
         context: dg.AssetExecutionContext, lake: dg.ResourceParam[LakeResource]
     ) -> Iterator[dg.MaterializeResult | dg.AssetObservation]:
-        """Look at each of the views. One that does not compile is named, with file and line, and skipped."""
+        """Describe each view. A view that does not compile is logged with file and line, and skipped."""
         from srt_assets.core.sql.views import look
 
         store = lake.open()
@@ -115,18 +115,19 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
         asset=test.facts["asset"],
         description=test.description,
         blocking=blocking,
-        # One student's fault must not hold up another: a check of a student's asset looks at that student only.
+        # A check of a per-student asset looks at that student only, so that it does not block other students.
         partitions_def=names.students if of_student else None,
     )
 
-    # For one check: only a generator can give its result and then say in its own words why the step ends.
+    # A multi-check for a single check, because only a generator can yield the result and then fail with its own
+    # message.
     @dg.multi_asset_check(name=spec.get_python_identifier(), specs=[spec])
     def check(
         context: dg.AssetCheckExecutionContext, lake: dg.ResourceParam[LakeResource]
     ) -> Iterator[dg.AssetCheckResult]:
         from srt_assets.core.sql.views import failing_rows
 
-        if error := models.load().broken.get(test.name):  # the test is broken, not the data: it blocks no run
+        if error := models.load().broken.get(test.name):  # the test is broken, not the data, so it blocks no run
             yield dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
             return
         with explained(context):

@@ -40,7 +40,7 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
     rows = ["| asset | student | state |", "|---|---|---|"]
     rows += [f"| {s.asset} | {s.student or '-'} | {s.state} |" for s in found]
     rows += ["| SQL model | - | does not compile |" for _ in broken]
-    # Apart from the table: the page cuts off what is wider than its column, and hides what is longer than 1,000.
+    # Not in the table, because the page cuts cells wider than a column and hides texts longer than 1,000 characters.
     reasons = [(f"{s.asset} of {s.student}" if s.student else s.asset, s.why) for s in found if s.why]
     reasons += [("SQL model", message) for message in broken]
     why = "\n".join(f"- {what}: {_quoted(reason, store.home)}" for what, reason in reasons)
@@ -59,9 +59,9 @@ def pipeline_status(context: dg.AssetExecutionContext, lake: dg.ResourceParam[La
 
 
 def _quoted(why: str, home: Path) -> str:
-    """Reasons may quote names of files and models, or a whole stack trace: nothing in them is markup, or ends a line.
+    """A reason as one line without Markdown, because it may quote file names or a stack trace.
 
-    Files of the home are named from there.
+    Paths in the home are shortened to relative ones.
     """
     text = " ".join(why.replace(f"{home}/", "").split())
     if len(text) > LONGEST_WHY:
@@ -70,7 +70,7 @@ def _quoted(why: str, home: Path) -> str:
 
 
 def status_after_runs(status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorDefinition:
-    """A run that failed does not reach its last step, and some runs do not have it: the table is renewed after them."""
+    """A sensor that renews the status after runs that failed before that step, or do not include it."""
 
     @dg.sensor(
         name="status_after_runs",
@@ -84,10 +84,10 @@ def status_after_runs(status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorD
         if instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), limit=1):
             return dg.SkipReason("a run is going on")
         made = instance.get_latest_materialization_event(dg.AssetKey(names.PIPELINE_STATUS))
-        # A time that is still to come is of a clock that was set back since: it says nothing.
+        # A time in the future means that the clock was set back since, so it is ignored.
         latest = time.time() + SKEW_S
         since = looked_at if made and (looked_at := _looked_at(made)) <= latest else 0.0
-        # By when a run ended, in seconds: the storage's own times have no zone, and change with a run's tags.
+        # Compare the runs' end times: the storage's own times have no time zone, and change with a run's tags.
         recent = instance.get_run_records(dg.RunsFilter(statuses=FINISHED), limit=RECENT, order_by="update_timestamp")
         ours = {"dagster/sensor_name": "status_after_runs"}.items()
         news = [
@@ -105,6 +105,6 @@ def status_after_runs(status: dg.DefaultSensorStatus, tick_s: int) -> dg.SensorD
 
 
 def _looked_at(made: dg.EventLogEntry) -> float:
-    """When the table was read off the lake: a run that ended after that is not in it, though it was written later."""
+    """When the status was read from the lake. A run that ended later is not in it, even if it was written later."""
     entry = made.asset_materialization and made.asset_materialization.metadata.get(LOOKED_AT)
     return float(str(entry.value)) if entry else made.timestamp

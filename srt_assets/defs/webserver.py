@@ -1,6 +1,6 @@
 """Dagster's web server on loopback, behind the guard: `python -m srt_assets.defs.webserver -w workspace.yaml -p 3000`.
 
-`srt ui` starts it, and so does a team's service (docs/operations.md). Dagster's own command has no guard.
+`srt ui` and a team's service (docs/operations.md) start it. Dagster's own command has no guard.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from srt_assets.core.masking import mask_uncaught
 from srt_assets.core.signals import listen
 from srt_assets.defs.guard import Guard
 
-# What the command of Dagster has as defaults: seconds in milliseconds, seconds, connections.
+# The defaults of Dagster's own command: milliseconds, seconds, connections.
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, POOL_OVERFLOW = 15_000, 3_600, 20
 POLL_MS = 2_000
-# An open page must not keep the server from ending.
+# Seconds. An open page must not keep the server from ending.
 GRACE_S = 5
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     listen()
     protect()
     mask_uncaught()
-    # uvicorn ends on either signal, and then raises it again: here it is the end of this function.
+    # uvicorn stops on either signal and then raises it again; as a KeyboardInterrupt it ends this function.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_loggers()
     try:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def serve(workspace: Path, port: int) -> None:
-    """Serve the instance of DAGSTER_HOME until a signal comes."""
+    """Serve the instance of DAGSTER_HOME until a signal arrives."""
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, POOL_OVERFLOW)
         target = WorkspaceFileTarget([str(workspace)])
@@ -57,7 +57,7 @@ def serve(workspace: Path, port: int) -> None:
                 host="127.0.0.1",
                 port=port,
                 log_level="warning",
-                # What a proxy says of itself changes nothing: anybody can say it.
+                # Proxy headers are ignored, because any client can send them.
                 proxy_headers=False,
                 timeout_graceful_shutdown=GRACE_S,
             )
