@@ -202,7 +202,7 @@ def as_json(row: Any) -> str:
 def _tamed(value: Any, depth: int) -> Any:
     """The value without what JSON cannot write: integers of thousands of digits, keys that are no text, great depth."""
     if isinstance(value, int) and value.bit_length() > 10_000:
-        return f"(an integer of about {value.bit_length() * 301 // 1000:,} digits)"
+        return f"(an integer of about {round(value.bit_length() * 0.30103, -1):,.0f} digits)"
     if isinstance(value, dict):
         if not depth:
             return "{…}"
