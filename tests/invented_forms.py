@@ -15,7 +15,9 @@ class Case(NamedTuple):
     unread: frozenset[str] = frozenset()
 
 
-def chat(*texts: str, keys: tuple[str, str] = ("role", "content"), roles: tuple[str, str] = ("user", "assistant")) -> list:
+def chat(
+    *texts: str, keys: tuple[str, str] = ("role", "content"), roles: tuple[str, str] = ("user", "assistant")
+) -> list:
     return [{keys[0]: roles[n % 2], keys[1]: text} for n, text in enumerate(texts)]
 
 
@@ -28,7 +30,15 @@ def said(role: str, text: Any, **more: Any) -> dict:
 
 
 def flat(id: str, parent: str | None, role: str, text: str, **more: Any) -> dict:
-    return {"message_id": id, "parent_id": parent, "role": role, "text": text, "message_tree_id": "t", "lang": "en", **more}
+    return {
+        "message_id": id,
+        "parent_id": parent,
+        "role": role,
+        "text": text,
+        "message_tree_id": "t",
+        "lang": "en",
+        **more,
+    }
 
 
 Q, A, B = "Name a lake.", "Orrin.", "Orm."
@@ -38,8 +48,12 @@ CASES: dict[str, Case] = {
     # -- those of the fact sheet, plain
     "alpaca": Case([{"instruction": Q, "input": "In the north.", "output": A}], ((Q, "In the north.", A),)),
     "alpaca of axolotl": Case([{"instruction": Q, "response": A}], (QA,)),
-    "alpaca with a system text": Case([{"instruction": Q, "output": A, "system": "Be brief."}], (), ((0, "system_prompt"),)),
-    "alpaca with history": Case([{"instruction": Q, "output": A, "history": [["Hi", "Ho"]]}], (), ((0, "has_history"),)),
+    "alpaca with a system text": Case(
+        [{"instruction": Q, "output": A, "system": "Be brief."}], (), ((0, "system_prompt"),)
+    ),
+    "alpaca with history": Case(
+        [{"instruction": Q, "output": A, "history": [["Hi", "Ho"]]}], (), ((0, "has_history"),)
+    ),
     "alpaca with neither": Case([{"instruction": Q, "output": A, "system": "", "history": []}], (QA,)),
     "reflection of axolotl": Case(
         [{"instruction": Q, "input": "", "output": A, "reflection": "Too short.", "corrected": "Lake Orrin."}],
@@ -70,7 +84,11 @@ CASES: dict[str, Case] = {
             {
                 "id": "seed_task_0",
                 "instruction": "Add.",
-                "instances": [{"input": "1 2", "output": "3"}, {"input": "2 2", "output": "4"}, {"input": "", "output": ""}],
+                "instances": [
+                    {"input": "1 2", "output": "3"},
+                    {"input": "2 2", "output": "4"},
+                    {"input": "", "output": ""},
+                ],
                 "is_classification": False,
             }
         ],
@@ -114,7 +132,12 @@ CASES: dict[str, Case] = {
     ),
     "parts": Case(
         [
-            {"messages": [said("user", [{"type": "text", "text": "Name "}, {"type": "text", "text": "a lake."}]), said("assistant", A)]},
+            {
+                "messages": [
+                    said("user", [{"type": "text", "text": "Name "}, {"type": "text", "text": "a lake."}]),
+                    said("assistant", A),
+                ]
+            },
             {
                 "messages": [
                     said("user", [{"type": "text", "value": Q}], loss_weight=0.0),
@@ -140,7 +163,16 @@ CASES: dict[str, Case] = {
     ),
     "preference as texts": Case([{"prompt": Q, "chosen": A, "rejected": B}], (QA,), alternatives=(("rejected", B),)),
     "preference with the prompt inside": Case(
-        [{"prompt": Q, "prompt_id": "p", "chosen": chat(Q, A), "rejected": chat(Q, B), "messages": chat(Q, A), "score_chosen": 8.0}],
+        [
+            {
+                "prompt": Q,
+                "prompt_id": "p",
+                "chosen": chat(Q, A),
+                "rejected": chat(Q, B),
+                "messages": chat(Q, A),
+                "score_chosen": 8.0,
+            }
+        ],
         (QA,),
         alternatives=(("rejected", B),),
     ),
@@ -277,8 +309,10 @@ CASES: dict[str, Case] = {
         unread=frozenset({"solution", "answer"}),
     ),
     # -- what else comes in rows
-    "numbers as text": Case([{"instruction": "2 + 2?", "output": 4}, {"prompt": "Is it?", "completion": True}],
-                            (("2 + 2?", "", "4"), ("Is it?", "", "true"))),  # fmt: skip
+    "numbers as text": Case(
+        [{"instruction": "2 + 2?", "output": 4}, {"prompt": "Is it?", "completion": True}],
+        (("2 + 2?", "", "4"), ("Is it?", "", "true")),
+    ),
     "pandas' empty cells": Case(
         [{"instruction": Q, "input": float("nan"), "output": A}, {"instruction": Q, "output": float("nan")}],
         (QA,),
@@ -288,20 +322,22 @@ CASES: dict[str, Case] = {
         [{"instruction": Q, "output": None, "response": A}, {"instruction": Q, "output": "", "response": A}], (QA, QA)
     ),
     "two outputs": Case([{"instruction": Q, "output": B, "response": A}], (), ((0, "ambiguous_form"),)),
-    "two inputs": Case(
-        [{"instruction": Q, "input": "x", "context": "y", "output": A}], (), ((0, "ambiguous_form"),)
-    ),
+    "two inputs": Case([{"instruction": Q, "input": "x", "context": "y", "output": A}], (), ((0, "ambiguous_form"),)),
     "a passage beside messages": Case([{"messages": chat(Q, A), "context": "Of lakes."}], (), ((0, "unread_input"),)),
     "system prompt in the second reading": Case(
         [{"prompt": Q, "chosen": A, "rejected": B, "messages": [said("system", "Hm."), *chat(Q, A)]}],
         (),
         ((0, "system_prompt"),),
     ),
-    "conversation as JSON text": Case(['{"a": 1}', {"messages": '[{"role": "user", "content": "Name a lake."}, '
-                                       '{"role": "assistant", "content": "Orrin."}]'}], (QA,), ((0, "not_an_object"),)),  # fmt: skip
-    "conversation as an object of lists": Case(
-        [{"conversations": {"from": ["human", "gpt"], "value": [Q, A]}}], (QA,)
+    "conversation as JSON text": Case(
+        [
+            '{"a": 1}',
+            {"messages": '[{"role": "user", "content": "Name a lake."}, {"role": "assistant", "content": "Orrin."}]'},
+        ],
+        (QA,),
+        ((0, "not_an_object"),),
     ),
+    "conversation as an object of lists": Case([{"conversations": {"from": ["human", "gpt"], "value": [Q, A]}}], (QA,)),
     "roles that are not known": Case(
         [{"messages": chat(Q, A, roles=("pirate", "parrot"))}, {"messages": [{"content": Q}, {"content": A}]}],
         (),
@@ -342,5 +378,7 @@ CASES: dict[str, Case] = {
         (QA,),
         ((0, "multimodal"), (2, "weight_zero"), (3, "rank_above_0"), (4, "negative_label")),
     ),
-    "no form": Case([{"idx": 1, "Skill": "Math", "Instruction": Q}, {}], (), ((0, "unknown_form"), (1, "unknown_form"))),
+    "no form": Case(
+        [{"idx": 1, "Skill": "Math", "Instruction": Q}, {}], (), ((0, "unknown_form"), (1, "unknown_form"))
+    ),
 }

@@ -1,6 +1,7 @@
 """What a row means: the forms of the fact sheet, mappings, fields beside the texts, and any JSON whatever."""
 
 import json
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -11,7 +12,8 @@ from invented_forms import CASES, Q, chat, said
 from pydantic import ValidationError
 
 from srt_assets.core.records import fields
-from srt_assets.core.records.forms import FORMS, read_row, read_rows
+from srt_assets.core.records.forms import FORMS
+from srt_assets.core.records.meaning import read_row, read_rows
 from srt_assets.core.records.result import REASONS, Pair, Read, is_filled
 from srt_assets.core.records.rules import Rules
 from srt_assets.core.records.trees import FLAT
@@ -156,9 +158,17 @@ NAMES = [
     "input", "context", "role", "from", "content", "value", "text", "type", "replies", "parent_id", "rejected", "data",
     "output", "response", "message_id", "review_result", "\ud800", "",
 ]  # fmt: skip
-TEXTS = st.sampled_from(["user", "assistant", "system", "human", "gpt", "tool", "prompter", Q, A, "", " ", "\ud800", "[1]"])
+TEXTS = st.sampled_from(
+    ["user", "assistant", "system", "human", "gpt", "tool", "prompter", Q, A, "", " ", "\ud800", "[1]"]
+)
 LEAVES = (
-    st.none() | st.booleans() | st.integers() | st.sampled_from([4, 5000]).map(lambda digits: 10**digits) | st.floats() | TEXTS | st.text(max_size=4)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([4, 5000]).map(lambda digits: 10**digits)
+    | st.floats()
+    | TEXTS
+    | st.text(max_size=4)
 )
 JSON = st.recursive(
     LEAVES,
@@ -262,3 +272,9 @@ def test_no_accepted_conversation_has_dropped_a_field_of_its_answer(turns: list[
         assert all(not is_filled(turn["content"]) for turn in turns if turn["role"] == "system")
         assert not any(changes_meaning(name, value) for name, value in spoken[1].items())
         assert len(spoken) == 2 or multi_turn == "first_turn"
+
+
+def test_the_page_about_data_names_every_form_and_reason() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    assert [name for name, text in REASONS.items() if f"| `{name}` | {text} |" not in page] == []
+    assert [form.name for form in FORMS if f"`{form.name}`" not in page] == []

@@ -70,15 +70,12 @@ def ahead(settings: Settings, lake: Lake) -> Iterator[tuple[Lake, Change]]:
             read.commit(table, parts, fingerprint=want, code_version=raw.STAGE.version, stats=made.stats)
         after = Ahead(lake, read)
         with after.connect() as con:
-            (more, fewer) = con.execute(
-                f"SELECT (SELECT count(*) FROM raw_records WHERE sample_id NOT IN (SELECT sample_id FROM {_of(lake)})), "
-                f"(SELECT count(*) FROM {_of(lake)} WHERE sample_id NOT IN (SELECT sample_id FROM raw_records))"
-            ).fetchall()[0]
+            before = f"(SELECT sample_id FROM {lake.source(raw.RECORDS)})"
+            [(more, fewer)] = con.execute(
+                f"SELECT (SELECT count(*) FROM raw_records ANTI JOIN {before} USING (sample_id)), "
+                f"(SELECT count(*) FROM {before} ANTI JOIN raw_records USING (sample_id))"
+            ).fetchall()
         yield after, Change(more, fewer)
-
-
-def _of(lake: Lake) -> str:
-    return lake.source(raw.RECORDS)
 
 
 def remember(settings: Settings, lake: Lake, change: Change) -> None:

@@ -137,7 +137,7 @@ class Writer:
         for reject in read.rejects:
             self._waiting.append(_One(place, reject, "", row))
         for other in read.alternatives:
-            at = index if other.index is None else other.index
+            at = index if other.row is None else other.row
             facts = {"kind": other.kind, "label": other.label, "response": other.response}
             self._put(ALTERNATIVES, {"sample_id": first, "source_file": file, "source_index": at, **facts})
         tally.alternatives += len(read.alternatives)
