@@ -130,7 +130,7 @@ class Dataset(_Section):
     @model_validator(mode="after")
     def _a_whole_mapping(self) -> "Dataset":
         given = {name for name, column in self.columns.items() if column}
-        if self.columns and self.format not in ("auto", "mapped"):
+        if given and self.format not in ("auto", "mapped"):
             raise ValueError(f'columns are for format = "mapped", not "{self.format}"')
         if self.format == "mapped" and not given:
             raise ValueError(

@@ -128,6 +128,15 @@ def test_a_named_format_reads_that_and_nothing_else() -> None:
     assert only({"instruction": Q, "output": "B", "response": A}, Rules("instruction_response")).records == [QA]
 
 
+def test_a_known_field_is_left_out_by_name_without_a_mapping() -> None:
+    row = {"instruction": Q, "input": "x", "output": A, "label": "lakes"}
+    assert reasons(only(row, mapped())) == ["unknown_label"]
+    read = only(row, mapped(columns={"label": ""}))
+    assert read.form == "alpaca" and read.records == [Pair(Q, "x", A)] and set(read.unread) == {"label"}
+    read = only(row, mapped(columns={"label": "", "input": ""}, format="alpaca"))
+    assert read.records == [QA] and set(read.unread) == {"label", "input"}
+
+
 def test_every_form_can_be_named_in_the_settings() -> None:
     groups = {"auto", "alpaca", "sharegpt", "messages", "mapped"}
     assert set(get_args(Format)) == {form.name for form in FORMS} | groups | {FLAT}
@@ -149,6 +158,29 @@ def test_a_detail_names_the_role_the_field_and_the_two_readings() -> None:
     assert detail({"instruction": Q, "output": A, "images": ["x"]}) == "images"
     assert detail({"instruction": Q, "output": A, "prompt": Q, "completion": "B"}) == "alpaca and prompt_completion"
     assert detail({"messages": [said("user", Q), said("assistant", A, weight=0)]}) == "messages[].weight"
+
+
+def test_a_table_of_texts_has_labels_weights_and_ranks_too() -> None:
+    row = {"instruction": Q, "output": A, "tools": "[]", "history": "", "images": "null"}
+    for name, value, reason in (
+        ("label", "True", None), ("label", "0", "negative_label"),
+        ("weight", "1.0", None), ("weight", "0", "weight_zero"),
+        ("rank", "0", None), ("rank", "2.0", "rank_above_0"), ("rank", "best", "unknown_label"),
+        ("deleted", "false", None),
+        ("deleted", "TRUE", "deleted"), ("ranking", [0, 1], "unknown_label"), ("toxic", 0.2, None),
+    ):  # fmt: skip
+        assert reasons(read_row({**row, name: value}, Rules())) == ([reason] if reason else []), (name, value)
+
+
+def test_a_reading_that_comes_to_nothing_leaves_the_row_to_another() -> None:
+    assert read_row({"instruction": Q, "output": A, "chosen": True}, Rules()).records == [QA]
+    assert reasons(read_row({"chosen": True}, Rules())) == ["wrong_type"]
+
+
+def test_a_text_made_of_the_others_is_not_missed() -> None:
+    row = {"instruction": Q, "output": A, "text": f"### Instruction: {Q} ### Response: {A}"}
+    assert set(read_row(row, Rules()).unused) == {"text"}
+    assert set(read_row({"question": Q, "answer": A, "text": "Of lakes."}, Rules()).unread) == {"text"}
 
 
 # -- anything whatever

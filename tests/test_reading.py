@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
-from srt_assets.commands import show
+from srt_assets.commands import run, show
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.records import again, meaning, raw
 from srt_assets.core.records.result import Read
 from srt_assets.core.records.rules import Rules
-from srt_assets.core.status import standings
+from srt_assets.core.status import Standing, standings
+from srt_assets.defs import names
+from srt_assets.defs.assets import asset_of
+from srt_assets.defs.resources import LakeResource
 from srt_assets.settings import Dataset, Project, Settings, Teacher
 
 RED = {"instruction": "Name a colour.", "output": "Red."}
@@ -121,12 +125,24 @@ def test_no_record_at_all_is_an_error_that_names_the_fields_and_keeps_what_was(t
         "unknown_form 3",
         "idx, Skill, Instruction",
         "'b' has no rows",
-        "datasets.columns",
+        "columns = {",
     ):
         assert word in told
     assert ask(lake, "SELECT response FROM raw_records") == [("Red.",)]
     [state] = [s for s in standings(settings_of(lake, a=file, b=empty), lake, []) if s.asset == "raw_dataset"]
     assert state.state == "failed" and "unknown_form 3" in state.why
+
+
+def test_the_rejects_of_a_first_run_without_a_record_can_be_looked_at(tmp_path: Path, lake: Lake) -> None:
+    file = write(tmp_path / "a.jsonl", [{**RED, "label": False}])
+    with pytest.raises(UserError, match="negative_label: the only answer is labelled bad") as caught:
+        raw.STAGE.run(settings_of(lake, a=file), lake)
+    assert "columns" not in str(caught.value)
+    assert ask(lake, "SELECT reason, detail FROM raw_rejects") == [("negative_label", "label")]
+    assert lake.manifest(raw.RECORDS) is None and raw.STAGE.state(settings_of(lake, a=file), lake).state == "failed"
+    write(file, [RED])
+    raw.STAGE.run(settings_of(lake, a=file), lake)
+    assert ask(lake, "SELECT count(*) FROM raw_rejects") == [(0,)] and len(records(lake)) == 1
 
 
 @pytest.mark.parametrize(
@@ -250,3 +266,22 @@ def test_after_reading_again_there_is_nothing_more_to_say(
     capsys.readouterr()
     show.status(old, lake, [])
     assert "read again" not in capsys.readouterr().out and not again.is_due(old, lake)
+
+
+def test_dagster_reads_again_only_for_a_command(old: Settings, lake: Lake) -> None:
+    def run(**tags: str) -> set[str]:
+        resources = {"lake": LakeResource(old)}
+        assert dg.materialize([asset_of(raw.STAGE)], resources=resources, tags=tags).success
+        return set(records(lake))
+
+    assert run() == run(**{"dagster/schedule_name": "nightly"}) == {"Red.", "Blue."}
+    assert run(**{names.TAG_COMMAND: "srt run"}) == {"Red.", "Opal.", "Elm."}
+
+
+def test_a_command_has_something_to_do_where_an_older_program_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Standing("raw_dataset", None, "fresh", "read by an older program"), Standing("paid", None, "fresh", "note")]
+    for name, answer in (("standings", found), ("is_recorded", True), ("has_passed", True)):
+        monkeypatch.setattr(run, name, lambda *_, answer=answer: answer)
+    assert not run._nothing_to_do(None, None, None, None, [])  # type: ignore[arg-type]
+    found[0] = Standing("raw_dataset", None, "fresh")
+    assert run._nothing_to_do(None, None, None, None, [])  # type: ignore[arg-type]

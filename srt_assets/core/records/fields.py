@@ -40,7 +40,7 @@ def verdict(value: Any) -> bool | None:
         return value
     if isinstance(value, int | float):
         return True if value == 1 else False if value == 0 else None
-    word = value.strip().lower() if isinstance(value, str) else ""
+    word = value.strip().lower().removesuffix(".0") if isinstance(value, str) else ""
     return True if word in _GOOD else False if word in _BAD else None
 
 
@@ -69,7 +69,11 @@ def weight(name: str, value: Any) -> Reject | None:
 
 
 def _rank(name: str, value: Any) -> Reject | None:
-    return None if value == 0 and not isinstance(value, bool) else Reject("rank_above_0", named(name))
+    rank = value.strip().removesuffix(".0") if isinstance(value, str) else value
+    if rank in (0, "0") and rank is not False:
+        return None
+    is_number = isinstance(rank, int | float | str) and str(rank)[:12].lstrip("-").replace(".", "").isdigit()
+    return Reject("rank_above_0" if is_number else "unknown_label", named(name))
 
 
 def _channel(name: str, value: Any) -> Reject | None:
@@ -120,7 +124,7 @@ HARMLESS = _words(
     author username lang language lang_code locale category categories topic topics task task_name task_type
     task_source task_category template_type template_name domain type kind skill difficulty tag tags title model
     model_name generator teacher created created_at created_date date timestamp updated_at turn turns num_turns
-    n_turns n_tokens num_tokens token_count length text is_classification metadata meta synthetic emojis
+    n_turns n_tokens num_tokens token_count length is_classification metadata meta synthetic emojis
     detoxify openai_moderation detoxify_moderation redacted hashed_ip header country state score scores quality
     rating ratings score_chosen score_rejected helpfulness coherence complexity verbosity input_quality
     quality_explanation intent knowledge instruct_reward min_neighbor_distance repeat_count min_similar_uuid

@@ -45,8 +45,9 @@ def _columns(name: str, instruction: str, response: str, *inputs: str, named: st
     inputs = ("input", "context", *inputs)
 
     def reader(row: Row, rules: Rules, read: Read) -> None:
-        read.taken.update(inputs)
-        _keep(read, columns.pair(row, instruction, inputs, response, read))
+        names = inputs if not rules.off else tuple(name for name in inputs if name not in rules.off)
+        read.taken.update(names)
+        _keep(read, columns.pair(row, instruction, names, response, read))
 
     return Form(name, (instruction, response), reader, named, is_columns=True)
 

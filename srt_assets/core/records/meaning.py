@@ -26,14 +26,11 @@ def read_row(row: Any, rules: Rules) -> Read:
     """One row, any JSON value, by itself: its records, or why it is none. Rows of a flat tree need their neighbours:
     see `trees.py`.
     """
-    read = Read()
     if not isinstance(row, dict):
-        return read.reject("not_an_object", type_of(row))
+        return Read().reject("not_an_object", type_of(row))
     if trees.is_flat(row) and rules.format in ("auto", trees.FLAT) and not rules.unwrap:
         return next(read for _, _, read in read_rows([(0, row)], rules))
-    if rules.unwrap:
-        return _unwrapped(row, rules, read)
-    return _read(row, rules, read)
+    return _unwrapped(row, rules) if rules.unwrap else _read(row, rules)
 
 
 def read_rows(rows: Iterable[tuple[int, Any]], rules: Rules) -> Iterator[tuple[int, Any, Read]]:
@@ -49,17 +46,18 @@ def read_rows(rows: Iterable[tuple[int, Any]], rules: Rules) -> Iterator[tuple[i
     yield from tree.end()
 
 
-def _unwrapped(row: Row, rules: Rules, read: Read) -> Read:
+def _unwrapped(row: Row, rules: Rules) -> Read:
     inner = row.get(rules.unwrap)
     if not isinstance(inner, dict):
-        return read.reject("wrong_type", f"{named(rules.unwrap)} is {type_of(inner)}")
-    _read(inner, rules, read)
+        return Read().reject("wrong_type", f"{named(rules.unwrap)} is {type_of(inner)}")
+    read = _read(inner, rules)
     if read.records:
         _account(read, {name: value for name, value in row.items() if name != rules.unwrap}, set(), rules)
     return read
 
 
-def _read(row: Row, rules: Rules, read: Read) -> Read:
+def _read(row: Row, rules: Rules) -> Read:
+    read = Read()
     if rules.format == "mapped":
         read.form = "mapped"
         columns.mapped(row, rules, read)
@@ -67,17 +65,22 @@ def _read(row: Row, rules: Rules, read: Read) -> Read:
             _account(read, row, read.taken.union(rules.columns.values()), rules)
         return read
     taken: set[str] = set()
+    nothing: Reject | None = None
     for form in _candidates(row, rules):
         if not all(is_filled(row[key]) for key in form.needs) or (form.fits and not form.fits(row)):
             continue
         if not read.form:
             form.reader(row, rules, read)
+            if read.rejects and not read.records and form.name not in _TURNS and read.rejects[0].is_no_reading:
+                # `chosen` may be a mark, say; then another form has the say.
+                nothing, read = nothing or read.rejects[0], Read()
+                continue
             read.form = form.name
         elif why := _contradiction(read, form, row, rules):
             return read.reject(*why)
         taken.update(form.needs)
     if not read.form:
-        return read.reject(*_nothing(row))
+        return read.reject(*(nothing or _nothing(row)))
     if read.records:
         _account(read, row, taken | read.taken, rules)
     return read
@@ -128,6 +131,8 @@ def _account(read: Read, row: Row, taken: set[str], rules: Rules) -> None:
             why = text if isinstance(text, Reject) else None
             if isinstance(text, str):
                 read.alternatives.append(Alternative("rejected", name, text))
+        elif name == "text" and _renders(value, read.records):
+            read.unused[name], why = type_of(value), None
         elif name in _INPUTS and name not in rules.off and not _repeats(value, read.records):
             why = Reject("unread_input", named(name))
         else:
@@ -142,6 +147,11 @@ def _account(read: Read, row: Row, taken: set[str], rules: Rules) -> None:
 def _repeats(value: Any, records: list[Pair]) -> bool:
     """Whether a text stands in every record anyway."""
     return isinstance(value, str) and all(any(value.strip() in text for text in pair) for pair in records)
+
+
+def _renders(value: Any, records: list[Pair]) -> bool:
+    """Whether a text holds all that every record does: it was made of them with a template."""
+    return isinstance(value, str) and all(all(text.strip() in value for text in pair) for pair in records)
 
 
 def _nothing(row: Row) -> Reject:

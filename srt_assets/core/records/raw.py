@@ -16,7 +16,7 @@ from srt_assets.core.progress import Progress
 from srt_assets.core.records import inputs
 from srt_assets.core.records.meaning import read_rows as meanings
 from srt_assets.core.records.read import dataset_files, read_hub, read_rows
-from srt_assets.core.records.result import Read
+from srt_assets.core.records.result import REASONS, Read
 from srt_assets.core.records.rules import Rules
 from srt_assets.core.records.writer import ALTERNATIVES, FIELDS, RECORDS, REJECTS, Tally, Writer
 from srt_assets.core.stage import Stage, Work
@@ -25,6 +25,9 @@ from srt_assets.settings import Dataset, Settings
 
 # Settings of a dataset that change what its rows mean. A manifest names those that are not as they come.
 _RULES = frozenset({"columns", "roles", "role_key", "text_key", "unwrap"})
+
+# Where other names for the columns may help.
+_OF_FORM = {"unknown_form", "no_structure", "missing_instruction", "missing_response", "wrong_type", "ambiguous_form"}
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,10 @@ class RawDataset(Stage):
             read_into(writer, dataset, of_it, reading, work.progress)
         reading.check()
         if not any(tally.records for tally in writer.tallies):
+            if work.lake.manifest(RECORDS) is None:  # the rejects can be looked at; beside older records they would lie
+                writer.flush()
+                for table in (FIELDS, ALTERNATIVES, REJECTS):
+                    work.lake.commit(table, writer.parts[table], fingerprint=work.want, code_version=self.version)
             raise _nothing_read(writer.tallies)
         writer.flush()
         work.progress(writer.seen, writer.seen, "rows")
@@ -139,11 +146,12 @@ def _nothing_read(tallies: list[Tally]) -> UserError:
         else f"dataset {tally.name!r} has no rows"
         for tally in tallies
     ]
-    return UserError(
-        "; ".join(told),
-        'say what is what with datasets.columns, such as columns = { instruction = "…", response = "…" }; '
-        "docs/data.md has the forms that are known, and each reason",
-    )
+    reasons: Counter[str] = sum((tally.reasons for tally in tallies), Counter())
+    why = {reason for reason, _ in reasons.most_common(3)}
+    remedies = [f"{reason}: {REASONS[reason]}" for reason in REASONS if reason in why]
+    if why & _OF_FORM or not why:
+        remedies.append('for columns of other names: columns = { instruction = "…", response = "…" } in srt.toml')
+    return UserError("; ".join(told), "; ".join([*remedies, "docs/data.md has the forms that are known"]))
 
 
 def _stats(writer: Writer) -> dict[str, int | float | str]:

@@ -42,7 +42,7 @@ class Rules:
         columns = {str(column): name for column, name in dataset.columns.items()}
         off = {name for column, own in UNDER_OWN_NAME.items() if columns.get(column) == "" for name in own}
         return cls(
-            format="mapped" if dataset.columns else dataset.format,
+            format="mapped" if any(columns.values()) else dataset.format,
             multi_turn=dataset.multi_turn,
             columns=columns,
             roles=_kinds({str(kind): names for kind, names in dataset.roles.items()}),

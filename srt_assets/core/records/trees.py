@@ -13,7 +13,6 @@ from srt_assets.core.records.result import Alternative, Pair, Read, Reject, chec
 from srt_assets.core.records.rules import Rules
 
 FLAT = "oasst_flat"
-_FLAT_KEYS = ("message_id", "role", "text")
 # What is read of a message; `labels` and `review_count` are votes on it, of which rank and review_result are the sum.
 _OWN = frozenset(
     (
@@ -41,7 +40,13 @@ def is_node(value: Any) -> bool:
 
 def is_flat(row: Any) -> bool:
     """Whether this is a message of a tree of which each message is a row."""
-    return isinstance(row, dict) and "parent_id" in row and all(isinstance(row.get(key), str) for key in _FLAT_KEYS)
+    return (
+        isinstance(row, dict)
+        and "parent_id" in row
+        and "text" in row
+        and isinstance(row.get("message_id"), str)
+        and isinstance(row.get("role"), str)
+    )
 
 
 @dataclass(slots=True, eq=False)
