@@ -52,7 +52,12 @@ CASES: dict[str, Case] = {
         [{"instruction": Q, "output": A, "system": "Be brief."}], (), ((0, "system_prompt"),)
     ),
     "alpaca with history": Case(
-        [{"instruction": Q, "output": A, "history": [["Hi", "Ho"]]}], (), ((0, "has_history"),)
+        [
+            {"instruction": Q, "output": A, "history": [["Hi", "Ho"]]},
+            {"instruction": Q, "output": A, "history": [["Hi"]]},
+        ],
+        (),
+        ((0, "has_history"), (1, "wrong_type")),
     ),
     "alpaca with neither": Case([{"instruction": Q, "output": A, "system": "", "history": []}], (QA,)),
     "reflection of axolotl": Case(
@@ -377,6 +382,18 @@ CASES: dict[str, Case] = {
         ],
         (QA,),
         ((0, "multimodal"), (2, "weight_zero"), (3, "rank_above_0"), (4, "negative_label")),
+    ),
+    "forms that change from row to row": Case(
+        [{"instruction": Q, "input": "", "output": A}, {"messages": chat(Q, A)}, {"conversations": gpt(Q, A)}],
+        (QA, QA, QA),
+    ),
+    "system text and tools beside a conversation": Case(
+        [{"conversations": gpt(Q, '{"name": "lakes"}'), "system": "Use tools.", "tools": '[{"name": "lakes"}]'}],
+        (),
+        ((0, "system_prompt"),),
+    ),
+    "a number of thousands of digits": Case(
+        [{"instruction": Q, "output": A, "n": 10**4400}], (QA,), unread=frozenset({"n"})
     ),
     "no form": Case(
         [{"idx": 1, "Skill": "Math", "Instruction": Q}, {}], (), ((0, "unknown_form"), (1, "unknown_form"))

@@ -279,7 +279,10 @@ def test_dagster_reads_again_only_for_a_command(old: Settings, lake: Lake) -> No
 
 
 def test_a_command_has_something_to_do_where_an_older_program_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [Standing("raw_dataset", None, "fresh", "read by an older program"), Standing("paid", None, "fresh", "note")]
+    found = [
+        Standing("raw_dataset", None, "fresh", "read by an older program"),
+        Standing("paid", None, "fresh", "note"),
+    ]
     for name, answer in (("standings", found), ("is_recorded", True), ("has_passed", True)):
         monkeypatch.setattr(run, name, lambda *_, answer=answer: answer)
     assert not run._nothing_to_do(None, None, None, None, [])  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Fields beside the texts: which change what an answer means, which say nothing about it. Known-good is a list.
 
 A field on neither list is unread: the record is kept, the field is counted and named. What is read as instruction,
-input or response is decided in `forms.py`.
+input or response is decided by the forms (`forms.py`).
 """
 
 from collections.abc import Callable
@@ -25,6 +25,18 @@ def _if_filled(reason: str) -> Check:
         return Reject(reason, named(name))
 
     return check
+
+
+def _history(name: str, value: Any) -> Reject | None:
+    """Earlier turns: pairs of texts, or messages. Anything else is said to be of a wrong type."""
+    found = _if_filled("has_history")(name, value)
+    if found and isinstance(value, list) and not all(isinstance(turn, dict) or _is_pair(turn) for turn in value):
+        return Reject("wrong_type", f"{named(name)}: a turn is no pair of texts")
+    return found
+
+
+def _is_pair(turn: Any) -> bool:
+    return isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(text, str) for text in turn)
 
 
 def _if_true(reason: str) -> Check:
@@ -72,7 +84,7 @@ def _rank(name: str, value: Any) -> Reject | None:
     rank = value.strip().removesuffix(".0") if isinstance(value, str) else value
     if rank in (0, "0") and rank is not False:
         return None
-    is_number = isinstance(rank, int | float | str) and str(rank)[:12].lstrip("-").replace(".", "").isdigit()
+    is_number = isinstance(rank, int | float) or (isinstance(rank, str) and rank.isdigit())
     return Reject("rank_above_0" if is_number else "unknown_label", named(name))
 
 
@@ -106,7 +118,7 @@ HISTORY = ("history", "previous_turns", "chat_history", "dialogue_history", "con
 # By name of a field of a row: what makes the row no record of the texts alone.
 OF_ROW: dict[str, Check] = {
     **_each(" ".join(SYSTEM), _if_filled("system_prompt")),
-    **_each(" ".join(HISTORY), _if_filled("has_history")),
+    **_each(" ".join(HISTORY), _history),
     **_IN_BOTH,
     "chat_template_kwargs": _if_filled("template_kwargs"),
     "correctness_math_verify": _truth,

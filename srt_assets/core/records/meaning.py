@@ -19,7 +19,7 @@ _INPUTS = frozenset({"input", "context", "article", "passage", "document"})
 _TURNS = frozenset({"messages", "conversations", "conversation"})
 # Which forms the names of a row's fields allow, by format and names: rows of one file have few shapes.
 _shapes: dict[tuple[str, tuple[Any, ...]], list[Form]] = {}
-_MOST_SHAPES = 4096
+_MOST_SHAPES, _WIDEST_SHAPE = 4096, 100
 
 
 def read_row(row: Any, rules: Rules) -> Read:
@@ -95,7 +95,9 @@ def _candidates(row: Row, rules: Rules) -> list[Form]:
         forms = FORMS
         if rules.format != "auto":
             forms = tuple(form for form in FORMS if rules.format in (form.named, form.name))
-        found = _shapes[key] = [form for form in forms if all(name in row for name in form.needs)]
+        found = [form for form in forms if all(name in row for name in form.needs)]
+        if len(row) <= _WIDEST_SHAPE:
+            _shapes[key] = found
     return found
 
 
