@@ -165,7 +165,8 @@ def test_a_table_of_texts_has_labels_weights_and_ranks_too() -> None:
     for name, value, reason in (
         ("label", "True", None), ("label", "0", "negative_label"),
         ("weight", "1.0", None), ("weight", "0", "weight_zero"),
-        ("rank", "0", None), ("rank", "2.0", "rank_above_0"), ("rank", "best", "unknown_label"), ("rank", 10**5000, "rank_above_0"),
+        ("rank", "0", None), ("rank", "2.0", "rank_above_0"), ("rank", "best", "unknown_label"),
+        ("rank", 10**5000, "rank_above_0"),
         ("deleted", "false", None),
         ("deleted", "TRUE", "deleted"), ("ranking", [0, 1], "unknown_label"), ("toxic", 0.2, None),
     ):  # fmt: skip
