@@ -35,13 +35,14 @@ class Outcome:
 @dataclass(frozen=True)
 class Description:
     """A summary of an artefact: plain numbers (plotted over time), up to five rows, one histogram (title, values), one
-    line plot (axis labels, points by line name).
+    line plot (axis labels, points by line name), further small tables by name.
     """
 
     numbers: Facts
     sample: list[dict] = field(default_factory=list)
     histogram: tuple[str, list[float]] | None = None
     lines: tuple[str, str, Mapping[str, Sequence[tuple[int, float]]]] | None = None
+    tables: Mapping[str, list[dict]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
