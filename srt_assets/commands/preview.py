@@ -21,6 +21,8 @@ from srt_assets.settings import Dataset, Settings
 
 # Enough to recognize a text; --format json has all of it.
 _TEXT, _RAW = 300, 160
+# Reasons that a mapping of fields may mend.
+_UNREAD = frozenset({"unknown_form", "no_structure", "missing_instruction", "missing_response"})
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -50,7 +52,9 @@ def columns_of(pairs: list[str] | None) -> dict[str, str]:
     return found
 
 
-def run(settings: Settings, lake: Lake, dataset: Dataset, rows: int, format: str, console: Console | None = None) -> None:
+def run(
+    settings: Settings, lake: Lake, dataset: Dataset, rows: int, format: str, console: Console | None = None
+) -> None:
     """Print the preview; exit code 0 also if there is no record, for this is what it is there to show."""
     found = preview(dataset, rows)
     lengths = _lengths(settings, lake, found)
@@ -70,15 +74,15 @@ def run(settings: Settings, lake: Lake, dataset: Dataset, rows: int, format: str
     if found.reasons:
         out.print(_rejects(found))
     if lengths:
-        out.print(_token_lengths(lengths))
+        out.print(_token_lengths(lengths, len(found.to_measure)))
     _block(out, found)
 
 
 def _head(out: Console, found: Preview) -> None:
     dataset = found.dataset
     share = f" ({found.n_records / found.rows:.0%} of the rows)" if found.rows else ""
-    rows = f"{found.rows:,} rows" if found.whole else f"the first {found.rows:,} rows"
-    out.print(terminal.text(f"{dataset.path or dataset.hf}: {rows}, {found.n_records:,} records{share}", "bold"))
+    rows = _n(found.rows, "row") if found.whole else f"the first {_n(found.rows, 'row')}"
+    out.print(terminal.text(f"{dataset.path or dataset.hf}: {rows}, {_n(found.n_records, 'record')}{share}", "bold"))
     if not found.whole:
         out.print(terminal.text("--rows 0 reads all rows", "dim"))
     forms = ", ".join(f"{form} ({n:,})" for form, n in found.forms.most_common())
@@ -104,15 +108,15 @@ def _rejects(found: Preview) -> Table:
         example = found.examples[reason]
         where = f"{Path(example.place.file).name}, row {example.place.index}"
         detail = f" ({example.detail})" if example.detail else ""
-        told = f"{REASONS.get(reason, reason)}\n{where}{detail}: {_cut(example.raw, _RAW)}"
+        told = f"{REASONS.get(reason, reason)}\n{where}{detail}: {_cut(example.row, _RAW)}"
         table.add_row(terminal.text(reason, "yellow"), terminal.text(f"{n:,}"), terminal.text(told))
     return table
 
 
-def _token_lengths(lengths: list[dict[str, Any]]) -> Table:
+def _token_lengths(lengths: list[dict[str, Any]], measured: int) -> Table:
     table = _table(
-        "tokens of prompt and answer, of the first records",
-        *("student", "median", "95 of 100", "longest", "scored whole", "short enough to train on"),
+        f"tokens of prompt and answer ({_n(measured, 'record')} measured)",
+        *("student", "median", "95 of 100", "longest", "scored whole", "trained on"),
     )
     for one in lengths:
         if "error" in one:
@@ -127,8 +131,8 @@ def _token_lengths(lengths: list[dict[str, Any]]) -> Table:
 def _block(out: Console, found: Preview) -> None:
     out.print(terminal.text("for srt.toml:", "bold"))
     out.print(terminal.text(toml_of(found.dataset)), soft_wrap=True)
-    if not found.n_records:
-        what = 'no row becomes a record: name the fields, for example --column instruction=… --column response=…'
+    if _UNREAD & found.reasons.keys() and not found.n_records:
+        what = "no row becomes a record: name the fields, for example --column instruction=… --column response=…"
         out.print(terminal.text(what, "red"))
 
 
@@ -186,9 +190,13 @@ def _plain(found: Preview) -> dict[str, Any]:
 def _table(title: str, *names: str) -> Table:
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for name in names:
-        right = name in ("rows", "number", "median", "95 of 100", "longest", "scored whole", "short enough to train on")
+        right = name in ("rows", "number", "median", "95 of 100", "longest", "scored whole", "trained on")
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     return table
+
+
+def _n(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _cut(text: str, most: int) -> str:

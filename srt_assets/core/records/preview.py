@@ -10,6 +10,7 @@ from typing import Any
 
 from srt_assets.core import files
 from srt_assets.core.records.raw import rows_of
+from srt_assets.core.records.read import dataset_files
 from srt_assets.core.records.result import Pair, Read, is_filled, named, type_of
 from srt_assets.core.records.rules import Rules
 from srt_assets.core.records.writer import MOST_FIELDS, as_json
@@ -44,7 +45,7 @@ class Example:
 
     place: Place
     detail: str
-    raw: str
+    row: str
 
 
 @dataclass
@@ -67,7 +68,8 @@ class Preview:
 def preview(dataset: Dataset, at_most: int = 0) -> Preview:
     """Read the first `at_most` rows (0 = all). UserError as a run would raise it; duplicates are not looked for."""
     found = Preview(dataset)
-    rows = rows_of(dataset, Rules.of(dataset), files.opened)
+    paths = dataset_files(dataset) if dataset.path else []
+    rows = rows_of(dataset, Rules.of(dataset), paths, files.opened)
     for file, index, row, read in islice(rows, at_most or None):
         _add(found, Place(file, index), row, read)
     found.whole = next(rows, None) is None
@@ -78,7 +80,7 @@ def _add(found: Preview, place: Place, row: Any, read: Read) -> None:
     found.rows += 1
     found.n_records += len(read.records)
     found.n_alternatives += len(read.alternatives)
-    if read.records:
+    if read.form:
         found.forms[read.form] += 1
     for pair in read.records:
         if len(found.records) < SHOWN:
@@ -88,7 +90,7 @@ def _add(found: Preview, place: Place, row: Any, read: Read) -> None:
     for reject in read.rejects:
         found.reasons[reject.reason] += 1
         if reject.reason not in found.examples:
-            found.examples[reject.reason] = Example(place, reject.detail, as_json(row)[:_RAW])
+            found.examples[reject.reason] = Example(place, reject.detail, as_json(row, ascii=False)[:_RAW])
     if isinstance(row, dict):
         _count_fields(found.fields, row, read)
 
