@@ -180,11 +180,23 @@ def _lengths(settings: Settings, lake: Lake, found: Preview) -> list[dict[str, A
 
 
 def _plain(found: Preview) -> dict[str, Any]:
-    facts = asdict(found)
-    facts["dataset"] = found.dataset.model_dump(mode="json", exclude_defaults=True)
-    facts["records"] = [{**asdict(place), "form": form, **pair._asdict()} for place, form, pair in found.records]
-    del facts["to_measure"]
-    return facts
+    return {
+        "dataset": found.dataset.model_dump(mode="json", exclude_defaults=True),
+        "rows": found.rows,
+        "whole": found.whole,
+        "n_records": found.n_records,
+        "n_alternatives": found.n_alternatives,
+        "forms": dict(found.forms),
+        "records": [{**asdict(place), "form": form, **pair._asdict()} for place, form, pair in found.records],
+        "fields": {
+            name: {"rows": one.rows, "type": one.type, "becomes": dict(one.becomes)}
+            for name, one in found.fields.items()
+        },
+        "rejects": {
+            reason: {"number": n, "means": REASONS.get(reason, reason), **asdict(found.examples[reason])}
+            for reason, n in found.reasons.items()
+        },
+    }
 
 
 def _table(title: str, *names: str) -> Table:

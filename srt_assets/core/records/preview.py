@@ -1,6 +1,6 @@
 """What the rows of a dataset would become, before anything is run: forms, records, fields, rejects with examples.
 
-Reads with the functions of the stage `raw_dataset` and writes nothing. How it looks is decided in `commands/preview.py`.
+Reads with the functions of the stage `raw_dataset` and writes nothing. How it looks: `commands/preview.py`.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""How long records are for a student: tokens of the prompt and its answer, as they would be trained. Loads no weights."""
+"""How long records are for a student, in tokens of prompt and answer, as they would be trained. Loads no weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
