@@ -133,7 +133,9 @@ class Dataset(_Section):
         if self.columns and self.format not in ("auto", "mapped"):
             raise ValueError(f'columns are for format = "mapped", not "{self.format}"')
         if self.format == "mapped" and not given:
-            raise ValueError('format = "mapped" needs columns, such as { instruction = "problem", response = "solution" }')
+            raise ValueError(
+                'format = "mapped" needs columns, such as { instruction = "problem", response = "solution" }'
+            )
         for one, *others in (("instruction", "prompt"), ("response", "completion", "chosen")):
             if len(given & {one, *others}) > 1:
                 raise ValueError(f"columns: {' and '.join(sorted(given & {one, *others}))} are the same thing")

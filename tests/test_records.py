@@ -211,5 +211,7 @@ def test_an_id_is_new_once_however_they_come(chunks: list[list[int]]) -> None:
         names = [f"{number:016x}" for number in chunk]
         expected = [seen.setdefault(name, place) for name in names]
         firsts = {name: at for at, name in reversed([*enumerate(names)]) if seen[name] == place}
-        expected = [NEW if firsts.get(name) == at else of for at, (name, of) in enumerate(zip(names, expected, strict=True))]
+        expected = [
+            NEW if firsts.get(name) == at else of for at, (name, of) in enumerate(zip(names, expected, strict=True))
+        ]
         assert ids.add(names, [place] * len(names)) == expected

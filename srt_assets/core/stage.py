@@ -237,8 +237,8 @@ class Stage(ABC):
         what = ", ".join(sorted(want.changed_since(manifest.inputs)))
         if self.waits_for_person:
             return (
-                f"read by an older program ({what}): a newer one may make other records of the same files. srt estimate "
-                f"counts and prices them, srt run {self.asset} reads again"
+                f"read by an older program ({what}); srt estimate says what reading again would change and cost, "
+                "srt run does it"
             )
         return (
             f"made by an older program ({what}) and left as it is, for making it again costs money: "

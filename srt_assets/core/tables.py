@@ -198,7 +198,11 @@ _ALL = (
         _columns(
             ("dataset", "VARCHAR", "name of the dataset in the settings"),
             ("field", "VARCHAR", "name of the field; messages[].x is the field x of messages"),
-            ("becomes", "VARCHAR", "unread: nobody knows it; unused: known, and without a say in what the answer means"),
+            (
+                "becomes",
+                "VARCHAR",
+                "unread: nobody knows it; unused: known, and without a say in what the answer means",
+            ),
             ("n_rows", "BIGINT", "records' rows in which it holds something"),
             ("type", "VARCHAR", "type of what the first of them holds"),
         ),

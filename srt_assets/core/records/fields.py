@@ -39,7 +39,7 @@ def verdict(value: Any) -> bool | None:
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
-        return {0: False, 1: True}.get(value)
+        return True if value == 1 else False if value == 0 else None
     word = value.strip().lower() if isinstance(value, str) else ""
     return True if word in _GOOD else False if word in _BAD else None
 
@@ -76,6 +76,10 @@ def _channel(name: str, value: Any) -> Reject | None:
     return None if value == "final" else Reject("thoughts", f"{named(name)}: {named(value)}")
 
 
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 def _each(names: str, check: Check) -> dict[str, Check]:
     return dict.fromkeys(names.split(), check)
 
@@ -105,25 +109,25 @@ OF_ROW: dict[str, Check] = {
 }
 OF_MESSAGE: dict[str, Check] = {**_IN_BOTH, "channel": _channel}
 # A weight says whether an answer is learnt; of a question it says nothing.
-OF_ANSWER_ONLY = frozenset("weight loss_weight sample_weight train loss_mask rank ranking refusal".split())
+OF_ANSWER_ONLY = _words("weight loss_weight sample_weight train loss_mask rank ranking refusal")
 
 # Known, and without a say in what the answer means.
-HARMLESS = frozenset(
+HARMLESS = _words(
     """
-    id idx index uid uuid guid key hash row_id sample_id example_id item_id record_id prompt_id question_id answer_id
-    conversation_id conversation_hash message_id parent_id message_tree_id tree_state user_id turn_id turn_identifier
-    source sources dataset dataset_name data_source subset split origin url link license licence author username
-    lang language lang_code locale category categories topic topics task task_name task_type task_source
-    task_category template_type template_name domain type kind skill difficulty tag tags title
-    model model_name generator teacher created created_at created_date date timestamp updated_at turn turns num_turns
-    n_turns n_tokens num_tokens token_count length text is_classification metadata meta synthetic emojis detoxify
-    openai_moderation detoxify_moderation redacted hashed_ip header country state
-    score scores quality rating ratings score_chosen score_rejected helpfulness coherence complexity verbosity
-    input_quality quality_explanation intent knowledge instruct_reward min_neighbor_distance repeat_count
-    min_similar_uuid llama_guard_2 reward_model gen_input_configs gen_response_configs difficulty_generator
-    parallel_tool_calls finish_reason finish_reasons is_reasoning_complete problem_type question_type
-    name cache_control annotator review_count
-    """.split()
+    id idx index uid uuid guid key hash row_id sample_id example_id item_id record_id prompt_id question_id
+    answer_id conversation_id conversation_hash message_id parent_id message_tree_id tree_state user_id turn_id
+    turn_identifier source sources dataset dataset_name data_source subset split origin url link license licence
+    author username lang language lang_code locale category categories topic topics task task_name task_type
+    task_source task_category template_type template_name domain type kind skill difficulty tag tags title model
+    model_name generator teacher created created_at created_date date timestamp updated_at turn turns num_turns
+    n_turns n_tokens num_tokens token_count length text is_classification metadata meta synthetic emojis
+    detoxify openai_moderation detoxify_moderation redacted hashed_ip header country state score scores quality
+    rating ratings score_chosen score_rejected helpfulness coherence complexity verbosity input_quality
+    quality_explanation intent knowledge instruct_reward min_neighbor_distance repeat_count min_similar_uuid
+    llama_guard_2 reward_model gen_input_configs gen_response_configs difficulty_generator parallel_tool_calls
+    finish_reason finish_reasons is_reasoning_complete problem_type question_type name cache_control annotator
+    review_count
+    """
 )
 
 
@@ -134,7 +138,12 @@ def plain(name: str) -> str:
 
 
 def account(
-    read: Read, name: str, value: Any, checks: dict[str, Check] = OF_ROW, place: str = "", off: frozenset[str] = frozenset()
+    read: Read,
+    name: str,
+    value: Any,
+    checks: dict[str, Check] = OF_ROW,
+    place: str = "",
+    off: frozenset[str] = frozenset(),
 ) -> Reject | None:
     """Say what becomes of a field that no reader took: a reject, or a note that it is unread or known and unused.
 

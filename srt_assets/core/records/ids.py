@@ -1,4 +1,4 @@
-"""Which sample ids were there before, and from which source: twelve bytes for each, where a dictionary takes hundreds."""
+"""Which sample ids were there before, and from which source: twelve bytes for each, where a dict takes hundreds."""
 
 import numpy as np
 import numpy.typing as npt

@@ -116,7 +116,8 @@ def with_verdicts(row: Row, rules: Rules, read: Read) -> None:
     if not (isinstance(answers, list) and isinstance(verdicts, list) and len(answers) == len(verdicts)):
         read.rejects.append(Reject("wrong_type", f"{answers_name} and {verdicts_name} are no lists of one length"))
         return
-    good, bad = [], []
+    good: list[str] = []
+    bad: list[str] = []
     for answer, said in zip(answers, verdicts, strict=True):
         verdict = fields.verdict(said)
         text = answer_of(answer, rules, Read(), answers_name) if answer is not None else None

@@ -14,7 +14,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
 from srt_assets.core.progress import Progress
 from srt_assets.core.records import inputs
-from srt_assets.core.records.forms import read_rows as meanings
+from srt_assets.core.records.meaning import read_rows as meanings
 from srt_assets.core.records.read import Opener, dataset_files, read_hub, read_rows
 from srt_assets.core.records.result import Read
 from srt_assets.core.records.rules import Rules

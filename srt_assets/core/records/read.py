@@ -1,4 +1,4 @@
-"""Files to rows as they stand: any JSON value and its place in the file. What a row means is decided in forms.py."""
+"""Files to rows as they stand: any JSON value and its place in the file. What a row means is decided in meaning.py."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """What a row was read as: pairs, answers judged worse, rejects with a reason; and what of the row nobody read.
 
-How a row is read is decided in `forms.py` and the readers beside it; here are only the words they share.
+How a row is read is decided in `meaning.py` and the readers beside it; here are only the words they share.
 """
 
 import math
@@ -18,7 +18,7 @@ REASONS: dict[str, str] = {
     "bad_json": "the line is no JSON: correct or delete it",
     "unknown_form": "no form that is known has these fields: name them with datasets.columns",
     "no_structure": "a text alone does not say what is instruction and what is response",
-    "ambiguous_form": "two readings of the row contradict each other: name one with datasets.format or datasets.columns",
+    "ambiguous_form": "two readings of the row contradict each other: datasets.format or datasets.columns decides",
     "missing_instruction": "there is no instruction",
     "missing_response": "there is no response",
     "wrong_type": "a field is no text, or not the list it should be",
@@ -30,7 +30,7 @@ REASONS: dict[str, str] = {
     "system_prompt": "the answer was given under a system prompt, which is not supported yet",
     "has_history": "earlier turns stand in a field of their own, which is not supported yet",
     "no_reply": "the conversation ends without an answer",
-    "multi_turn": "several turns: datasets.multi_turn = \"first_turn\" takes the first",
+    "multi_turn": 'several turns: datasets.multi_turn = "first_turn" takes the first',
     "tools": "the answer was given with tools at hand",
     "tool_calls": "a tool call or its result is no answer to rewrite",
     "multimodal": "images, audio, video or files belong to it",
@@ -70,7 +70,7 @@ class Alternative(NamedTuple):
     label: str
     response: str
     # The row it stands in, where that is another one.
-    index: int | None = None
+    row: int | None = None
 
 
 class Reject(NamedTuple):
@@ -149,7 +149,7 @@ def type_of(value: Any) -> str:
         return "boolean"
     if isinstance(value, int | float):
         return "number"
-    names = {str: "text", list: "list", tuple: "list", dict: "object", bytes: "bytes"}
+    names: dict[type, str] = {str: "text", list: "list", tuple: "list", dict: "object", bytes: "bytes"}
     return names.get(type(value), type(value).__name__)
 
 

@@ -39,12 +39,13 @@ class Rules:
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Rules":
-        off = {name for column, own in UNDER_OWN_NAME.items() if dataset.columns.get(column) == "" for name in own}
+        columns = {str(column): name for column, name in dataset.columns.items()}
+        off = {name for column, own in UNDER_OWN_NAME.items() if columns.get(column) == "" for name in own}
         return cls(
             format="mapped" if dataset.columns else dataset.format,
             multi_turn=dataset.multi_turn,
-            columns=dataset.columns,
-            roles=_kinds(dataset.roles),
+            columns=columns,
+            roles=_kinds({str(kind): names for kind, names in dataset.roles.items()}),
             role_keys=(dataset.role_key,) if dataset.role_key else ROLE_KEYS,
             text_keys=(dataset.text_key,) if dataset.text_key else TEXT_KEYS,
             unwrap=dataset.unwrap,

@@ -16,7 +16,19 @@ FLAT = "oasst_flat"
 _FLAT_KEYS = ("message_id", "role", "text")
 # What is read of a message; `labels` and `review_count` are votes on it, of which rank and review_result are the sum.
 _OWN = frozenset(
-    "message_id parent_id role text rank replies deleted review_result labels message_tree_id review_count".split()
+    (
+        "message_id",
+        "parent_id",
+        "role",
+        "text",
+        "rank",
+        "replies",
+        "deleted",
+        "review_result",
+        "labels",
+        "message_tree_id",
+        "review_count",
+    )
 )
 # Messages of one tree that are held; the largest known tree has a few hundred.
 _MOST = 10_000
@@ -159,7 +171,7 @@ def _best(answers: list[_Node]) -> _Node | None:
 def _rank(node: _Node) -> int | None:
     rank = node.row.get("rank")
     is_number = isinstance(rank, int | float) and not isinstance(rank, bool) and is_filled(rank)
-    return int(rank) if is_number and abs(rank) < 1e9 else None  # type: ignore[operator,arg-type]
+    return int(rank) if is_number and abs(rank) < 1e9 else None  # type: ignore[arg-type]
 
 
 def _is_refused(node: _Node) -> bool:

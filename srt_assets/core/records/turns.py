@@ -4,6 +4,7 @@ Known roles, known parts of contents and known fields of messages are lists; wha
 """
 
 import json
+from itertools import pairwise
 from typing import Any
 
 from srt_assets.core.records import fields
@@ -102,7 +103,7 @@ def _of_roles(kinds: list[str], turns: list[dict[Any, Any]], rules: Rules, where
     if len(kinds) > 2 and not first_only:
         if kinds[-1] == "user":
             return Reject("no_reply", f"{where} ends with the user")
-        if any(a == b for a, b in zip(kinds, kinds[1:], strict=False)):
+        if any(a == b for a, b in pairwise(kinds)):
             return Reject("role_order", f"{where}: two turns of the {kinds[-1]}")
         return Reject("multi_turn", f"{len(kinds)} turns")
     return None
@@ -137,9 +138,8 @@ def _text(turn: dict[Any, Any], is_answer: bool, rules: Rules, read: Read, where
                 value, text_key = given, key
             elif given != value:
                 return Reject("ambiguous_form", f"{where}[].{text_key} and {where}[].{key}")
-        elif is_filled(given) and (is_answer or fields.plain(str(key)) not in fields.OF_ANSWER_ONLY):
-            if why := fields.account(read, key, given, fields.OF_MESSAGE, f"{where}[]."):
-                return why
+        elif why := _beside(key, given, is_answer, read, where):
+            return why
     if isinstance(value, str):
         return value
     if value is None:
@@ -147,6 +147,13 @@ def _text(turn: dict[Any, Any], is_answer: bool, rules: Rules, read: Read, where
     if isinstance(value, list):
         return _joined(value, is_answer, read, f"{where}[].{text_key or TEXT_KEYS[0]}")
     return Reject("wrong_type", f"{where}[].{text_key} is {type_of(value)}")
+
+
+def _beside(key: Any, value: Any, is_answer: bool, read: Read, where: str) -> Reject | None:
+    """What becomes of a field of a message, or of a part of one, that is not its text."""
+    if not is_answer and fields.plain(str(key)) in fields.OF_ANSWER_ONLY:
+        return None
+    return fields.account(read, key, value, fields.OF_MESSAGE, f"{where}[].")
 
 
 def _joined(parts: list[Any], is_answer: bool, read: Read, where: str) -> str | Reject:
@@ -165,12 +172,6 @@ def _joined(parts: list[Any], is_answer: bool, read: Read, where: str) -> str | 
             return Reject("ambiguous_form", f"{where}[].text and {where}[].value")
         texts.append(given[0])
         for key, value in part.items():
-            if key in ("type", "text", "value") or not is_filled(value):
-                continue
-            if not is_answer and fields.plain(str(key)) in fields.OF_ANSWER_ONLY:
-                continue
-            if why := fields.account(read, key, value, fields.OF_MESSAGE, f"{where}[]."):
+            if key not in ("type", "text", "value") and (why := _beside(key, value, is_answer, read, where)):
                 return why
     return "".join(texts)
-
-

@@ -137,7 +137,7 @@ class Writer:
         for reject in read.rejects:
             self._waiting.append(_One(place, reject, "", row))
         for other in read.alternatives:
-            at = index if other.index is None else other.index
+            at = index if other.row is None else other.row
             facts = {"kind": other.kind, "label": other.label, "response": other.response}
             self._put(ALTERNATIVES, {"sample_id": first, "source_file": file, "source_index": at, **facts})
         tally.alternatives += len(read.alternatives)
@@ -203,7 +203,7 @@ def as_json(row: Any, ascii: bool = True) -> str:
 def _tamed(value: Any, depth: int) -> Any:
     """The value without what JSON cannot write: integers of thousands of digits, keys that are no text, great depth."""
     if isinstance(value, int) and value.bit_length() > 10_000:
-        return f"(an integer of about {value.bit_length() * 301 // 1000:,} digits)"
+        return f"(an integer of about {round(value.bit_length() * 0.30103, -1):,.0f} digits)"
     if isinstance(value, dict):
         if not depth:
             return "{…}"
