@@ -305,6 +305,32 @@ def report(
 
 
 @app.command()
+def preview(
+    source: Annotated[str, typer.Argument(help="A file, a pattern, a hub id, or the name of a dataset in srt.toml.")],
+    rows: Annotated[int, typer.Option("--rows", min=0, help="Read so many rows; 0 reads all.")] = 10_000,
+    form: Annotated[str, typer.Option("--form", help="What datasets.format is to be.")] = "",
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="COLUMN=FIELD, as in datasets.columns; may be repeated.")
+    ] = None,
+    unwrap: Annotated[str, typer.Option("--unwrap", help="The field whose fields are the row.")] = "",
+    multi_turn: Annotated[str, typer.Option("--multi-turn", help="What datasets.multi_turn is to be.")] = "",
+    split: Annotated[str, typer.Option("--split", help="Split of a hub set.")] = "",
+    config: Annotated[str, typer.Option("--config", help="Config of a hub set.")] = "",
+    format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """Show what rows would become before anything is run: form, records, fields, rejects, lengths, settings."""
+    from srt_assets.commands import preview as command
+    from srt_assets.core.lake import Lake
+    from srt_assets.settings import load_settings
+
+    settings = load_settings()  # needs no project: this is for a person's first minute with a file
+    rights.keep(settings.home)
+    options = {"format": form, "unwrap": unwrap, "multi_turn": multi_turn, "split": split, "config": config}
+    dataset = command.dataset_of(settings, source, options | {"columns": command.columns_of(column)})
+    command.run(settings, Lake(settings.home), dataset, rows, _format(format, ("table", "json")))
+
+
+@app.command()
 def estimate() -> None:
     """Calls, tokens and money (USD) still to pay the teacher, and what that assumes. Pays nothing."""
     from srt_assets.commands import show

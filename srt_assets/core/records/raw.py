@@ -15,7 +15,7 @@ from srt_assets.core.outcome import Description, Made
 from srt_assets.core.progress import Progress
 from srt_assets.core.records import inputs
 from srt_assets.core.records.meaning import read_rows as meanings
-from srt_assets.core.records.read import dataset_files, read_hub, read_rows
+from srt_assets.core.records.read import Opener, dataset_files, read_hub, read_rows
 from srt_assets.core.records.result import REASONS, Read
 from srt_assets.core.records.rules import Rules
 from srt_assets.core.records.writer import ALTERNATIVES, FIELDS, RECORDS, REJECTS, Tally, Writer
@@ -123,7 +123,7 @@ def read_into(
     """Read one dataset. UserError if the settings name a column that none of its rows has."""
     rules = Rules.of(dataset)
     tally = writer.begin(dataset.name, {name for name in (*rules.columns.values(), rules.unwrap) if name})
-    for file, index, row, read in _rows(dataset, rules, paths, reading):
+    for file, index, row, read in rows_of(dataset, rules, paths, reading.opened):
         writer.add(file, index, row, read)
         if rules.unwrap and tally.waiting and isinstance(inner := row.get(rules.unwrap), dict):
             tally.waiting.difference_update(inner)
@@ -181,12 +181,13 @@ def _files(dataset: Dataset, rules: Mapping[str, Any]) -> dict[Path, str]:
     return dict(zip(paths, rules.get("files", ()), strict=True))
 
 
-def _rows(
-    dataset: Dataset, rules: Rules, paths: Iterable[Path], reading: inputs.Reading
+def rows_of(
+    dataset: Dataset, rules: Rules, paths: Iterable[Path], opened: Opener
 ) -> Iterator[tuple[str, int, Any, Read]]:
+    """Every row of a dataset: its file, its number there from 0, the row, and what it was read as."""
     sources: list[tuple[str, Iterator[tuple[int, Any]]]]
     if dataset.path:
-        sources = [(str(path), read_rows(path, reading.opened)) for path in paths]
+        sources = [(str(path), read_rows(path, opened)) for path in paths]
     else:
         sources = [(f"hf://{dataset.hf}/{dataset.split}", read_hub(dataset))]
     left = dataset.limit or sys.maxsize

@@ -16,7 +16,7 @@ CHUNK = 20_000
 # Records that are compared with all before them at a time.
 _TOGETHER = 1000
 # Names that are remembered of the fields of a dataset: a field for each row, as some files have, must not fill memory.
-_MOST_FIELDS = 500
+MOST_FIELDS = 500
 _FURTHER = "(further fields)"
 _ROWS_FOR_KEYS = 1000
 _RAW = 2000
@@ -47,7 +47,7 @@ class Tally:
         self.numbers += read.numbers
         if isinstance(row, dict) and (self.waiting or self.rows <= _ROWS_FOR_KEYS):
             self.waiting.difference_update(row)
-            if len(self.keys) < _MOST_FIELDS:
+            if len(self.keys) < MOST_FIELDS:
                 self.keys |= dict.fromkeys(map(named, row))
         if not read.records:
             return
@@ -55,7 +55,7 @@ class Tally:
         for becomes, found in (("unread", read.unread), ("unused", read.unused)):
             for name, kind in found.items():
                 key = (name, becomes)
-                if key not in self.fields and len(self.fields) >= _MOST_FIELDS:
+                if key not in self.fields and len(self.fields) >= MOST_FIELDS:
                     key = (_FURTHER, becomes)
                 self.fields.setdefault(key, [0, kind])[0] += 1
 
@@ -191,12 +191,13 @@ class Writer:
             self._rows[table] = []
 
 
-def as_json(row: Any) -> str:
-    """Any row as JSON in ASCII, so that text which no file can hold is still shown. Never fails."""
+def as_json(row: Any, ascii: bool = True) -> str:
+    """Any row as JSON, in ASCII or in UTF-8 with escapes for what UTF-8 cannot hold. Never fails."""
     try:
-        return json.dumps(row, default=str)
+        text = json.dumps(row, default=str, ensure_ascii=ascii)
     except (ValueError, TypeError, RecursionError, OverflowError):
-        return json.dumps(_tamed(row, 20), default=str)
+        text = json.dumps(_tamed(row, 20), default=str, ensure_ascii=ascii)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _tamed(value: Any, depth: int) -> Any:

@@ -1,0 +1,216 @@
+"""`srt preview`: what a file or hub set would become, before anything is run or paid, on a terminal or as JSON."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from srt_assets.commands import terminal
+from srt_assets.core.errors import UserError
+from srt_assets.core.lake import Lake
+from srt_assets.core.records.preview import Preview, preview
+from srt_assets.core.records.result import REASONS
+from srt_assets.core.students import checkpoints
+from srt_assets.settings import Dataset, Settings
+
+# Enough to recognize a text; --format json has all of it.
+_TEXT, _RAW = 300, 160
+# Reasons that a mapping of fields may mend.
+_UNREAD = frozenset({"unknown_form", "no_structure", "missing_instruction", "missing_response"})
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def dataset_of(settings: Settings, source: str, options: dict[str, Any]) -> Dataset:
+    """The dataset of the settings with this name, else a file, a pattern or a hub id, read as the options say."""
+    options = {name: value for name, value in options.items() if value}
+    for dataset in settings.datasets:
+        if dataset.name == source:
+            return dataset.model_copy(update=options)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(source).name.partition(".")[0]).strip("-.") or "data"
+    is_hub = not Path(source).exists() and not Path(source).suffix and _HUB_ID.fullmatch(source)
+    try:
+        return Dataset(**{"name": name, "hf" if is_hub else "path": source} | options)
+    except ValidationError as error:
+        told = "; ".join(str(one["msg"]) for one in error.errors())
+        raise UserError(f"srt preview {source}: {told}", "correct the option") from None
+
+
+def columns_of(pairs: list[str] | None) -> dict[str, str]:
+    """`column=field` options as the setting `columns`. UserError if one has another form."""
+    found = {}
+    for pair in pairs or []:
+        column, equals, field = pair.partition("=")
+        if not equals:
+            raise UserError(f"--column {pair!r} is not COLUMN=FIELD", "write for example --column instruction=problem")
+        found[column.strip()] = field.strip()
+    return found
+
+
+def run(
+    settings: Settings, lake: Lake, dataset: Dataset, rows: int, format: str, console: Console | None = None
+) -> None:
+    """Print the preview; exit code 0 also if there is no record, for this is what it is there to show."""
+    found = preview(dataset, rows)
+    lengths = _lengths(settings, lake, found)
+    if format == "json":
+        terminal.print_json(json.dumps(_plain(found) | {"token_lengths": lengths}, indent=1, ensure_ascii=False))
+        return
+    out = console or terminal.console(highlight=False)
+    _head(out, found)
+    for number, (place, form, pair) in enumerate(found.records, start=1):
+        out.print(terminal.text(f"record {number}: {place.file}, row {place.index}, read as {form}", "bold"))
+        for name, value in pair._asdict().items():
+            if value:
+                out.print(terminal.text(f"  {name}: {_cut(value, _TEXT)}"), soft_wrap=True)
+    out.print()
+    if found.fields:
+        out.print(_fields(found))
+    if found.reasons:
+        out.print(_rejects(found))
+    if lengths:
+        out.print(_token_lengths(lengths, len(found.to_measure)))
+    _block(out, found)
+
+
+def _head(out: Console, found: Preview) -> None:
+    dataset = found.dataset
+    share = f" ({found.n_records / found.rows:.0%} of the rows)" if found.rows else ""
+    rows = _n(found.rows, "row") if found.whole else f"the first {_n(found.rows, 'row')}"
+    out.print(terminal.text(f"{dataset.path or dataset.hf}: {rows}, {_n(found.n_records, 'record')}{share}", "bold"))
+    if not found.whole:
+        out.print(terminal.text("--rows 0 reads all rows", "dim"))
+    forms = ", ".join(f"{form} ({n:,})" for form, n in found.forms.most_common())
+    out.print(terminal.text(f"form: {forms or 'none that is known'}", "" if forms else "red"))
+    if found.n_alternatives:
+        out.print(terminal.text(f"{found.n_alternatives:,} answers judged worse go to raw_alternatives"))
+    out.print()
+
+
+def _fields(found: Preview) -> Table:
+    table = _table("fields, in rows where they are filled", "field", "rows", "type", "what becomes of it")
+    for name, one in sorted(found.fields.items(), key=lambda item: -item[1].rows):
+        kinds = one.becomes.most_common()
+        told = ", ".join(kind if len(kinds) == 1 else f"{kind} ({n:,})" for kind, n in kinds)
+        style = "yellow" if "not read" in one.becomes else "" if "read" in one.becomes else "dim"
+        table.add_row(*(terminal.text(text, style) for text in (name, f"{one.rows:,}", one.type, told)))
+    return table
+
+
+def _rejects(found: Preview) -> Table:
+    table = _table("rows or answers that are no record", "reason", "number", "what it means, and an example")
+    for reason, n in found.reasons.most_common():
+        example = found.examples[reason]
+        where = f"{Path(example.place.file).name}, row {example.place.index}"
+        detail = f" ({example.detail})" if example.detail else ""
+        told = f"{REASONS.get(reason, reason)}\n{where}{detail}: {_cut(example.row, _RAW)}"
+        table.add_row(terminal.text(reason, "yellow"), terminal.text(f"{n:,}"), terminal.text(told))
+    return table
+
+
+def _token_lengths(lengths: list[dict[str, Any]], measured: int) -> Table:
+    table = _table(
+        f"tokens of prompt and answer ({_n(measured, 'record')} measured)",
+        *("student", "median", "95 of 100", "longest", "scored whole", "trained on"),
+    )
+    for one in lengths:
+        if "error" in one:
+            table.add_row(terminal.text(one["student"]), terminal.text(one["error"], "red"))
+            continue
+        numbers = [f"{one[name]:,}" for name in ("median", "p95", "longest")]
+        shares = [f"{one[name]:.0%}" for name in ("scored_whole", "trained")]
+        table.add_row(*map(terminal.text, (one["student"], *numbers, *shares)))
+    return table
+
+
+def _block(out: Console, found: Preview) -> None:
+    out.print(terminal.text("for srt.toml:", "bold"))
+    out.print(terminal.text(toml_of(found.dataset)), soft_wrap=True)
+    if _UNREAD & found.reasons.keys() and not found.n_records:
+        what = "no row becomes a record: name the fields, for example --column instruction=… --column response=…"
+        out.print(terminal.text(what, "red"))
+
+
+def toml_of(dataset: Dataset) -> str:
+    """The `[[datasets]]` block of these settings; what has its default value is left out."""
+    facts = dataset.model_dump(mode="json", exclude_defaults=True)
+    lines = ["[[datasets]]"]
+    for name, value in facts.items():
+        lines.append(f"{name} = {_toml(value)}")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        # A JSON text is a TOML text, but for the one character that TOML wants escaped and JSON does not.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _lengths(settings: Settings, lake: Lake, found: Preview) -> list[dict[str, Any]]:
+    """Lengths for each registered student; an error in place of numbers for one that cannot be used."""
+    if not found.to_measure or not (slugs := checkpoints.list_students(lake)):
+        return []
+    from srt_assets.core.scoring.encoding import Texts
+    from srt_assets.core.training.lengths import lengths
+
+    texts = [Texts(*pair) for pair in found.to_measure]
+    measured: list[dict[str, Any]] = []
+    for slug in slugs:
+        try:
+            one = lengths(settings, lake, slug, texts)
+        except UserError as error:
+            measured.append({"student": slug, "error": error.message})
+        else:
+            measured.append(asdict(one) if one else {"student": slug, "error": "it can encode none of these records"})
+    return measured
+
+
+def _plain(found: Preview) -> dict[str, Any]:
+    return {
+        "dataset": found.dataset.model_dump(mode="json", exclude_defaults=True),
+        "rows": found.rows,
+        "whole": found.whole,
+        "n_records": found.n_records,
+        "n_alternatives": found.n_alternatives,
+        "forms": dict(found.forms),
+        "records": [{**asdict(place), "form": form, **pair._asdict()} for place, form, pair in found.records],
+        "fields": {
+            name: {"rows": one.rows, "type": one.type, "becomes": dict(one.becomes)}
+            for name, one in found.fields.items()
+        },
+        "rejects": {
+            reason: {"number": n, "means": REASONS.get(reason, reason), **asdict(found.examples[reason])}
+            for reason, n in found.reasons.items()
+        },
+    }
+
+
+def _table(title: str, *names: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for name in names:
+        right = name in ("rows", "number", "median", "95 of 100", "longest", "scored whole", "trained on")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _n(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _cut(text: str, most: int) -> str:
+    text = text.replace("\n", " ⏎ ")
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"

@@ -1,0 +1,122 @@
+"""What the rows of a dataset would become, before anything is run: forms, records, fields, rejects with examples.
+
+Reads with the functions of the stage `raw_dataset` and writes nothing. How it looks: `commands/preview.py`.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from srt_assets.core import files
+from srt_assets.core.records.raw import rows_of
+from srt_assets.core.records.read import dataset_files
+from srt_assets.core.records.result import Pair, Read, is_filled, named, type_of
+from srt_assets.core.records.rules import Rules
+from srt_assets.core.records.writer import MOST_FIELDS, as_json
+from srt_assets.settings import Dataset
+
+SHOWN = 3
+# Records whose lengths in tokens are measured.
+MEASURED = 500
+_RAW = 2000
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row by its file and its number in it, counted from 0."""
+
+    file: str
+    index: int
+
+
+@dataclass
+class FieldCount:
+    """A field of the rows: in how many it is filled, the JSON type of the first value, and what becomes of it."""
+
+    rows: int = 0
+    type: str = ""
+    becomes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Example:
+    """One row that is no record: why, in detail, and the row as JSON, cut."""
+
+    place: Place
+    detail: str
+    row: str
+
+
+@dataclass
+class Preview:
+    """What was found in the first `rows` rows of a dataset. `whole`: these are all rows."""
+
+    dataset: Dataset
+    rows: int = 0
+    whole: bool = True
+    n_records: int = 0
+    n_alternatives: int = 0
+    forms: Counter[str] = field(default_factory=Counter)
+    fields: dict[str, FieldCount] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Example] = field(default_factory=dict)
+    records: list[tuple[Place, str, Pair]] = field(default_factory=list)
+    to_measure: list[Pair] = field(default_factory=list)
+
+
+def preview(dataset: Dataset, at_most: int = 0) -> Preview:
+    """Read the first `at_most` rows (0 = all). UserError as a run would raise it; duplicates are not looked for."""
+    found = Preview(dataset)
+    paths = dataset_files(dataset) if dataset.path else []
+    rows = rows_of(dataset, Rules.of(dataset), paths, files.opened)
+    for file, index, row, read in islice(rows, at_most or None):
+        _add(found, Place(file, index), row, read)
+    found.whole = next(rows, None) is None
+    return found
+
+
+def _add(found: Preview, place: Place, row: Any, read: Read) -> None:
+    found.rows += 1
+    found.n_records += len(read.records)
+    found.n_alternatives += len(read.alternatives)
+    if read.form:
+        found.forms[read.form] += 1
+    for pair in read.records:
+        if len(found.records) < SHOWN:
+            found.records.append((place, read.form, pair))
+        if len(found.to_measure) < MEASURED:
+            found.to_measure.append(pair)
+    for reject in read.rejects:
+        found.reasons[reject.reason] += 1
+        if reject.reason not in found.examples:
+            found.examples[reject.reason] = Example(place, reject.detail, as_json(row, ascii=False)[:_RAW])
+    if isinstance(row, dict):
+        _count_fields(found.fields, row, read)
+
+
+def _count_fields(fields: dict[str, FieldCount], row: dict[str, Any], read: Read) -> None:
+    for name, value in row.items():
+        if is_filled(value):
+            _count(fields, named(str(name)), type_of(value), _becomes(named(str(name)), read))
+    # Fields of messages, and of an object that the settings unwrap, have a path as their name.
+    for kind, of_it in (("not read", read.unread), ("not used", read.unused)):
+        for name, type in of_it.items():
+            if name not in row:
+                _count(fields, name, type, kind)
+
+
+def _becomes(name: str, read: Read) -> str:
+    if name in read.unread:
+        return "not read"
+    if name in read.unused:
+        return "not used"
+    return "read" if read.records else "in rejected rows"
+
+
+def _count(fields: dict[str, FieldCount], name: str, type: str, becomes: str) -> None:
+    if name not in fields and len(fields) >= MOST_FIELDS:
+        return
+    one = fields.setdefault(name, FieldCount(type=type))
+    one.rows += 1
+    one.becomes[becomes] += 1
