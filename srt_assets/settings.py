@@ -98,11 +98,22 @@ class Dataset(_Section):
     format: Literal["alpaca", "sharegpt", "messages", "auto"] = "auto"
     limit: Count = 0
     multi_turn: Literal["reject", "first_turn"] = "reject"
+    # Of a hub set.
+    config: str = ""
+    revision: str = ""
+    data_files: str | tuple[str, ...] = ""
+    # Between the cells of CSV files; '' is a comma, and a tab in .tsv files.
+    delimiter: Annotated[str, Field(pattern=r'^[^\r\n"]?$')] = ""
+    # A file with a greater share of rows that cannot be read ends the run.
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
 
     @model_validator(mode="after")
     def _one_source(self) -> "Dataset":
         if bool(self.path) == bool(self.hf):
             raise ValueError("give either path or hf")
+        for name in ("config", "revision", "data_files") if self.path else ("delimiter",):
+            if getattr(self, name):
+                raise ValueError(f"{name} is of datasets with {'hf' if self.path else 'path'}")
         return self
 
 

@@ -12,10 +12,12 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint, sample_id
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
-from srt_assets.core.records import inputs
+from srt_assets.core.records import hub, inputs
+from srt_assets.core.records.find import dataset_files
 from srt_assets.core.records.formats import SENTINEL_INPUTS, Pair, Reject, detect, to_pair
 from srt_assets.core.records.ids import Ids
-from srt_assets.core.records.read import dataset_files, read_hub, read_rows
+from srt_assets.core.records.read import dataset_rows
+from srt_assets.core.records.unreadable import Unreadable
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts
 from srt_assets.settings import Dataset, Settings
@@ -43,6 +45,8 @@ class RawDataset(Stage):
         if not settings.datasets:
             raise UserError("no dataset in the settings", "add a [[datasets]] block with name and path to srt.toml")
         facts = []
+        made = lake.manifest(RECORDS)
+        known = {one["name"]: one for one in (made.inputs if made else {}).get("datasets", ())}
         paths = [dataset_files(dataset) if dataset.path else [] for dataset in settings.datasets]
         sums = inputs.sums(lake.home, chain(*paths))
         for dataset, of_it in zip(settings.datasets, paths, strict=True):
@@ -50,7 +54,9 @@ class RawDataset(Stage):
             if dataset.path:
                 rules["files"] = [sums[path] for path in of_it]
             else:
-                rules["hub"] = [dataset.hf, dataset.split]
+                rules["hub"] = hub.facts(dataset, known)
+            if dataset.delimiter:
+                rules["delimiter"] = dataset.delimiter
             facts.append(rules)
         return Fingerprint.of(stage=RECORDS, version=self.version, datasets=facts)
 
@@ -59,9 +65,9 @@ class RawDataset(Stage):
         writer = _Writer(work.lake)
         paths = [_files(*each) for each in zip(work.settings.datasets, work.want.facts["datasets"], strict=True)]
         reading = inputs.Reading(work.lake.home, {path: one for of_it in paths for path, one in of_it.items()})
-        for dataset, of_it in zip(work.settings.datasets, paths, strict=True):
+        for dataset, of_it, rules in zip(work.settings.datasets, paths, work.want.facts["datasets"], strict=True):
             known, reasons = writer.kept, writer.reasons.copy()
-            for file, index, row, format in _rows(dataset, of_it, reading):
+            for file, index, row, format in _rows(dataset, of_it, reading, hub.commit_in(rules.get("hub"))):
                 writer.add(dataset, file, index, row, format)
                 if writer.seen % 1000 == 0:
                     work.progress(writer.seen, 0, "rows")
@@ -121,22 +127,16 @@ def _files(dataset: Dataset, rules: Mapping[str, Any]) -> dict[Path, str]:
     return dict(zip(paths, rules.get("files", ()), strict=True))
 
 
-def _rows(dataset: Dataset, paths: Iterable[Path], reading: inputs.Reading) -> Iterator[tuple[str, int, Any, str]]:
-    sources: list[tuple[str, Iterator[tuple[int, Any]]]]
-    if dataset.path:
-        sources = [(str(path), read_rows(path, reading.opened)) for path in paths]
-    else:
-        sources = [(f"hf://{dataset.hf}/{dataset.split}", read_hub(dataset))]
-    given = 0
-    for name, rows in sources:
-        format: str = "" if dataset.format == "auto" else dataset.format
-        for index, row in rows:
-            if dataset.limit and given >= dataset.limit:
-                return
-            if not format and isinstance(row, dict):
-                format = detect(row)
-            yield name, index, row, format or "alpaca"
-            given += 1
+def _rows(
+    dataset: Dataset, paths: Iterable[Path], reading: inputs.Reading, commit: str
+) -> Iterator[tuple[str, int, Any, str]]:
+    format, of_file = "", ""
+    for name, index, row in dataset_rows(dataset, paths, reading.opened, commit):
+        if name != of_file:
+            format, of_file = "" if dataset.format == "auto" else dataset.format, name
+        if not format and isinstance(row, dict):
+            format = detect(row)
+        yield name, index, row, format or "alpaca"
 
 
 class _Row(NamedTuple):
@@ -168,7 +168,11 @@ class _Writer:
     def add(self, dataset: Dataset, file: str, index: int, row: Any, format: str) -> None:
         self.seen += 1
         place = {"dataset": dataset.name, "source_file": file, "source_index": index}
-        pair = to_pair(row, format, dataset.multi_turn)
+        pair: Pair | Reject
+        if isinstance(row, Unreadable):
+            pair, row = Reject(row.reason), row.text
+        else:
+            pair = to_pair(row, format, dataset.multi_turn)
         self._waiting.append(_Row(place, pair, sample_id(*pair) if isinstance(pair, Pair) else "", row))
         if len(self._waiting) >= _TOGETHER:
             self.sort()

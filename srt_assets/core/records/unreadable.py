@@ -1,0 +1,108 @@
+"""Rows that could not be read: the marker that stands in their place, and how many of them a file may have.
+
+What makes a row unreadable is decided by the readers, what a readable row means in formats.py.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from srt_assets.core.errors import UserError
+
+# Characters of an unreadable row that are kept.
+KEPT = 2000
+# So many bad rows are never too many: a share of a small file says nothing.
+ALWAYS_ALLOWED = 10
+# A file of nothing but bad rows is given up after so many.
+ENOUGH = 1000
+
+REASONS = (
+    "bad_json",  # a line of JSON Lines that is no JSON
+    "duplicate_key",  # an object names a key twice: `json` would silently take the last
+    "too_deep",
+    "big_integer",
+    "wrong_cells",  # a row of CSV with more or fewer cells than the header
+    "bad_value",  # a value of Parquet or Arrow that Python cannot hold: a text that is no UTF-8, the year 300,000
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands in the place of a row that could not be read.
+
+    `reason`: one of REASONS; `text`: the row as it stands in the file, its first KEPT characters; `detail`: where it
+    stands, and what is wrong.
+    """
+
+    reason: str
+    text: str
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", self.text[:KEPT])
+
+
+class NotText:
+    """Stands in the place of bytes that are no UTF-8: an image, a hash. It is no text, so nothing takes it for one."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size = len(data)
+
+    def __repr__(self) -> str:
+        return f"<{self.size} bytes that are no text>"
+
+
+def within(share: float, file: str, rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """The rows, as long as not too many of them are unreadable.
+
+    UserError at the file's end if more than ALWAYS_ALLOWED - 1 rows, and more than this share of all, were unreadable;
+    after ENOUGH rows already if that is more than half of them too. Who stops reading before the end is told nothing
+    but what was read until then.
+    """
+    bad = _Bad(share, file)
+    try:
+        for index, row in rows:
+            bad.rows += 1
+            if isinstance(row, Unreadable):
+                bad.add(row)
+            yield index, row
+        bad.check(share)
+    finally:
+        bad.say()
+
+
+class _Bad:
+    def __init__(self, share: float, file: str) -> None:
+        self.share, self.file = share, file
+        self.rows = 0
+        self.reasons: Counter[str] = Counter()
+        self.first: Unreadable | None = None
+
+    def add(self, row: Unreadable) -> None:
+        self.first = self.first or row
+        self.reasons[row.reason] += 1
+        if self.rows >= ENOUGH:
+            self.check(max(self.share, 0.5))
+
+    def check(self, share: float) -> None:
+        n = self.reasons.total()
+        if n >= ALWAYS_ALLOWED and n > share * self.rows and self.first:
+            said = self._said()
+            self.reasons.clear()  # said now
+            raise UserError(
+                f"{self.file}: {said}; that is more than datasets.max_bad_share = {self.share:g}",
+                "correct the file; or, to leave these rows out, set a higher datasets.max_bad_share",
+            )
+
+    def say(self) -> None:
+        if self.reasons:
+            log.warning("%s: %s; they are in raw_rejects", self.file, self._said())
+
+    def _said(self) -> str:
+        why = ", ".join(f"{reason}: {n:,}" for reason, n in self.reasons.most_common())
+        n = self.reasons.total()
+        return f"{n:,} of {self.rows:,} rows cannot be read ({why}), the first at {self.first and self.first.detail}"
