@@ -6,6 +6,7 @@ A text that holds JSON stays a text, unless its type says so.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from pathlib import Path
@@ -18,17 +19,15 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.records.strict_json import Decoder
 from srt_assets.core.records.unreadable import NotText, Unreadable
 
-# Bytes of Arrow memory that are decoded at a time, and rows: how long a repeated text is, no file says beforehand.
+# Bytes of Arrow memory that are decoded at a time, and rows.
 _TOGETHER, _MOST_ROWS = 1 << 25, 1024
-_STARTS = {".parquet": b"PAR1", ".arrow": b""}
+_FEW = 64
+# What every Parquet file begins with.
+START = b"PAR1"
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _ANEW = "write the file again"
 
 Convert = Callable[[Any], Any]
-
-
-def start_of(kind: str) -> bytes:
-    """What a file of this kind begins with, as far as all of them do."""
-    return _STARTS[kind]
 
 
 def parquet_rows(file: Path, source: BinaryIO) -> Iterator[Any]:
@@ -37,15 +36,21 @@ def parquet_rows(file: Path, source: BinaryIO) -> Iterator[Any]:
         parquet = pq.ParquetFile(source, buffer_size=1 << 20)
         _check_names(file, parquet.schema_arrow)
         for group in range(parquet.num_row_groups):
-            facts = parquet.metadata.row_group(group)
-            a_row = facts.total_byte_size // max(1, facts.num_rows) + 1
-            size = max(1, min(_MOST_ROWS, _TOGETHER // a_row))
+            size = _batch_size(parquet, group)
             for batch in parquet.iter_batches(batch_size=size, row_groups=[group]):
                 yield from rows_of(batch)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's
-            raise
-        raise UserError(f"{file} is no Parquet file, or damaged: {_first_line(error)}", _ANEW) from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a column's name
+        raise _damaged(file, "Parquet", error) from None
+
+
+def _batch_size(parquet: pq.ParquetFile, group: int) -> int:
+    """Rows to read at a time. A file may hold a text once that a thousand rows have, so a few rows are looked at."""
+    facts = parquet.metadata.row_group(group)
+    a_row = facts.total_byte_size // max(1, facts.num_rows)
+    if facts.num_rows > _FEW:
+        first = next(parquet.iter_batches(batch_size=_FEW, row_groups=[group]))
+        a_row = max(a_row, first.nbytes // _FEW)
+    return max(1, min(_MOST_ROWS, _TOGETHER // (a_row + 1)))
 
 
 def arrow_rows(file: Path, source: BinaryIO) -> Iterator[Any]:
@@ -58,21 +63,32 @@ def arrow_rows(file: Path, source: BinaryIO) -> Iterator[Any]:
             batches: Any = (whole.get_batch(number) for number in range(whole.num_record_batches))
             _check_names(file, whole.schema)
         else:
+            # Its reader takes the end of a file that was cut between two batches for the stream's.
+            source.seek(max(0, source.seek(0, os.SEEK_END) - len(_END_OF_STREAM)))
+            if source.read() != _END_OF_STREAM:
+                raise UserError(f"{file} is no Arrow file, or cut short: its end is missing", _ANEW)
+            source.seek(0)
             batches = pa.ipc.open_stream(source)
             _check_names(file, batches.schema)
         for batch in batches:
             batch.validate(full=True)  # offsets are believed otherwise, wherever they lead
             yield from rows_of(batch)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UserError(f"{file} is no Arrow file, or damaged: {_first_line(error)}", _ANEW) from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _damaged(file, "Arrow", error) from None
+
+
+def _damaged(file: Path, kind: str, error: Exception) -> Exception:
+    if isinstance(error, OSError) and error.errno is not None:  # the disk's
+        return error
+    return UserError(f"{file} is no {kind} file, or damaged: {_first_line(error)}", _ANEW)
 
 
 def rows_of(batch: pa.RecordBatch | pa.Table) -> Iterator[Any]:
     """The rows of a batch or table; Unreadable for one that Python cannot hold."""
     converts = {field.name: convert for field in batch.schema if (convert := _convert(field.type))}
     size = max(1, _TOGETHER * batch.num_rows // max(1, batch.nbytes))
+    if any(_has_dictionary(field.type) for field in batch.schema):  # its texts are counted once, and made once a row
+        size = min(size, _FEW)
     for start in range(0, batch.num_rows, size):
         for row in _pylist(batch.slice(start, size)):
             if isinstance(row, dict):
@@ -88,7 +104,19 @@ def _pylist(batch: pa.RecordBatch | pa.Table) -> list[Any]:
     except (ValueError, OverflowError, pa.ArrowException) as error:
         if batch.num_rows > 1:
             return [row for at in range(batch.num_rows) for row in _pylist(batch.slice(at, 1))]
-        return [Unreadable("bad_value", "", _first_line(error))]
+        return [_unreadable(batch, error)]
+
+
+def _unreadable(row: pa.RecordBatch | pa.Table, error: Exception) -> Unreadable:
+    """The marker for one row, with the columns that can be read, and the names of those that cannot."""
+    good, bad = {}, []
+    for name in row.schema.names:
+        try:
+            good[name] = row.column(name).to_pylist()[0]
+        except (ValueError, OverflowError, pa.ArrowException):
+            bad.append(name)
+    text = json.dumps(good, default=str)
+    return Unreadable("bad_value", text, f"column {', '.join(map(repr, bad))}: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:
@@ -110,6 +138,10 @@ def _check_names(file: Path, schema: pa.Schema) -> None:
 
 def _children(type_: pa.DataType) -> list[pa.Field]:
     return [type_.field(n) for n in range(type_.num_fields)] if pa.types.is_nested(type_) else []
+
+
+def _has_dictionary(type_: pa.DataType) -> bool:
+    return pa.types.is_dictionary(type_) or any(_has_dictionary(child.type) for child in _children(type_))
 
 
 def _convert(type_: pa.DataType) -> Convert | None:

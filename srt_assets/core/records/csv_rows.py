@@ -37,10 +37,10 @@ def rows(file: Path, opened: Callable[[Path], BinaryIO], delimiter: str) -> Iter
             if not header:
                 header = _names(file, cells, delimiter)
             elif len(cells) != len(header):
-                what = f"line {start} has {len(cells)} cells, the header {len(header)}"
+                what = f"line {start}: cells: {len(cells)}, columns in the header: {len(header)}"
                 yield Unreadable("wrong_cells", delimiter.join(cells), what)
             elif any("\0" in cell for cell in cells):
-                yield Unreadable("bad_value", delimiter.join(cells), f"line {end} has a character of code 0")
+                yield Unreadable("bad_value", delimiter.join(cells), f"line {end}: there is a character of code 0")
             else:
                 yield dict(zip(header, cells, strict=True))
 

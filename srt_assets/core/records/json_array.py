@@ -37,17 +37,19 @@ def values(file: Path, opened: Callable[[Path], BinaryIO] = opened, chunk: int =
     """
     with opened(file) as source:
         text = _Text(source, chunk)
+        kind = names = ""
         if text.peek() == "[":
             yield from _items(text)
-            kind = ""
         elif text.peek() == "{":
-            kind = yield from _list_in_object(text, file)
+            kind, names = yield from _list_in_object(text)
         else:
             kind = type(text.value()).__name__
         if text.peek():
             raise text.error("Extra data")
         if kind:
             raise NotAnArray(kind)
+        if names:
+            log.warning("%s holds an object; its rows are %s", file, names)
 
 
 def _items(text: "_Text") -> Iterator[Any]:
@@ -64,8 +66,11 @@ def _items(text: "_Text") -> Iterator[Any]:
     text.skip()
 
 
-def _list_in_object(text: "_Text", file: Path) -> Generator[Any, None, str]:
-    """The values of the one list of objects in the object that begins at the place; what else it is if it has none."""
+def _list_in_object(text: "_Text") -> Generator[Any, None, tuple[str, str]]:
+    """The values of the one list of objects in the object that begins at the place.
+
+    Gives back what the object is if it has no such list, else the name of the list, and those of all keys.
+    """
     names: list[str] = []
     taken = None
     text.skip()
@@ -80,7 +85,7 @@ def _list_in_object(text: "_Text", file: Path) -> Generator[Any, None, str]:
             text.value()
         elif text.begins_list_of_objects():
             if taken is not None:
-                raise NotAnArray(f"object with several lists, {taken[:80]!r} and {name[:80]!r}")
+                raise NotAnArray(f"object of several lists ({taken[:80]!r}, {name[:80]!r})")
             taken = name
             yield from _items(text)
         else:
@@ -94,9 +99,8 @@ def _list_in_object(text: "_Text", file: Path) -> Generator[Any, None, str]:
     text.skip()
     listed = ", ".join(repr(name[:80]) for name in names[:20])
     if taken is None:
-        return f"object (its keys: {listed or 'none'})"
-    log.warning("%s holds an object; its rows are the list %r (keys: %s)", file, taken[:80], listed)
-    return ""
+        return f"object (its keys: {listed or 'none'})", ""
+    return "", f"the list {taken[:80]!r} (its keys: {listed})"
 
 
 class NotAnArray(ValueError):

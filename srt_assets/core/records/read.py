@@ -23,14 +23,14 @@ from srt_assets.settings import Dataset
 
 # How a file is opened: `inputs.Reading` hashes what is read of it.
 Opener = Callable[[Path], BufferedReader]
-# What text files really are, by their first bytes, and what to do.
+# What files really are, by their first bytes, and what to do.
 _FIRST_BYTES = (
     (b"\x1f\x8b", "is packed with gzip", "let its name end in .gz"),
     (b"\x28\xb5\x2f\xfd", "is packed with zstd", "let its name end in .zst"),
     (b"PK\x03\x04", "is a zip archive or an Excel file", "unpack it, or save it as CSV"),
     (b"BZh91AY&SY", "is packed with bzip2", "unpack it, or pack it with gzip"),
     (b"\xfd7zXZ", "is packed with xz", "unpack it, or pack it with gzip"),
-    (b"PAR1", "is a Parquet file", "let its name end in .parquet"),
+    (arrow_rows.START, "is a Parquet file", "let its name end in .parquet"),
     (b"version https://git-lfs", "is a pointer of Git LFS, not the data", "fetch the file itself: git lfs pull"),
     (codecs.BOM_UTF32_LE, "is UTF-32", "save the file as UTF-8"),
     (codecs.BOM_UTF16_LE, "is UTF-16", "save the file as UTF-8"),
@@ -64,9 +64,8 @@ def read_rows(file: Path, opened: Opener = files.opened, delimiter: str = "") ->
     kind, packed = kind_of(file)
     try:
         if kind in (".parquet", ".arrow"):
-            rows = _column_rows(
-                file, kind, partial(spooled, opened=opened, start=arrow_rows.start_of(kind)) if packed else opened
-            )
+            start = arrow_rows.START if kind == ".parquet" else b""
+            rows = _columns(file, kind, partial(spooled, opened=opened, start=start) if packed else opened)
         else:
             opener = partial(_text, opened=partial(unpacked, opened=opened) if packed else opened)
             if kind == ".json":
@@ -85,15 +84,21 @@ def read_rows(file: Path, opened: Opener = files.opened, delimiter: str = "") ->
 def _text(file: Path, opened: Opener) -> BufferedReader:
     """A file that must be text of UTF-8. UserError if its first bytes say that it is something else."""
     source = opened(file)
-    first = source.peek(64)
-    for start, what, remedy in _FIRST_BYTES:
-        if first.startswith(start):
-            source.close()
-            raise UserError(f"{file} {what}", remedy)
-    if not json.detect_encoding(first[:4]).startswith("utf-8"):  # without a mark, by its zeros
+    try:
+        first = source.peek(64)
+        _check_start(file, first)
+        if not json.detect_encoding(first[:4]).startswith("utf-8"):  # without a mark, by its zeros
+            raise UserError(f"{file} is no UTF-8: there are zeros between its letters", "save the file as UTF-8")
+    except BaseException:
         source.close()
-        raise UserError(f"{file} is no UTF-8 (there are zeros between its first letters)", "save the file as UTF-8")
+        raise
     return source
+
+
+def _check_start(file: Path, first: bytes, but: bytes = b"") -> None:
+    for start, what, remedy in _FIRST_BYTES:
+        if first.startswith(start) and start != but:
+            raise UserError(f"{file} {what}", remedy)
 
 
 def _json(file: Path, opened: Opener) -> Iterator[Any]:
@@ -103,12 +108,14 @@ def _json(file: Path, opened: Opener) -> Iterator[Any]:
         hint = "one object a line needs the ending .jsonl" if error.msg == "Extra data" else "correct that line"
         raise UserError(f"{file}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}", hint) from None
     except json_array.NotUtf8 as error:
-        what = f"{file}, line {error.line}: byte {error.start} of the file is not UTF-8"
+        what = f"{file}, line {error.line}: byte {error.start + 1} of the file is not UTF-8"
         raise UserError(what, "save the file as UTF-8; iconv does it if you know its encoding") from None
     except json_array.NotAnArray as error:
-        raise UserError(f"{file} holds one {error}, not a list of records", "wrap the records in [ ]") from None
+        hint = "wrap the records in [ ]; of several lists, make each a file"
+        raise UserError(f"{file} holds one {error}, not a list of records", hint) from None
 
 
-def _column_rows(file: Path, kind: str, opened: Callable[[Path], Any]) -> Iterator[Any]:
+def _columns(file: Path, kind: str, opened: Callable[[Path], Any]) -> Iterator[Any]:
     with opened(file) as source:
+        _check_start(file, source.peek(64), arrow_rows.START if kind == ".parquet" else b"")
         yield from (arrow_rows.parquet_rows if kind == ".parquet" else arrow_rows.arrow_rows)(file, source)

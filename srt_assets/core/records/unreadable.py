@@ -13,8 +13,8 @@ from srt_assets.core.errors import UserError
 
 # Characters of an unreadable row that are kept.
 KEPT = 2000
-# So many bad rows are never too many: a share of a small file says nothing.
-ALWAYS_ALLOWED = 10
+# Fewer bad rows never end a run: of a small file a share says nothing.
+TOO_MANY = 10
 # A file of nothing but bad rows is given up after so many.
 ENOUGH = 1000
 
@@ -59,16 +59,15 @@ class NotText:
 def within(share: float, file: str, rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
     """The rows, as long as not too many of them are unreadable.
 
-    UserError at the file's end if more than ALWAYS_ALLOWED - 1 rows, and more than this share of all, were unreadable;
-    after ENOUGH rows already if that is more than half of them too. Who stops reading before the end is told nothing
-    but what was read until then.
+    UserError at the end if at least TOO_MANY rows, and more than this share of all, are unreadable; already from ENOUGH
+    rows on if they are more than half of all as well.
     """
     bad = _Bad(share, file)
     try:
         for index, row in rows:
             bad.rows += 1
             if isinstance(row, Unreadable):
-                bad.add(row)
+                bad.add(index, row)
             yield index, row
         bad.check(share)
     finally:
@@ -80,17 +79,17 @@ class _Bad:
         self.share, self.file = share, file
         self.rows = 0
         self.reasons: Counter[str] = Counter()
-        self.first: Unreadable | None = None
+        self.first = ""
 
-    def add(self, row: Unreadable) -> None:
-        self.first = self.first or row
+    def add(self, index: int, row: Unreadable) -> None:
+        self.first = self.first or f"row {index + 1:,} ({row.detail})"
         self.reasons[row.reason] += 1
         if self.rows >= ENOUGH:
             self.check(max(self.share, 0.5))
 
     def check(self, share: float) -> None:
         n = self.reasons.total()
-        if n >= ALWAYS_ALLOWED and n > share * self.rows and self.first:
+        if n >= TOO_MANY and n > share * self.rows:
             said = self._said()
             self.reasons.clear()  # said now
             raise UserError(
@@ -105,4 +104,4 @@ class _Bad:
     def _said(self) -> str:
         why = ", ".join(f"{reason}: {n:,}" for reason, n in self.reasons.most_common())
         n = self.reasons.total()
-        return f"{n:,} of {self.rows:,} rows cannot be read ({why}), the first at {self.first and self.first.detail}"
+        return f"{n:,} of {self.rows:,} rows cannot be read ({why}), the first is {self.first}"
