@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,6 +146,17 @@ def test_rows_that_json_would_lose_or_break_on(tmp_path: Path) -> None:
     assert reasons(again) == expected and [row.detail for row in again[:4]] == [row.detail for row in found[:4]]
 
 
+@pytest.mark.parametrize("limit", [0, 640])
+def test_python_s_own_limit_of_digits_may_be_another(tmp_path: Path, limit: int) -> None:
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(limit)
+    try:
+        assert reasons(rows(tmp_path / "a.jsonl", "9" * 4_301)) == ["big_integer"]
+        assert reasons(rows(tmp_path / "a.jsonl", "9" * 641)) == ["big_integer" if limit else ""]
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
 def test_an_array_is_read_on_behind_a_deep_value_wherever_the_buffer_ends(tmp_path: Path) -> None:
     from srt_assets.core.records.json_array import values
 
@@ -226,6 +238,7 @@ def test_line_ends_of_csv_are_the_same_wherever_the_buffer_ends(
     text = 'a,b\r\n1,"x\r\ny"\r2,"z\n\r"\n\r\n3,\n'
     expected = [{"a": "1", "b": "x\r\ny"}, {"a": "2", "b": "z\n\r"}, {"a": "3", "b": ""}]
     assert rows(tmp_path / "a.csv", text) == expected
+    assert rows(tmp_path / "a.csv", text + "4\r\n")[3].detail.startswith("line 9:")
 
 
 def test_rows_of_csv_that_do_not_fit_the_header(tmp_path: Path) -> None:

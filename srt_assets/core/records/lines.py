@@ -34,7 +34,7 @@ def _read(source: BinaryIO) -> Iterator[bytes]:
 def _split(source: BinaryIO) -> Iterator[bytes]:
     rest = b""
     # What is kept is looked through again each time: twice as much is read then.
-    while data := source.read(max(_CHUNK, len(rest))):
+    while data := source.read(min(max(_CHUNK, len(rest)), LONGEST_LINE + 1 - len(rest))):
         found = (rest + data).splitlines(keepends=True)
         # Of the last one the end may be missing: of \r\n its second half.
         rest = b"" if found[-1].endswith(b"\n") else found.pop()
