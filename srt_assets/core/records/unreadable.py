@@ -18,14 +18,15 @@ TOO_MANY = 10
 # A file of nothing but bad rows is given up after so many.
 ENOUGH = 1000
 
-REASONS = (
-    "bad_json",  # a line of JSON Lines that is no JSON
-    "duplicate_key",  # an object names a key twice: `json` would silently take the last
-    "too_deep",
-    "big_integer",
-    "wrong_cells",  # a row of CSV with more or fewer cells than the header
-    "bad_value",  # a value of Parquet or Arrow that Python cannot hold: a text that is no UTF-8, the year 300,000
-)
+# Why a row is unreadable, and what a person may do about it.
+REASONS: dict[str, str] = {
+    "bad_json": "the line is no JSON: correct or delete it",
+    "duplicate_key": "an object names a key twice, and nobody knows which of the values is meant",
+    "too_deep": "lists and objects stand hundreds deep within each other, which no record needs",
+    "big_integer": "an integer of thousands of digits: write it as a text",
+    "wrong_cells": "the row has more or fewer cells than the header",
+    "bad_value": "a value that is no text of UTF-8, or no date or number that Python can hold",
+}
 
 log = logging.getLogger(__name__)
 
