@@ -308,9 +308,12 @@ def report(
 def estimate() -> None:
     """Calls, tokens and money (USD) still to pay the teacher, and what that assumes. Pays nothing."""
     from srt_assets.commands import show
-    from srt_assets.core.records import raw
+    from srt_assets.core.records import again, raw
 
     settings, lake = _open()
+    if again.is_due(settings, lake):
+        show.estimate_again(settings, lake)
+        return
     # Reading the files is free, and without records there is nothing to estimate.
     raw.STAGE.run(settings, lake)
     show.estimate(settings, lake)

@@ -75,6 +75,19 @@ class _Section(BaseModel):
         return value
 
 
+Column = Literal[
+    "instruction", "prompt", "input", "response", "completion", "chosen", "rejected", "messages", "system", "history",
+    "label", "id",
+]  # fmt: skip
+Format = Literal[
+    "auto", "alpaca", "sharegpt", "messages", "mapped",
+    "oasst_tree", "oasst_flat", "openai_preference", "completions_labels", "generations_correctness_math_verify",
+    "generations_correctness_llama", "preference", "conversations", "conversation", "texts_in_turn", "prompt_messages",
+    "self_instruct", "instruction_response", "upper_case", "prompt_completion", "prompt_response", "prompt_generation",
+    "question_answer", "question_response", "flan", "message_pair",
+]  # fmt: skip
+
+
 class Project(_Section):
     home: Path = Path(".srt")
     # What the random generators take.
@@ -95,7 +108,8 @@ class Dataset(_Section):
     path: str = ""
     hf: str = ""
     split: str = "train"
-    format: Literal["alpaca", "sharegpt", "messages", "auto"] = "auto"
+    # A word for a group of forms, "mapped", or the name of one form of `core/records/forms.py`.
+    format: Format = "auto"
     limit: Count = 0
     multi_turn: Literal["reject", "first_turn"] = "reject"
     # Of a hub set.
@@ -106,6 +120,14 @@ class Dataset(_Section):
     delimiter: Annotated[str, Field(pattern=r'^[^\r\n"]?$')] = ""
     # A file with a greater share of rows that cannot be read ends the run.
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    # Which column holds what, where no form of its own name is known; "" = leave that out.
+    columns: dict[Column, str] = {}
+    # Further names of roles.
+    roles: dict[Literal["user", "assistant", "system", "tool"], tuple[str, ...]] = {}
+    role_key: str = ""
+    text_key: str = ""
+    # A column whose fields are the row.
+    unwrap: str = ""
 
     @model_validator(mode="after")
     def _one_source(self) -> "Dataset":
@@ -114,6 +136,27 @@ class Dataset(_Section):
         for name in ("config", "revision", "data_files") if self.path else ("delimiter",):
             if getattr(self, name):
                 raise ValueError(f"{name} is of datasets with {'hf' if self.path else 'path'}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_whole_mapping(self) -> "Dataset":
+        given = {name for name, column in self.columns.items() if column}
+        if given and self.format not in ("auto", "mapped"):
+            raise ValueError(f'columns are for format = "mapped", not "{self.format}"')
+        if self.format == "mapped" and not given:
+            raise ValueError(
+                'format = "mapped" needs columns, such as { instruction = "problem", response = "solution" }'
+            )
+        for one, *others in (("instruction", "prompt"), ("response", "completion", "chosen")):
+            if len(given & {one, *others}) > 1:
+                raise ValueError(f"columns: {' and '.join(sorted(given & {one, *others}))} are the same thing")
+        if given and "messages" not in given:
+            if not given & {"instruction", "prompt"}:
+                raise ValueError("columns name no instruction (or prompt, or messages)")
+            if not given & {"response", "completion", "chosen"}:
+                raise ValueError("columns name no response (or completion, chosen, or messages)")
+        if "messages" in given and given & {"instruction", "prompt", "input"}:
+            raise ValueError("columns name both messages and an instruction or input")
         return self
 
 

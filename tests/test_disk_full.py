@@ -13,7 +13,7 @@ import pytest
 from srt_assets.core import reserve
 from srt_assets.core.errors import StageError, disk_full
 from srt_assets.core.lake import Lake
-from srt_assets.core.records import raw
+from srt_assets.core.records import raw, writer
 from srt_assets.core.scoring import pace
 from srt_assets.core.scoring import run as scoring
 from srt_assets.core.scoring import stage as scores
@@ -154,7 +154,7 @@ def test_a_dataset_that_does_not_fit_leaves_nothing_in_the_way(
     data = disk.path / "more.json"
     data.write_text(json.dumps(records(2000)))
     more = settings.model_copy(update={"datasets": (Dataset(name="d", path=str(data)),)})
-    monkeypatch.setattr(raw, "CHUNK", 100)
+    monkeypatch.setattr(writer, "CHUNK", 100)
     disk.fill(left=150_000)
     before = shutil.disk_usage(disk.path).free
     with pytest.raises(OSError) as caught:

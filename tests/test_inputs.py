@@ -13,7 +13,7 @@ from srt_assets.core import looks
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.lake import Lake
-from srt_assets.core.records import inputs, raw
+from srt_assets.core.records import inputs, meaning, raw
 from srt_assets.settings import Dataset, Project, Settings
 
 ROWS = [{"instruction": f"Do thing {i}", "input": "", "output": f"Thing {i}"} for i in range(30)]
@@ -135,16 +135,16 @@ def test_a_run_fails_whose_file_changes_meanwhile(
 ) -> None:
     file = write(tmp_path / f"a{suffix}")
     settings = settings_of(lake.home, file, limit=limit)
-    to_pair, seen = raw.to_pair, []
+    read_row, seen = meaning.read_row, []
 
     def meanwhile(*arguments):
         seen.append(arguments)
         if len(seen) == 5:
             change(file)
-        return to_pair(*arguments)
+        return read_row(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(raw, "to_pair", meanwhile)
+        patch.setattr(meaning, "read_row", meanwhile)
         with pytest.raises(StageError, match=f"a{suffix} was changed while it was read"):
             raw.STAGE.run(settings, lake)
     assert len(seen) >= 5 and lake.manifest("raw_records") is None

@@ -16,8 +16,7 @@ from srt_assets.core.hashing import sample_id
 from srt_assets.core.lake import Lake
 from srt_assets.core.progress import throttled
 from srt_assets.core.records import raw
-from srt_assets.core.records.formats import REASONS, Pair, Reject, to_pair
-from srt_assets.core.records.ids import Ids
+from srt_assets.core.records.ids import NEW, Ids
 from srt_assets.settings import Dataset, Settings
 
 GOOD = {"instruction": "Name a colour.", "input": "", "output": "Red."}
@@ -82,7 +81,6 @@ def test_every_row_is_a_record_or_a_reject_with_a_reason(tmp_path: Path, lake: L
         (1, "duplicate"),
         (2, "empty_response"),
         (3, "empty_instruction"),
-        (4, "wrong_type"),
         (6, "missing_response"),
         (7, "missing_instruction"),
         (8, "not_an_object"),
@@ -191,29 +189,6 @@ def test_what_was_read_before_survives_a_broken_file(tmp_path: Path, lake: Lake)
     assert table(lake, "SELECT count(*) FROM raw_records") == [(1,)]
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["instruction", "input", "output", "conversations", "messages", "from", "value", "role"]),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
-)
-
-
-@given(JSON, st.sampled_from(["alpaca", "sharegpt", "messages"]), st.sampled_from(["reject", "first_turn"]))
-def test_any_json_is_a_pair_or_a_known_reason(row: object, format: str, multi_turn: str) -> None:
-    found = to_pair(row, format, multi_turn)
-    if isinstance(found, Reject):
-        assert found.reason in REASONS
-    else:
-        assert isinstance(found, Pair) and all(isinstance(t, str) for t in found) and found.response.strip()
-
-
 def test_a_dataset_without_any_record_is_warned_of_with_the_reasons(
     tmp_path: Path, lake: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -221,7 +196,7 @@ def test_a_dataset_without_any_record_is_warned_of_with_the_reasons(
     odd = write(tmp_path / "odd.json", [{"Instruction": "Name a colour.", "Output": "Red."}] * 2)
     raw.STAGE.run(settings_for(good, odd), lake)
     [warning] = caplog.messages
-    assert "'d1'" in warning and "missing_instruction: 2" in warning
+    assert "'d1': 0 records from 2 rows; rejected: unknown_form 2" in warning and "Instruction, Output" in warning
 
 
 def test_progress_of_unknown_length_is_throttled_and_the_last_word_is_not() -> None:
@@ -235,11 +210,12 @@ def test_progress_of_unknown_length_is_throttled_and_the_last_word_is_not() -> N
 @examples(deadline=None, max_examples=50)
 @given(st.lists(st.lists(st.integers(0, 40) | st.integers(2**64 - 3, 2**64 - 1), max_size=30), max_size=12))
 def test_an_id_is_new_once_however_they_come(chunks: list[list[int]]) -> None:
-    ids, seen = Ids(), set()
-    for chunk in chunks:
+    ids, seen = Ids(), {}
+    for place, chunk in enumerate(chunks):
         names = [f"{number:016x}" for number in chunk]
-        expected = []
-        for name in names:
-            expected.append(name not in seen)
-            seen.add(name)
-        assert ids.add(names) == expected
+        expected = [seen.setdefault(name, place) for name in names]
+        firsts = {name: at for at, name in reversed([*enumerate(names)]) if seen[name] == place}
+        expected = [
+            NEW if firsts.get(name) == at else of for at, (name, of) in enumerate(zip(names, expected, strict=True))
+        ]
+        assert ids.add(names, [place] * len(names)) == expected

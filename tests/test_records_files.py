@@ -4,7 +4,7 @@ import gzip
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,8 +16,8 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.records import csv_rows, lines, raw, unreadable
 from srt_assets.core.records.find import SUFFIXES, dataset_files
-from srt_assets.core.records.read import dataset_rows, read_rows
-from srt_assets.core.records.unreadable import Unreadable
+from srt_assets.core.records.read import read_rows, sources
+from srt_assets.core.records.unreadable import Unreadable, within
 from srt_assets.settings import Dataset, Project, Settings
 
 LINES = b'{"a": 1}\n{"a": 2}\n'
@@ -37,6 +37,11 @@ PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstd}
 def rows(file: Path, data: bytes | str, **more: str) -> list:
     file.write_bytes(data if isinstance(data, bytes) else data.encode())
     return [row for _, row in read_rows(file, **more)]
+
+
+def dataset_rows(dataset: Dataset, files: list[Path]) -> Iterator[tuple[int, object]]:
+    for name, of_it in sources(dataset, files):
+        yield from within(dataset.max_bad_share, name, of_it)
 
 
 def said(file: Path, data: bytes | str, **more: str) -> str:
@@ -336,12 +341,13 @@ def test_bad_rows_are_rejects_with_their_text(tmp_path: Path, lake: Lake, caplog
 
 
 @pytest.mark.parametrize("limit", [1, 3, 5])
-def test_a_limit_counts_over_files_and_bad_rows(tmp_path: Path, limit: int) -> None:
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\nx\n')
-    (tmp_path / "b.jsonl").write_text('{"a": 1}\n' * 9)
+def test_a_limit_counts_over_files_and_bad_rows(tmp_path: Path, lake: Lake, limit: int) -> None:
+    good = '{"instruction": "%s", "output": "b"}\n'
+    (tmp_path / "a.jsonl").write_text(good % "x" + "x\n")
+    (tmp_path / "b.jsonl").write_text("".join(good % number for number in range(9)))
     dataset = Dataset(name="d", path=str(tmp_path / "*.jsonl"), limit=limit)
-    found = list(dataset_rows(dataset, dataset_files(dataset)))
-    assert len(found) == limit and [index for _, index, _ in found] == [0, 1, 0, 1, 2][:limit]
+    outcome = raw.STAGE.run(Settings(project=Project(home=lake.home), datasets=(dataset,)), lake)
+    assert outcome.stats["rows_read"] == limit and outcome.manifest.rows == limit - (limit > 1)
 
 
 # -- anything at all

@@ -18,7 +18,9 @@ from srt_assets.commands.report import report
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
-from srt_assets.core.records.formats import Pair, to_pair
+from srt_assets.core.records.meaning import read_row
+from srt_assets.core.records.result import Pair
+from srt_assets.core.records.rules import Rules
 from srt_assets.core.selection import decide
 from srt_assets.core.selection.evidence import explain
 from srt_assets.core.sql import views
@@ -179,7 +181,8 @@ def test_an_export_reads_back_as_the_selected_pairs(decided: Lake, tmp_path: Pat
         "SELECT instruction, input, response FROM selected_set WHERE student = 'tiny' ORDER BY position"
     ).fetchall()
     con.close()
-    assert [to_pair(row, format, "reject") for row in rows] == [Pair(*row) for row in chosen]
+    found = [read_row(row, Rules(format)) for row in rows]
+    assert [read.records for read in found] == [[Pair(*row)] for row in chosen]
     again = tmp_path / f"again{ending}"
     export(settings, decided, "tiny", format, again)
     assert again.read_bytes() == out.read_bytes()

@@ -187,6 +187,9 @@ def _nothing_to_do(
 ) -> bool:
     """Everything is made, this instance knows it, and no blocking check has anything against it."""
     found = standings(settings, lake, list(students))
+    waiting = {stage.asset for stage in stages.STAGES if stage.waits_for_person}
+    if any(s.asset in waiting and s.why for s in found):  # an older program made it: now a person is here
+        return False
     return all(
         s.state == "fresh"
         and is_recorded(instance, s.asset, s.student)

@@ -1,6 +1,7 @@
 """Tables on the terminal: what a run ended with, the students, where every asset stands."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from srt_assets.commands import terminal
-from srt_assets.core.errors import UserError
+from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.sql.catalog import publish
 from srt_assets.core.sql.faults import faults
@@ -19,6 +20,7 @@ from srt_assets.settings import Settings
 
 if TYPE_CHECKING:
     from srt_assets.core.repair import Repaired
+    from srt_assets.core.teacher.estimate import Estimate
     from srt_assets.core.training.prune import Waste
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -127,10 +129,24 @@ def status(settings: Settings, lake: Lake, students: Sequence[str]) -> None:
     for s in standings(settings, lake, list(students)):
         table.add_row(s.asset, s.student or "-", terminal.text(s.state, STYLES[s.state]), terminal.text(s.why))
     terminal.console().print(table)
+    if change := _reading(settings, lake):
+        terminal.console().print(terminal.text(f"raw_dataset, read again: {change}", "yellow"), soft_wrap=True)
     if not students:
         terminal.console().print("no student is registered; srt students add PATH|MODEL_ID registers one")
     for error in faults():
         terminal.console().print(Text.assemble(("SQL model left out: ", "yellow"), str(error)), soft_wrap=True)
+
+
+def _reading(settings: Settings, lake: Lake) -> str:
+    """What srt estimate counted of the records that reading again would change; '' if reading has not changed."""
+    from srt_assets.core.records import again
+
+    try:
+        if not again.is_due(settings, lake):
+            return ""
+        return str(again.remembered(settings, lake) or "srt estimate counts and prices the records that would change")
+    except (UserError, StageError):  # the table above says it
+        return ""
 
 
 def notes(settings: Settings, lake: Lake) -> None:
@@ -154,7 +170,27 @@ def estimate(settings: Settings, lake: Lake) -> None:
     """What the teacher side would still cost, one line a number."""
     from srt_assets.core.teacher.estimate import estimate as still_to_pay
 
-    found = still_to_pay(settings, lake)
+    _estimated(still_to_pay(settings, lake))
+
+
+def estimate_again(settings: Settings, lake: Lake) -> None:
+    """The same where an older program read the files: what a run would cost, which reads them again."""
+    from srt_assets.core.records import again
+    from srt_assets.core.teacher.estimate import estimate as still_to_pay
+
+    with again.ahead(settings, lake) as (after, change):
+        found = still_to_pay(settings, after)
+        if change.more:
+            now = still_to_pay(settings, lake)
+            usd = None if found.usd is None or now.usd is None else max(0.0, found.usd - now.usd)
+            change = replace(change, calls=max(0, found.calls - now.calls), usd=usd)
+    again.remember(settings, lake, change)
+    _estimated(found)
+    what = f"raw_dataset was read by an older program; srt run reads its files again: {change}"
+    terminal.console().print(terminal.text(what, "yellow"), soft_wrap=True)
+
+
+def _estimated(found: "Estimate") -> None:
     console = terminal.console(highlight=False)
     price = "price unknown" if found.usd is None else f"{found.usd:.4f} USD"
     console.print(f"{found.calls} calls, {found.prompt_tokens} + {found.completion_tokens} tokens, {price}")

@@ -35,13 +35,14 @@ class Outcome:
 @dataclass(frozen=True)
 class Description:
     """A look at an artefact: plain numbers (plotted over time), up to five rows, one histogram (title, values), one
-    plot of lines by name (axis labels, points).
+    plot of lines by name (axis labels, points), further small tables by name.
     """
 
     numbers: Facts
     sample: list[dict] = field(default_factory=list)
     histogram: tuple[str, list[float]] | None = None
     lines: tuple[str, str, Mapping[str, Sequence[tuple[int, float]]]] | None = None
+    tables: Mapping[str, list[dict]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,8 @@ class Stage(ABC):
     # Making it costs money: what differs only in these facts, which are the program's, is not made again by itself.
     costs_money: ClassVar[bool] = False
     facts_of_program: ClassVar[frozenset[str]] = frozenset({"version"})
+    # Making it costs nothing, but what a newer program makes of the same may cost money later: a person starts that.
+    waits_for_person: ClassVar[bool] = False
 
     # -- what each stage says of itself
 
@@ -131,12 +133,16 @@ class Stage(ABC):
         progress: Progress = silent,
         renew: bool = False,
         launch: Launcher | None = None,
+        attended: bool = True,
     ) -> Outcome:
-        """Bring the artefact up to date; returns at once if it is. A failure is remembered until the next try."""
+        """Bring the artefact up to date; returns at once if it is. A failure is remembered until the next try.
+
+        `attended`: a person asked for this run. StageError if it is not, and needs one: see `waits_for_person`.
+        """
         try:
             self.prepare(settings, lake, student)
             with lake.lock(self.main, self.partition(student)):
-                return self._run(settings, lake, student, progress, renew, launch)
+                return self._run(settings, lake, student, progress, renew, launch, attended)
         except Exception as error:
             if disk_full(error):
                 reserve.give_back(lake.home)
@@ -152,11 +158,16 @@ class Stage(ABC):
         progress: Progress,
         renew: bool,
         launch: Launcher | None,
+        attended: bool,
     ) -> Outcome:
         partition = self.partition(student)
         want = self.wanted(settings, lake, student)
         renew = renew and self.costs_money
         found = None if renew else self.right(lake, student, want)
+        if self.waits_for_person and attended and found and found.fingerprint != want.digest:
+            found = None
+        if self.waits_for_person and not attended and not found:
+            self._wait_for_person(lake.manifest(self.main, partition))
         if found and not self.is_outdated(lake, student):
             note = "" if found.fingerprint == want.digest else self.older(found, want)
             if note:
@@ -183,10 +194,16 @@ class Stage(ABC):
         partition = self.partition(student)
         for table in self.feeds:
             lake.parts(table, partition if self.per_student else None)
-        manifests = [lake.whole(table, partition) for table in self.tables]
-        if not all(found and self._serves(found, want) for found in manifests):
+        main = lake.whole(self.main, partition)
+        if not main or not self._serves(main, want):
             return None
-        return manifests[0] if self.is_there(lake, student) else None
+        for table in self.tables[1:]:
+            if main.code_version != self.version and lake.manifest(table, partition) is None:
+                continue  # the program that made the others did not know it
+            found = lake.whole(table, partition)
+            if not found or not self._serves(found, want):
+                return None
+        return main if self.is_there(lake, student) else None
 
     def state(self, settings: Settings, lake: Lake, student: str = "") -> State:
         """Where the artefact stands; reads manifests, and parts only if they look touched."""
@@ -218,6 +235,11 @@ class Stage(ABC):
     def older(self, manifest: Manifest, want: Fingerprint) -> str:
         """What an older program made differently, where that is left as it is."""
         what = ", ".join(sorted(want.changed_since(manifest.inputs)))
+        if self.waits_for_person:
+            return (
+                f"read by an older program ({what}); srt estimate says what reading again would change and cost, "
+                "srt run does it"
+            )
         return (
             f"made by an older program ({what}) and left as it is, for making it again costs money: "
             f"srt run {self.asset} --renew"
@@ -226,9 +248,17 @@ class Stage(ABC):
     def _serves(self, manifest: Manifest, want: Fingerprint) -> bool:
         if manifest.fingerprint == want.digest:
             return True
-        if not self.costs_money:
+        if not (self.costs_money or self.waits_for_person):
             return False
         return bool(manifest.inputs) and self._differs_by_program_only(manifest.inputs, want)
+
+    def _wait_for_person(self, made: Manifest | None) -> None:
+        if made and made.code_version != self.version:
+            raise StageError(
+                f"{self.asset} was made by an older program, and its inputs have changed since: made again, it may "
+                "have further rows that cost money",
+                f"look at srt estimate, then srt run {self.asset}",
+            )
 
     def _meant(self, failure: Failure, want: Fingerprint) -> bool:
         """Whether what failed is what is wanted now. An older program did not say what it wanted: then it is."""

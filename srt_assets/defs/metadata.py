@@ -39,6 +39,7 @@ def describe_table(table: Table, manifest: Manifest, description: Description, p
     }
     if description.sample:
         metadata["sample"] = sample_table(description.sample)
+    metadata |= {name: sample_table(rows) for name, rows in description.tables.items() if rows}
     if description.histogram and description.histogram[1]:
         metadata["histogram"] = dg.MetadataValue.md(f"![histogram]({histogram_png(*description.histogram)})")
     if description.lines:

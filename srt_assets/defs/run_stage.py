@@ -35,6 +35,8 @@ def run_stage(
     rights.keep(settings.home)
     publisher = Publisher()
     lake = Lake(settings.home, flushed=publisher.flushed)
+    # Not a schedule, a sensor, or a retry.
+    attended = names.TAG_COMMAND in context.run.tags
     renew = stage.asset in context.run.tags.get(names.TAG_RENEW, "").split(",")
     with explained(context):
         student = student_of(context)
@@ -43,7 +45,7 @@ def run_stage(
         report = reporter(context)
         try:
             with not_lost(KeyboardInterrupt, dg.DagsterExecutionInterruptedError), place(context):
-                outcome = stage.run(settings, lake, student, report, renew, launch)
+                outcome = stage.run(settings, lake, student, report, renew, launch, attended)
         finally:
             publisher.ended(lake)
         if outcome.note:

@@ -1,27 +1,41 @@
-"""Which sample ids were there before: eight bytes for each of them, where a set of texts takes a hundred and fifty."""
+"""Which sample ids were there before, and from which source: twelve bytes for each, where a dict takes hundreds."""
 
 import numpy as np
 import numpy.typing as npt
 
 _Ids = npt.NDArray[np.uint64]
+_Sources = npt.NDArray[np.int32]
+NEW = -1
 
 
 class Ids:
     """The ids seen so far, in sorted arrays of which each is at least twice as long as the next."""
 
     def __init__(self) -> None:
-        self._runs: list[_Ids] = []
+        self._runs: list[tuple[_Ids, _Sources]] = []
 
-    def add(self, ids: list[str]) -> list[bool]:
-        """For each of these ids (16 hex digits): is it the first of its kind, among these and all before?"""
+    def add(self, ids: list[str], sources: list[int]) -> list[int]:
+        """For each of these ids (16 hex digits): NEW, or the source of the first one, among these and all before.
+
+        `sources`: the number of the source that each came from.
+        """
         numbers: _Ids = np.array([int(id, 16) for id in ids], dtype=np.uint64)
-        is_new = np.zeros(len(numbers), dtype=bool)
-        is_new[np.unique(numbers, return_index=True)[1]] = True
-        for run in self._runs:
-            places = np.searchsorted(run, numbers)
-            is_new &= run[np.minimum(places, len(run) - 1)] != numbers
-        if is_new.any():
-            self._runs.append(np.sort(numbers[is_new]))
-        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
-            self._runs[-2:] = [np.sort(np.concatenate(self._runs[-2:]), kind="stable")]
-        return is_new.tolist()
+        of: _Sources = np.array(sources, dtype=np.int32)
+        _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+        found = of[first][inverse]
+        found[first] = NEW
+        for run, run_sources in self._runs:
+            places = np.minimum(np.searchsorted(run, numbers), len(run) - 1)
+            is_old = run[places] == numbers
+            found[is_old] = run_sources[places[is_old]]
+        if (is_new := found == NEW).any():
+            self._runs.append(_sorted(numbers[is_new], of[is_new]))
+        while len(self._runs) > 1 and len(self._runs[-2][0]) < 2 * len(self._runs[-1][0]):
+            one, two = self._runs[-2:]
+            self._runs[-2:] = [_sorted(np.concatenate((one[0], two[0])), np.concatenate((one[1], two[1])))]
+        return found.tolist()
+
+
+def _sorted(ids: _Ids, sources: _Sources) -> tuple[_Ids, _Sources]:
+    order = np.argsort(ids, kind="stable")
+    return ids[order], sources[order]

@@ -1,7 +1,7 @@
 """Which bytes the settings' files hold: their SHA-256, remembered by how they look, and checked while a run reads them.
 
 `srt status` asks for the sums many times and reads no file whose sum it knows. A run hashes what it reads: rows of one
-file must not be taken for those of another. What the bytes mean is decided in `read.py` and `formats.py`.
+file must not be taken for those of another. What the bytes mean is decided in `read.py` and `meaning.py`.
 """
 
 import hashlib

@@ -1,31 +1,35 @@
 """The stage behind the asset `raw_dataset`: every row of the settings' files becomes a record or a reject."""
 
-import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.hashing import Fingerprint, sample_id
+from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
+from srt_assets.core.progress import Progress
 from srt_assets.core.records import hub, inputs
 from srt_assets.core.records.find import dataset_files
-from srt_assets.core.records.formats import SENTINEL_INPUTS, Pair, Reject, detect, to_pair
-from srt_assets.core.records.ids import Ids
-from srt_assets.core.records.read import dataset_rows
-from srt_assets.core.records.unreadable import Unreadable
+from srt_assets.core.records.meaning import read_rows as meanings
+from srt_assets.core.records.read import sources
+from srt_assets.core.records.result import REASONS, Read
+from srt_assets.core.records.rules import Rules
+from srt_assets.core.records.unreadable import within
+from srt_assets.core.records.writer import ALTERNATIVES, FIELDS, RECORDS, REJECTS, Tally, Writer
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts
 from srt_assets.settings import Dataset, Settings
 
-RECORDS, REJECTS = "raw_records", "raw_rejects"
-CHUNK = 20_000
-# Rows that are compared with all before them at a time.
-_TOGETHER = 1000
+# Settings of a dataset that change what its rows mean. A manifest names those that are not as they come.
+_RULES = frozenset({"columns", "roles", "role_key", "text_key", "unwrap", "delimiter"})
+
+# Where other names for the columns may help.
+_OF_FORM = {"unknown_form", "no_structure", "missing_instruction", "missing_response", "wrong_type", "ambiguous_form"}
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +39,10 @@ class RawDataset(Stage):
 
     asset = "raw_dataset"
     # Rejects are committed first: who sees the new records also finds the new rejects.
-    tables = (RECORDS, REJECTS)
-    version = "1"
+    tables = (RECORDS, REJECTS, ALTERNATIVES, FIELDS)
+    # Raise it when the same files are to give other rows: a person's `srt run` then reads them again.
+    version = "2"
+    waits_for_person = True
     group = "raw"
     kinds = frozenset({"parquet"})
 
@@ -51,40 +57,40 @@ class RawDataset(Stage):
         sums = inputs.sums(lake.home, chain(*paths))
         for dataset, of_it in zip(settings.datasets, paths, strict=True):
             rules = dataset.model_dump(include={"name", "format", "limit", "multi_turn"})
+            rules |= dataset.model_dump(mode="json", include=set(_RULES), exclude_defaults=True)
             if dataset.path:
                 rules["files"] = [sums[path] for path in of_it]
             else:
                 rules["hub"] = hub.facts(dataset, known)
-            if dataset.delimiter:
-                rules["delimiter"] = dataset.delimiter
             facts.append(rules)
         return Fingerprint.of(stage=RECORDS, version=self.version, datasets=facts)
 
     def make(self, work: Work) -> Made:
-        """Read all datasets. UserError names the file and line that cannot be read, StageError a file that changed."""
-        writer = _Writer(work.lake)
+        """Read all datasets. UserError names the file and line that cannot be read, a column of the settings that no
+        row has, or why there is no record at all; StageError a file that changed.
+        """
+        writer = Writer(work.lake)
         paths = [_files(*each) for each in zip(work.settings.datasets, work.want.facts["datasets"], strict=True)]
         reading = inputs.Reading(work.lake.home, {path: one for of_it in paths for path, one in of_it.items()})
-        for dataset, of_it, rules in zip(work.settings.datasets, paths, work.want.facts["datasets"], strict=True):
-            known, reasons = writer.kept, writer.reasons.copy()
-            for file, index, row, format in _rows(dataset, of_it, reading, hub.commit_in(rules.get("hub"))):
-                writer.add(dataset, file, index, row, format)
-                if writer.seen % 1000 == 0:
-                    work.progress(writer.seen, 0, "rows")
-            writer.sort()
-            if writer.kept == known:
-                _warn_of_no_record(dataset, writer.reasons - reasons)
+        for dataset, of_it, facts in zip(work.settings.datasets, paths, work.want.facts["datasets"], strict=True):
+            read_into(writer, dataset, of_it, reading, work.progress, hub.commit_in(facts.get("hub")))
         reading.check()
+        if not any(tally.records for tally in writer.tallies):
+            if work.lake.manifest(RECORDS) is None:  # the rejects can be looked at; beside older records they would lie
+                writer.flush()
+                for table in (FIELDS, ALTERNATIVES, REJECTS):
+                    work.lake.commit(table, writer.parts[table], fingerprint=work.want, code_version=self.version)
+            raise _nothing_read(writer.tallies)
         writer.flush()
         work.progress(writer.seen, writer.seen, "rows")
-        stats = {"rows_read": writer.seen, **{f"rejected_{r}": n for r, n in sorted(writer.reasons.items())}}
+        for tally in writer.tallies:
+            tally.say()
         if writer.sentinels:
-            stats["sentinel_inputs"] = writer.sentinels
             log.warning("%d records have an input such as '<noinput>'; they are kept as they are", writer.sentinels)
-        return Made({RECORDS: writer.records, REJECTS: writer.rejects}, stats)
+        return Made(writer.parts, _stats(writer))
 
     def describe(self, lake: Lake, student: str = "") -> Description:
-        """Counts by reason, lengths in characters, five records."""
+        """Counts by reason, fields that nobody read, lengths in characters, five records."""
         with lake.connect() as con:
             [numbers] = rows_as_dicts(
                 con.execute(
@@ -100,23 +106,80 @@ class RawDataset(Stage):
                     "left(response, 200) AS response FROM raw_records ORDER BY dataset, source_index LIMIT 5"
                 )
             )
+            unread = rows_as_dicts(
+                con.execute(
+                    "SELECT dataset, field, n_rows, type FROM raw_fields WHERE becomes = 'unread' "
+                    "ORDER BY n_rows DESC, dataset, field LIMIT 50"
+                )
+            )
             lengths = con.execute("SELECT length(response)::DOUBLE FROM raw_records USING SAMPLE 20000 ROWS").fetchall()
         numbers |= {f"rejected_{reason}": n for reason, n in reasons}
-        return Description(numbers, sample, ("response length (characters)", [n for (n,) in lengths]))
+        histogram = ("response length (characters)", [n for (n,) in lengths])
+        return Description(numbers, sample, histogram, tables={"fields_unread": unread} if unread else {})
 
 
 STAGE = RawDataset()
 
 
-def _warn_of_no_record(dataset: Dataset, reasons: Counter[str]) -> None:
-    """A wrong format or keys of other names reject every row: said at once, not found in a table later."""
-    why = ", ".join(f"{reason}: {n}" for reason, n in reasons.most_common()) or "it has no rows"
-    log.warning(
-        "dataset %r gives no record (%s). Alpaca rows have instruction, input and output; ShareGPT rows conversations; "
-        "the third format messages",
-        dataset.name,
-        why,
-    )
+def read_into(
+    writer: Writer,
+    dataset: Dataset,
+    paths: Iterable[Path],
+    reading: inputs.Reading,
+    progress: Progress,
+    commit: str = "",
+) -> None:
+    """Read one dataset, a hub set at this commit. UserError if the settings name a column that none of its rows has."""
+    rules = Rules.of(dataset)
+    tally = writer.begin(dataset.name, {name for name in (*rules.columns.values(), rules.unwrap) if name})
+    for file, index, row, read in _rows(dataset, rules, paths, reading, commit):
+        writer.add(file, index, row, read)
+        if tally.waiting and isinstance(row, dict) and isinstance(inner := row.get(rules.unwrap), dict):
+            tally.waiting.difference_update(inner)
+        if writer.seen % 1000 == 0:
+            progress(writer.seen, 0, "rows")
+    writer.end()
+    if tally.waiting and tally.rows:
+        missing = ", ".join(sorted(map(repr, tally.waiting)))
+        raise UserError(
+            f"dataset {dataset.name!r}: no row has the column {missing}, which the settings name",
+            f"correct it: {tally.names()}",
+        )
+
+
+def _nothing_read(tallies: list[Tally]) -> UserError:
+    """What is said of a run without a record: what there is instead, and what to set."""
+    told = [
+        f"dataset {tally.name!r} gives no record: {tally.lost()}; {tally.names()}"
+        if tally.rows
+        else f"dataset {tally.name!r} has no rows"
+        for tally in tallies
+    ]
+    reasons: Counter[str] = sum((tally.reasons for tally in tallies), Counter())
+    why = {reason for reason, _ in reasons.most_common(3)}
+    remedies = [f"{reason}: {REASONS[reason]}" for reason in REASONS if reason in why]
+    if why & _OF_FORM or not why:
+        remedies.append('for columns of other names: columns = { instruction = "…", response = "…" } in srt.toml')
+    return UserError("; ".join(told), "; ".join([*remedies, "docs/data.md has the forms that are known"]))
+
+
+def _stats(writer: Writer) -> dict[str, int | float | str]:
+    """Numbers about the work. Of a kind that did not occur nothing is said."""
+    reasons: Counter[str] = sum((tally.reasons for tally in writer.tallies), Counter())
+    forms: Counter[str] = sum((tally.forms for tally in writer.tallies), Counter())
+    unread = {name for tally in writer.tallies for name, _ in tally.named("unread")}
+    counts = {
+        "sentinel_inputs": writer.sentinels,
+        "alternatives": sum(tally.alternatives for tally in writer.tallies),
+        "numbers_as_text": sum(tally.numbers for tally in writer.tallies),
+        "fields_unread": len(unread),
+    }
+    return {
+        "rows_read": writer.seen,
+        **{f"rejected_{reason}": n for reason, n in sorted(reasons.items())},
+        **{f"form_{form}": n for form, n in sorted(forms.items())},
+        **{name: n for name, n in counts.items() if n},
+    }
 
 
 def _files(dataset: Dataset, rules: Mapping[str, Any]) -> dict[Path, str]:
@@ -128,80 +191,14 @@ def _files(dataset: Dataset, rules: Mapping[str, Any]) -> dict[Path, str]:
 
 
 def _rows(
-    dataset: Dataset, paths: Iterable[Path], reading: inputs.Reading, commit: str
-) -> Iterator[tuple[str, int, Any, str]]:
-    format, of_file = "", ""
-    for name, index, row in dataset_rows(dataset, paths, reading.opened, commit):
-        if name != of_file:
-            format, of_file = "" if dataset.format == "auto" else dataset.format, name
-        if not format and isinstance(row, dict):
-            format = detect(row)
-        yield name, index, row, format or "alpaca"
-
-
-class _Row(NamedTuple):
-    """A row as read, and what it is: a pair with its id, or a reject."""
-
-    place: dict[str, Any]
-    pair: Pair | Reject
-    id: str
-    row: Any
-
-
-class _Writer:
-    """Sorts rows into records and rejects and writes them in parts of CHUNK rows, so that memory stays flat."""
-
-    def __init__(self, lake: Lake) -> None:
-        self.lake = lake
-        self.records: list[str] = []
-        self.rejects: list[str] = []
-        self.seen = 0
-        self.kept = 0
-        self.sentinels = 0
-        self.reasons: Counter[str] = Counter()
-        self._ids = Ids()
-        # Rows that were not yet compared with those before them.
-        self._waiting: list[_Row] = []
-        self._good: list[dict] = []
-        self._bad: list[dict] = []
-
-    def add(self, dataset: Dataset, file: str, index: int, row: Any, format: str) -> None:
-        self.seen += 1
-        place = {"dataset": dataset.name, "source_file": file, "source_index": index}
-        pair: Pair | Reject
-        if isinstance(row, Unreadable):
-            pair, row = Reject(row.reason), row.text
-        else:
-            pair = to_pair(row, format, dataset.multi_turn)
-        self._waiting.append(_Row(place, pair, sample_id(*pair) if isinstance(pair, Pair) else "", row))
-        if len(self._waiting) >= _TOGETHER:
-            self.sort()
-
-    def sort(self) -> None:
-        """Decide about the rows that wait, in their order."""
-        is_new = iter(self._ids.add([row.id for row in self._waiting if row.id]))
-        for place, pair, key, row in self._waiting:
-            if isinstance(pair, Pair) and next(is_new):
-                self.kept += 1
-                self.sentinels += pair.input.strip().lower() in SENTINEL_INPUTS
-                self._good.append({"sample_id": key, **pair._asdict(), **place})
-            else:
-                reason = pair.reason if isinstance(pair, Reject) else "duplicate"
-                self.reasons[reason] += 1
-                # ASCII escapes, so that text no Parquet file can hold is still shown.
-                self._bad.append({**place, "reason": reason, "raw": json.dumps(row, default=str)[:2000]})
-            if max(len(self._good), len(self._bad)) >= CHUNK:
-                self._write()
-        self._waiting = []
-
-    def flush(self) -> None:
-        """Write all rows that were added."""
-        self.sort()
-        self._write()
-
-    def _write(self) -> None:
-        if self._good:
-            self.records.append(self.lake.write_part(RECORDS, self._good))
-        if self._bad:
-            self.rejects.append(self.lake.write_part(REJECTS, self._bad))
-        self._good, self._bad = [], []
+    dataset: Dataset, rules: Rules, paths: Iterable[Path], reading: inputs.Reading, commit: str
+) -> Iterator[tuple[str, int, Any, Read]]:
+    left = dataset.limit or sys.maxsize
+    for name, rows in sources(dataset, paths, reading.opened, commit):
+        given = 0
+        for index, row, read in meanings(within(dataset.max_bad_share, name, islice(rows, left)), rules):
+            given += 1
+            yield name, index, row, read
+        left -= given
+        if left <= 0:
+            return

@@ -1,4 +1,4 @@
-"""Files and hub sets to rows as they stand: any JSON value and its place. What a row means is decided in formats.py.
+"""Files and hub sets to rows as they stand: any JSON value and its place. What a row means is decided in meaning.py.
 
 Each kind of file has a reader of its own; here is decided who reads what, and what is said of a file that is not what
 its name says. A row that could not be read is given as Unreadable.
@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from io import BufferedReader
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from srt_assets.core.errors import UserError, disk_full
 from srt_assets.core.records import arrow_rows, csv_rows, hub, json_array, json_lines
 from srt_assets.core.records.find import kind_of
 from srt_assets.core.records.packed import spooled, unpacked
-from srt_assets.core.records.unreadable import within
 from srt_assets.settings import Dataset
 
 # How a file is opened: `inputs.Reading` hashes what is read of it.
@@ -38,25 +36,16 @@ _FIRST_BYTES = (
 )
 
 
-def dataset_rows(
+def sources(
     dataset: Dataset, paths: Iterable[Path], opened: Opener = files.opened, commit: str = ""
-) -> Iterator[tuple[str, int, Any]]:
-    """(file or hub set, 0-based index, row) of a dataset, up to its `limit`.
+) -> list[tuple[str, Iterator[tuple[int, Any]]]]:
+    """The files of a dataset, or its hub set: the name of each, and (0-based index, row) of its rows.
 
-    UserError as `read_rows` and `hub.read_hub`, and for a file of which too many rows cannot be read (see `within`).
+    UserError, while they are read, as `read_rows` and `hub.read_hub`.
     """
-    sources: list[tuple[str, Iterator[tuple[int, Any]]]]
     if dataset.path:
-        sources = [(str(path), read_rows(path, opened, dataset.delimiter)) for path in paths]
-    else:
-        sources = [(f"hf://{dataset.hf}/{dataset.split}", enumerate(hub.read_hub(dataset, commit)))]
-    left = dataset.limit or None
-    for name, rows in sources:
-        for index, row in within(dataset.max_bad_share, name, islice(rows, left)):
-            left = left and left - 1
-            yield name, index, row
-        if left == 0:
-            return
+        return [(str(path), read_rows(path, opened, dataset.delimiter)) for path in paths]
+    return [(f"hf://{dataset.hf}/{dataset.split}", enumerate(hub.read_hub(dataset, commit)))]
 
 
 def read_rows(file: Path, opened: Opener = files.opened, delimiter: str = "") -> Iterator[tuple[int, Any]]:

@@ -1,0 +1,146 @@
+"""Readers of rows whose instruction and response stand in columns: one pair, a list of instances, or as mapped."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from srt_assets.core.records import fields
+from srt_assets.core.records.result import Alternative, Pair, Read, Reject, as_text, checked, is_filled, named, type_of
+from srt_assets.core.records.rules import UNDER_OWN_NAME, Rules
+from srt_assets.core.records.turns import answer_of, looks_like_turns, messages_of, pair_of
+
+Row = dict[Any, Any]
+
+
+def pair(row: Row, instruction: str, inputs: tuple[str, ...], response: str, read: Read) -> Pair | Reject:
+    """The pair of three columns, each a text; the input may be in any of several, or nowhere."""
+    question = as_text(row.get(instruction), read, instruction)
+    answer = as_text(row.get(response), read, response)
+    given = input_of(row, inputs, read)
+    for text in (question, answer, given):
+        if isinstance(text, Reject):
+            return text
+    if question is None or answer is None:
+        return Reject("missing_instruction" if question is None else "missing_response")
+    return Pair(question, given or "", answer)  # type: ignore[arg-type]
+
+
+def input_of(row: Row, names: Iterable[str], read: Read) -> str | Reject:
+    """The input, exactly as it stands; '' if there is none. Two that differ contradict each other."""
+    found, where = "", ""
+    for name in names:
+        text = as_text(row.get(name), read, name) if name in row else None
+        if isinstance(text, Reject):
+            return text
+        if text and where and text != found and not (text.isspace() or found.isspace()):
+            return Reject("ambiguous_form", f"{where} and {name}")
+        if text and (not where or found.isspace()):
+            found, where = text, name
+    return found
+
+
+def instances(row: Row, rules: Rules, read: Read) -> None:
+    """Self-instruct: one instruction, and one record for each of its instances."""
+    question = as_text(row.get("instruction"), read, "instruction")
+    if isinstance(question, Reject):
+        read.rejects.append(question)
+        return
+    for number, instance in enumerate(row["instances"]):
+        where = f"instances[{number}]"
+        found: Pair | Reject
+        if not isinstance(instance, dict):
+            found = Reject("wrong_type", f"{where} is {type_of(instance)}")
+        else:
+            found = pair({"instruction": question, **_only(instance)}, "instruction", ("input",), "output", read)
+            for name, value in instance.items():
+                if name not in ("input", "output") and not isinstance(found, Reject):
+                    found = fields.account(read, name, value, place="instances[].") or found
+        found = checked(found) if isinstance(found, Pair) else found
+        if isinstance(found, Pair):
+            read.records.append(found)
+        else:
+            read.rejects.append(Reject(found.reason, found.detail or where))
+
+
+def _only(instance: Row) -> Row:
+    return {name: instance.get(name) for name in ("input", "output")}
+
+
+def mapped(row: Row, rules: Rules, read: Read) -> None:
+    """The columns that the settings name; `input` and the like under their own names where the settings are silent."""
+    names = rules.columns
+    for role, own in UNDER_OWN_NAME.items():
+        if role not in names and role != "input":
+            read.taken.update(own)
+
+    def column(*roles: str) -> tuple[str, Any]:
+        name = next((names[role] for role in roles if names.get(role)), "")
+        return name, row.get(name)
+
+    def beside(role: str) -> list[tuple[str, Any]]:
+        own = (names[role],) if role in names else UNDER_OWN_NAME[role]
+        return [(name, row[name]) for name in own if name and name in row]
+
+    for role, check in (("system", fields.OF_ROW["system"]), ("history", fields.OF_ROW["history"])):
+        for name, value in beside(role):
+            if is_filled(value) and (why := check(name, value)):
+                read.rejects.append(why)
+                return
+    found = _texts(row, rules, read, column("messages"), column("instruction", "prompt"),
+                   column("response", "completion", "chosen"), [name for name, _ in beside("input")])  # fmt: skip
+    if isinstance(found, Pair):
+        found = checked(found)
+    if isinstance(found, Reject):
+        read.rejects.append(found)
+        return
+    for name, value in beside("label"):
+        if is_filled(value) and (why := fields.label(name, value)):
+            read.rejects.append(why)
+            return
+    for name, value in beside("rejected"):
+        if is_filled(value):
+            other = answer_of(value, rules, read, name)
+            if isinstance(other, Reject):
+                read.rejects.append(other)
+                return
+            read.alternatives.append(Alternative("rejected", named(name), other))
+    read.records.append(found)
+
+
+def _texts(
+    row: Row,
+    rules: Rules,
+    read: Read,
+    messages: tuple[str, Any],
+    asked: tuple[str, Any],
+    answered: tuple[str, Any],
+    inputs: list[str],
+) -> Pair | Reject:
+    if messages[0]:
+        if not is_filled(messages[1]):
+            return Reject("missing_instruction", named(messages[0]))
+        turns = messages_of(messages[1], named(messages[0]))
+        if isinstance(turns, Reject):
+            return turns
+        return _with_answer(turns, answered, rules, read, messages[0])
+    if isinstance(asked[1], list | dict) and looks_like_turns(asked[1]):
+        turns = messages_of(asked[1], named(asked[0]))
+        return turns if isinstance(turns, Reject) else _with_answer(turns, answered, rules, read, asked[0])
+    if isinstance(answered[1], list | dict) and answered[1]:
+        text = answer_of(answered[1], rules, read, named(answered[0]))
+        if isinstance(text, Reject):
+            return text
+        row = {**row, answered[0]: text}
+    read.taken.update(inputs)
+    return pair(row, asked[0], tuple(inputs), answered[0], read)
+
+
+def _with_answer(turns: list[Any], answered: tuple[str, Any], rules: Rules, read: Read, where: str) -> Pair | Reject:
+    """A conversation, the last answer of which may stand in a column of its own."""
+    if not answered[0]:
+        return pair_of(turns, rules, read, where)
+    if not is_filled(answered[1]):
+        return Reject("missing_response", named(answered[0]))
+    text = answer_of(answered[1], rules, read, named(answered[0]))
+    if isinstance(text, Reject):
+        return text
+    return pair_of([*turns, {rules.role_keys[0]: "assistant", rules.text_keys[0]: text}], rules, read, where)

@@ -1,0 +1,163 @@
+"""Fields beside the texts: which change what an answer means, which say nothing about it. Known-good is a list.
+
+A field on neither list is unread: the record is kept, the field is counted and named. What is read as instruction,
+input or response is decided in `forms.py`.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from srt_assets.core.records.result import Read, Reject, is_filled, named, type_of
+
+_GOOD = {"true", "1", "yes", "good", "positive", "chosen", "correct", "accepted", "pass", "passed", "desirable"}
+_BAD = {"false", "0", "no", "bad", "negative", "rejected", "incorrect", "wrong", "fail", "failed", "undesirable"}
+# A tool column of text often holds an empty list, written as JSON.
+_EMPTY_JSON = {"[]", "{}", "null", "none"}
+
+Check = Callable[[str, Any], Reject | None]
+
+
+def _if_filled(reason: str) -> Check:
+    def check(name: str, value: Any) -> Reject | None:
+        if not value or (isinstance(value, str) and value.strip().lower() in _EMPTY_JSON):
+            return None
+        return Reject(reason, named(name))
+
+    return check
+
+
+def _if_true(reason: str) -> Check:
+    def check(name: str, value: Any) -> Reject | None:
+        return Reject(reason, named(name)) if verdict(value) is True else None
+
+    return check
+
+
+def verdict(value: Any) -> bool | None:
+    """What a label says of an answer: good, bad, or None if that is not known."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return True if value == 1 else False if value == 0 else None
+    word = value.strip().lower().removesuffix(".0") if isinstance(value, str) else ""
+    return True if word in _GOOD else False if word in _BAD else None
+
+
+def label(name: str, value: Any) -> Reject | None:
+    """A reject if a label calls the answer bad, or says something that is not known."""
+    good = verdict(value)
+    if good is None:
+        shown = value if isinstance(value, str) else str(value) if isinstance(value, float) else type_of(value)
+        return Reject("unknown_label", f"{named(name)}: {named(shown)}")
+    return None if good else Reject("negative_label", named(name))
+
+
+def _truth(name: str, value: Any) -> Reject | None:
+    """As `label`, of a field that may as well hold a score: then it is no verdict."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return None
+    return label(name, value)
+
+
+def weight(name: str, value: Any) -> Reject | None:
+    """A reject if the answer is not to be learnt, or to be learnt by halves."""
+    good = verdict(value)
+    if good is None:
+        return Reject("weighted", named(name))
+    return None if good else Reject("weight_zero", named(name))
+
+
+def _rank(name: str, value: Any) -> Reject | None:
+    rank = value.strip().removesuffix(".0") if isinstance(value, str) else value
+    if rank in (0, "0") and rank is not False:
+        return None
+    is_number = isinstance(rank, int | float | str) and str(rank)[:12].lstrip("-").replace(".", "").isdigit()
+    return Reject("rank_above_0" if is_number else "unknown_label", named(name))
+
+
+def _channel(name: str, value: Any) -> Reject | None:
+    return None if value == "final" else Reject("thoughts", f"{named(name)}: {named(value)}")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _each(names: str, check: Check) -> dict[str, Check]:
+    return dict.fromkeys(names.split(), check)
+
+
+_IN_BOTH: dict[str, Check] = {
+    **_each("tools tool functions available_tools tool_definitions", _if_filled("tools")),
+    **_each("tool_calls tool_call function_call function_calls tool_call_id", _if_filled("tool_calls")),
+    **_each("images image image_url img audios audio videos video files attachments", _if_filled("multimodal")),
+    **_each("reasoning_content thinking reasoning thought thoughts", _if_filled("thoughts")),
+    **_each("weight loss_weight sample_weight train loss_mask", weight),
+    **_each("label labels kto_tag", label),
+    **_each("is_correct correctness is_good accepted", _truth),
+    **_each("rank ranking", _rank),
+    **_each("toxic is_toxic", _if_true("toxic")),
+    **_each("deleted is_deleted", _if_true("deleted")),
+    "refusal": _if_filled("refusal"),
+}
+SYSTEM = ("system", "system_prompt", "system_message", "sys_prompt")
+HISTORY = ("history", "previous_turns", "chat_history", "dialogue_history", "conversation_history", "past_turns")
+# By name of a field of a row: what makes the row no record of the texts alone.
+OF_ROW: dict[str, Check] = {
+    **_each(" ".join(SYSTEM), _if_filled("system_prompt")),
+    **_each(" ".join(HISTORY), _if_filled("has_history")),
+    **_IN_BOTH,
+    "chat_template_kwargs": _if_filled("template_kwargs"),
+    "correctness_math_verify": _truth,
+}
+OF_MESSAGE: dict[str, Check] = {**_IN_BOTH, "channel": _channel}
+# A weight says whether an answer is learnt; of a question it says nothing.
+OF_ANSWER_ONLY = _words("weight loss_weight sample_weight train loss_mask rank ranking refusal")
+
+# Known, and without a say in what the answer means.
+HARMLESS = _words(
+    """
+    id idx index uid uuid guid key hash row_id sample_id example_id item_id record_id prompt_id question_id
+    answer_id conversation_id conversation_hash message_id parent_id message_tree_id tree_state user_id turn_id
+    turn_identifier source sources dataset dataset_name data_source subset split origin url link license licence
+    author username lang language lang_code locale category categories topic topics task task_name task_type
+    task_source task_category template_type template_name domain type kind skill difficulty tag tags title model
+    model_name generator teacher created created_at created_date date timestamp updated_at turn turns num_turns
+    n_turns n_tokens num_tokens token_count length is_classification metadata meta synthetic emojis
+    detoxify openai_moderation detoxify_moderation redacted hashed_ip header country state score scores quality
+    rating ratings score_chosen score_rejected helpfulness coherence complexity verbosity input_quality
+    quality_explanation intent knowledge instruct_reward min_neighbor_distance repeat_count min_similar_uuid
+    llama_guard_2 reward_model gen_input_configs gen_response_configs difficulty_generator parallel_tool_calls
+    finish_reason finish_reasons is_reasoning_complete problem_type question_type name cache_control annotator
+    review_count
+    """
+)
+
+
+@lru_cache(maxsize=4096)
+def plain(name: str) -> str:
+    """The name of a field as the lists have it: case, blanks and hyphens are forgiven."""
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def account(
+    read: Read,
+    name: str,
+    value: Any,
+    checks: dict[str, Check] = OF_ROW,
+    place: str = "",
+    off: frozenset[str] = frozenset(),
+) -> Reject | None:
+    """Say what becomes of a field that no reader took: a reject, or a note that it is unread or known and unused.
+
+    `off`: fields that the settings leave out by name.
+    """
+    if not is_filled(value):
+        return None
+    key = plain(name) if isinstance(name, str) else ""
+    if (check := checks.get(key)) and name not in off:
+        return check(place + name, value)
+    known = read.unused if key in HARMLESS else read.unread
+    known[named(place + str(name))] = type_of(value)
+    return None

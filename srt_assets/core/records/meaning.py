@@ -1,0 +1,177 @@
+"""What a row means: its form told from all its fields, row by row; what it holds beside is accounted for.
+
+The forms are a table in `forms.py`; here is how one is chosen, and what becomes of two that fit.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from srt_assets.core.records import columns, fields, trees
+from srt_assets.core.records.columns import Row
+from srt_assets.core.records.forms import FORMS, Form
+from srt_assets.core.records.result import Alternative, Pair, Read, Reject, is_filled, is_valid, named, type_of
+from srt_assets.core.records.rules import Rules
+from srt_assets.core.records.turns import answer_of
+from srt_assets.core.records.unreadable import Unreadable
+
+_INSTRUCTIONS = frozenset(form.needs[0] for form in FORMS if form.is_columns)
+_RESPONSES = frozenset(form.needs[1] for form in FORMS if form.is_columns)
+_INPUTS = frozenset({"input", "context", "article", "passage", "document"})
+_TURNS = frozenset({"messages", "conversations", "conversation"})
+# Which forms the names of a row's fields allow, by format and names: rows of one file have few shapes.
+_shapes: dict[tuple[str, tuple[Any, ...]], list[Form]] = {}
+_MOST_SHAPES = 4096
+
+
+def read_row(row: Any, rules: Rules) -> Read:
+    """One row, any JSON value, by itself: its records, or why it is none. Rows of a flat tree need their neighbours:
+    see `trees.py`.
+    """
+    if isinstance(row, Unreadable):
+        return Read().reject(row.reason, row.detail)
+    if not isinstance(row, dict):
+        return Read().reject("not_an_object", type_of(row))
+    if trees.is_flat(row) and rules.format in ("auto", trees.FLAT) and not rules.unwrap:
+        return next(read for _, _, read in read_rows([(0, row)], rules))
+    return _unwrapped(row, rules) if rules.unwrap else _read(row, rules)
+
+
+def read_rows(rows: Iterable[tuple[int, Any]], rules: Rules) -> Iterator[tuple[int, Any, Read]]:
+    """Each row with its place and what became of it, in their order. Rows of a flat tree wait for its end."""
+    tree = trees.Flat(rules)
+    has_trees = rules.format in ("auto", trees.FLAT) and not rules.unwrap
+    for index, row in rows:
+        if has_trees and trees.is_flat(row):
+            yield from tree.add(index, row)
+        else:
+            yield from tree.end()
+            yield index, row, read_row(row, rules)
+    yield from tree.end()
+
+
+def _unwrapped(row: Row, rules: Rules) -> Read:
+    inner = row.get(rules.unwrap)
+    if not isinstance(inner, dict):
+        return Read().reject("wrong_type", f"{named(rules.unwrap)} is {type_of(inner)}")
+    read = _read(inner, rules)
+    if read.records:
+        _account(read, {name: value for name, value in row.items() if name != rules.unwrap}, set(), rules)
+    return read
+
+
+def _read(row: Row, rules: Rules) -> Read:
+    read = Read()
+    if rules.format == "mapped":
+        read.form = "mapped"
+        columns.mapped(row, rules, read)
+        if read.records:
+            _account(read, row, read.taken.union(rules.columns.values()), rules)
+        return read
+    taken: set[str] = set()
+    nothing: Reject | None = None
+    for form in _candidates(row, rules):
+        if not all(is_filled(row[key]) for key in form.needs) or (form.fits and not form.fits(row)):
+            continue
+        if not read.form:
+            form.reader(row, rules, read)
+            if read.rejects and not read.records and form.name not in _TURNS and read.rejects[0].is_no_reading:
+                # `chosen` may be a mark, say; then another form has the say.
+                nothing, read = nothing or read.rejects[0], Read()
+                continue
+            read.form = form.name
+        elif why := _contradiction(read, form, row, rules):
+            return read.reject(*why)
+        taken.update(form.needs)
+    if not read.form:
+        return read.reject(*(nothing or _nothing(row)))
+    if read.records:
+        _account(read, row, taken | read.taken, rules)
+    return read
+
+
+def _candidates(row: Row, rules: Rules) -> list[Form]:
+    key = (rules.format, tuple(row))
+    found = _shapes.get(key)
+    if found is None:
+        if len(_shapes) >= _MOST_SHAPES:
+            _shapes.clear()
+        forms = FORMS
+        if rules.format != "auto":
+            forms = tuple(form for form in FORMS if rules.format in (form.named, form.name))
+        found = _shapes[key] = [form for form in forms if all(name in row for name in form.needs)]
+    return found
+
+
+def _contradiction(read: Read, form: Form, row: Row, rules: Rules) -> Reject | None:
+    """Why a second reading of the row does not go with the first."""
+    other = Read()
+    form.reader(row, rules, other)
+    if other.rejects:
+        # One that comes to nothing is none. But what makes it no record makes the row none.
+        return None if other.rejects[0].is_no_reading or read.rejects else other.rejects[0]
+    if not read.rejects and list(map(_said, other.records)) != list(map(_said, read.records)):
+        return Reject("ambiguous_form", f"{read.form} and {form.name}")
+    read.taken |= other.taken
+    for name, kind in other.unread.items():
+        read.unread.setdefault(name, kind)
+    return None
+
+
+def _said(pair: Pair) -> tuple[str, str]:
+    """The texts of a pair where it does not matter whether the input stands apart, nor what blanks surround them."""
+    instruction, given = pair.instruction.strip(), pair.input.strip()
+    return (f"{instruction}\n{given}" if given else instruction), pair.response.strip()
+
+
+def _account(read: Read, row: Row, taken: set[str], rules: Rules) -> None:
+    """Every field that was not read: it rejects the row, or is noted."""
+    for name, value in row.items():
+        if name in taken or not is_filled(value):
+            continue
+        why: Reject | None
+        if name == "rejected" and name not in rules.off:
+            text = answer_of(value, rules, Read(), name)
+            why = text if isinstance(text, Reject) else None
+            if isinstance(text, str):
+                read.alternatives.append(Alternative("rejected", name, text))
+        elif name == "text" and _renders(value, read.records):
+            read.unused[name], why = type_of(value), None
+        elif name in _INPUTS and name not in rules.off and not _repeats(value, read.records):
+            why = Reject("unread_input", named(name))
+        else:
+            why = fields.account(read, name, value, off=rules.off)
+        if why:
+            read.reject(*why)
+            return
+    if read.alternatives and not all(is_valid(other.response) for other in read.alternatives):
+        read.reject("invalid_text", "an answer judged worse")
+
+
+def _repeats(value: Any, records: list[Pair]) -> bool:
+    """Whether a text stands in every record anyway."""
+    return isinstance(value, str) and all(any(value.strip() in text for text in pair) for pair in records)
+
+
+def _renders(value: Any, records: list[Pair]) -> bool:
+    """Whether a text holds all that every record does: it was made of them with a template."""
+    return isinstance(value, str) and all(all(text.strip() in value for text in pair) for pair in records)
+
+
+def _nothing(row: Row) -> Reject:
+    """Why no form fits."""
+    names = {name for name in row if isinstance(name, str)}
+    asked, answered = names & (_INSTRUCTIONS | _TURNS), names & _RESPONSES
+    filled = {name for name in asked | answered if is_filled(row[name])}
+    where = ", ".join(map(named, list(row)[:20]))
+    if not asked | answered:
+        text = isinstance(row.get("text"), str) and is_filled(row["text"])
+        return Reject("no_structure" if text else "unknown_form", where or "no fields")
+    if filled & _TURNS:
+        return Reject("wrong_type", ", ".join(sorted(filled & _TURNS)))
+    if filled & asked and filled & answered:
+        return Reject("unknown_form", where)
+    if filled & asked:
+        blank = any(isinstance(row[name], str) for name in answered - filled)
+        return Reject("empty_response" if blank else "missing_response", where)
+    blank = any(isinstance(row[name], str) for name in asked)
+    return Reject("empty_instruction" if blank else "missing_instruction", where)

@@ -1,0 +1,177 @@
+"""Conversations: lists of messages under any of their key names, to the one question and answer they may hold.
+
+Known roles, known parts of contents and known fields of messages are lists; what is on none of them is said by name.
+"""
+
+import json
+from itertools import pairwise
+from typing import Any
+
+from srt_assets.core.records import fields
+from srt_assets.core.records.result import Pair, Read, Reject, is_filled, named, type_of
+from srt_assets.core.records.rules import TEXT_KEYS, Rules
+
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+_OTHER_PARTS = {
+    **dict.fromkeys(("thinking", "reasoning", "redacted_thinking", "thought"), "thoughts"),
+    **dict.fromkeys(("tool_use", "tool_result", "tool_call", "tool_calls", "function_call", "function"), "tool_calls"),
+    **dict.fromkeys(("image", "image_url", "input_image", "audio", "audio_url", "input_audio"), "multimodal"),
+    **dict.fromkeys(("video", "video_url", "file", "input_file", "document"), "multimodal"),
+    **dict.fromkeys(("tools",), "tools"),
+    **dict.fromkeys(("refusal",), "refusal"),
+}
+
+
+def looks_like_turns(value: Any) -> bool:
+    """Whether this may be a conversation: a list; or one as a column of Parquet or CSV has it, see `messages_of`."""
+    if isinstance(value, list):
+        return True
+    return isinstance(value, dict) or (isinstance(value, str) and value.lstrip()[:1] == "[")
+
+
+def messages_of(value: Any, where: str) -> list[Any] | Reject:
+    """The messages of a conversation; also of one that is JSON text, or an object of lists instead of a list."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return Reject("wrong_type", f"{where} is text, and no JSON")
+    if isinstance(value, dict):
+        columns = list(value.values())
+        if not columns or not all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
+            return [value]
+        value = [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    if not isinstance(value, list):
+        return Reject("wrong_type", f"{where} is {type_of(value)}")
+    return value
+
+
+def pair_of(turns: list[Any], rules: Rules, read: Read, where: str) -> Pair | Reject:
+    """The question and its answer, or why the conversation gives none. Fields of its messages are accounted for."""
+    kinds: list[str] = []
+    kept: list[dict[Any, Any]] = []
+    for turn in turns:
+        if not isinstance(turn, dict):
+            return Reject("wrong_type", f"{where}: a message is {type_of(turn)}")
+        kind = _kind(turn, rules)
+        if kind == "system":
+            if any(is_filled(turn.get(key)) for key in rules.text_keys):
+                return Reject("system_prompt", where)
+            continue
+        kinds.append(kind)
+        kept.append(turn)
+    if why := _of_roles(kinds, kept, rules, where):
+        return why
+    texts = []
+    for turn, kind in zip(kept[:2], kinds, strict=False):
+        text = _text(turn, kind == "assistant", rules, read, where)
+        if isinstance(text, Reject):
+            return text
+        texts.append(text)
+    return Pair(texts[0], "", texts[1])
+
+
+def answer_of(value: Any, rules: Rules, read: Read, where: str) -> str | Reject:
+    """The text of an answer that stands apart: a text, a message, or a list whose last message it is."""
+    if isinstance(value, str):
+        return value
+    turns = messages_of(value, where)
+    if isinstance(turns, Reject):
+        return turns
+    if not turns or not isinstance(turns[-1], dict) or _kind(turns[-1], rules) != "assistant":
+        return Reject("wrong_type", f"{where} does not end with an answer")
+    return _text(turns[-1], True, rules, read, where)
+
+
+def _of_roles(kinds: list[str], turns: list[dict[Any, Any]], rules: Rules, where: str) -> Reject | None:
+    """Why these roles, in this order, are not one question and its answer."""
+    if not kinds:
+        return Reject("missing_instruction", f"{where} is empty")
+    first_only = rules.multi_turn == "first_turn"
+    for kind, turn in zip(kinds[:2] if first_only else kinds, turns, strict=False):
+        if kind == "tool":
+            return Reject("tool_calls", f"{where}: {named(_role(turn, rules))}")
+        if kind == "":
+            role = _role(turn, rules)
+            return Reject("unknown_role", f"{where}: {named(role) if is_filled(role) else 'none'}")
+    if kinds[0] != "user":
+        return Reject("role_order", f"{where} begins with the assistant")
+    if len(kinds) < 2:
+        return Reject("no_reply", where)
+    if kinds[1] != "assistant":
+        return Reject("role_order", f"{where}: two turns of the user")
+    if len(kinds) > 2 and not first_only:
+        if kinds[-1] == "user":
+            return Reject("no_reply", f"{where} ends with the user")
+        if any(a == b for a, b in pairwise(kinds)):
+            return Reject("role_order", f"{where}: two turns of the {kinds[-1]}")
+        return Reject("multi_turn", f"{len(kinds)} turns")
+    return None
+
+
+def _role(turn: dict[Any, Any], rules: Rules) -> Any:
+    for key in rules.role_keys:
+        if (role := turn.get(key)) is not None:
+            return role
+    return None
+
+
+def _kind(turn: dict[Any, Any], rules: Rules) -> str:
+    role = _role(turn, rules)
+    if not isinstance(role, str):
+        return ""
+    kind = rules.roles.get(role)
+    return rules.roles.get(role.strip().lower(), "") if kind is None else kind
+
+
+def _text(turn: dict[Any, Any], is_answer: bool, rules: Rules, read: Read, where: str) -> str | Reject:
+    """The text of one message. Its other fields reject it or are noted."""
+    value: Any = None
+    text_key = ""
+    for key, given in turn.items():
+        if key in rules.role_keys:
+            continue
+        if key in rules.text_keys:
+            if not is_filled(given):
+                value = given if value is None else value
+            elif not text_key:
+                value, text_key = given, key
+            elif given != value:
+                return Reject("ambiguous_form", f"{where}[].{text_key} and {where}[].{key}")
+        elif why := _beside(key, given, is_answer, read, where):
+            return why
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return Reject("missing_response" if is_answer else "missing_instruction", f"{where}: a message has no text")
+    if isinstance(value, list):
+        return _joined(value, is_answer, read, f"{where}[].{text_key or TEXT_KEYS[0]}")
+    return Reject("wrong_type", f"{where}[].{text_key} is {type_of(value)}")
+
+
+def _beside(key: Any, value: Any, is_answer: bool, read: Read, where: str) -> Reject | None:
+    """What becomes of a field of a message, or of a part of one, that is not its text."""
+    if not is_answer and fields.plain(str(key)) in fields.OF_ANSWER_ONLY:
+        return None
+    return fields.account(read, key, value, fields.OF_MESSAGE, f"{where}[].")
+
+
+def _joined(parts: list[Any], is_answer: bool, read: Read, where: str) -> str | Reject:
+    texts = []
+    for part in parts:
+        if not isinstance(part, dict):
+            return Reject("unknown_part", f"{where}[]: {type_of(part)}")
+        kind = part.get("type")
+        if not isinstance(kind, str) or kind not in _TEXT_PARTS:
+            reason = _OTHER_PARTS.get(kind, "unknown_part") if isinstance(kind, str) else "unknown_part"
+            return Reject(reason, f"{where}[]: {named(kind)}")
+        given = [part[key] for key in ("text", "value") if isinstance(part.get(key), str)]
+        if not given:
+            return Reject("wrong_type", f"{where}[]: a text part without text")
+        if len(set(given)) > 1:
+            return Reject("ambiguous_form", f"{where}[].text and {where}[].value")
+        texts.append(given[0])
+        for key, value in part.items():
+            if key not in ("type", "text", "value") and (why := _beside(key, value, is_answer, read, where)):
+                return why
+    return "".join(texts)
