@@ -113,6 +113,14 @@ class Dataset(_Section):
     format: Format = "auto"
     limit: Count = 0
     multi_turn: Literal["reject", "first_turn"] = "reject"
+    # Of a hub set.
+    config: str = ""
+    revision: str = ""
+    data_files: str | tuple[str, ...] = ""
+    # Between the cells of CSV files; '' is a comma, and a tab in .tsv files.
+    delimiter: Annotated[str, Field(pattern=r'^[^\r\n"]?$')] = ""
+    # A file with a greater share of rows that cannot be read ends the run.
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     # Which column holds what, where no form of its own name is known; "" = leave that out.
     columns: dict[Column, str] = {}
     # Further names of roles.
@@ -126,6 +134,9 @@ class Dataset(_Section):
     def _one_source(self) -> "Dataset":
         if bool(self.path) == bool(self.hf):
             raise ValueError("give either path or hf")
+        for name in ("config", "revision", "data_files") if self.path else ("delimiter",):
+            if getattr(self, name):
+                raise ValueError(f"{name} is of datasets with {'hf' if self.path else 'path'}")
         return self
 
     @model_validator(mode="after")

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt_assets.core.records.json_array import NotAnArray, values
+from srt_assets.core.records.json_array import NotAnArray, NotUtf8, values
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
-ODD = r'[NaN, -Infinity, 1e400, 12345678901234567890123, "\ud800", "😀", "", -0.0, 1E5, [], {}, {"a": 1, "a": 2}]'
+ODD = r'[NaN, -Infinity, 1e400, 12345678901234567890123, "\ud800", "😀", "", -0.0, 1E5, [], {}]'
 
 
 def whole(text: str) -> object:
@@ -85,7 +85,9 @@ def test_what_is_wrong_is_said_as_json_says_it(tmp_path: Path, text: str, chunk:
     assert said[0] == right[0] or text == "[1,]"
 
 
-@pytest.mark.parametrize(("text", "kind"), [('{"a": 1}', "dict"), ("7 ", "int"), ('"x"', "str"), ("null", "NoneType")])
+@pytest.mark.parametrize(
+    ("text", "kind"), [('{"a": 1}', "object .*'a'"), ("7 ", "int"), ('"x"', "str"), ("null", "NoneType")]
+)
 def test_one_value_is_no_array(tmp_path: Path, text: str, kind: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(NotAnArray, match=kind):
@@ -96,7 +98,7 @@ def test_one_value_is_no_array(tmp_path: Path, text: str, kind: str) -> None:
 def test_a_byte_that_is_not_utf_8_has_its_place_in_the_file(tmp_path: Path, chunk: int) -> None:
     data = '["é", "😀", "'.encode() + b"\xff" + b'"]'
     (tmp_path / "a.json").write_bytes(data)
-    with pytest.raises(UnicodeDecodeError) as told:
+    with pytest.raises(NotUtf8) as told:
         list(values(tmp_path / "a.json", chunk=chunk))
     assert told.value.start == data.index(b"\xff")
 

@@ -138,12 +138,16 @@ def test_a_second_run_reads_nothing_and_a_changed_file_is_read_again(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.jsonl", '{"instruction": "a"}\n\n{"instruction": \n', ["a.jsonl", "line 3", "broken JSON"]),
+        (
+            "a.jsonl",
+            '{"instruction": "a"}\n\n' + '{"instruction": \n' * 10,
+            ["a.jsonl", "line 3", "broken JSON", "share"],
+        ),
         ("a.json", '[{"instruction": "a"},\n {"b": }]', ["a.json", "line 2", "broken JSON"]),
         ("a.json", '{"a": 1}\n{"b": 2}\n', [".jsonl"]),
         ("a.json", '{"a": 1}', ["not a list"]),
         ("a.parquet", "PAR0", ["Parquet"]),
-        ("a.csv", "a,b", [".jsonl", "a.csv"]),
+        ("a.txt", "a,b", [".jsonl", "a.txt"]),
     ],
 )
 def test_unreadable_files_are_one_clear_error(

@@ -87,6 +87,9 @@ def _head(out: Console, found: Preview) -> None:
         out.print(terminal.text("--rows 0 reads all rows", "dim"))
     forms = ", ".join(f"{form} ({n:,})" for form, n in found.forms.most_common())
     out.print(terminal.text(f"form: {forms or 'none that is known'}", "" if forms else "red"))
+    if found.is_refused:
+        what = f"a run would end here: {found.n_unreadable:,} unreadable rows are more than max_bad_share allows"
+        out.print(terminal.text(what, "red"))
     if found.n_alternatives:
         out.print(terminal.text(f"{found.n_alternatives:,} answers judged worse go to raw_alternatives"))
     out.print()
@@ -185,6 +188,7 @@ def _plain(found: Preview) -> dict[str, Any]:
         "rows": found.rows,
         "whole": found.whole,
         "n_records": found.n_records,
+        "n_unreadable": found.n_unreadable,
         "n_alternatives": found.n_alternatives,
         "forms": dict(found.forms),
         "records": [{**asdict(place), "form": form, **pair._asdict()} for place, form, pair in found.records],

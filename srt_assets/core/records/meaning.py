@@ -12,6 +12,7 @@ from srt_assets.core.records.forms import FORMS, Form
 from srt_assets.core.records.result import Alternative, Pair, Read, Reject, is_filled, is_valid, named, type_of
 from srt_assets.core.records.rules import Rules
 from srt_assets.core.records.turns import answer_of
+from srt_assets.core.records.unreadable import Unreadable
 
 _INSTRUCTIONS = frozenset(form.needs[0] for form in FORMS if form.is_columns)
 _RESPONSES = frozenset(form.needs[1] for form in FORMS if form.is_columns)
@@ -26,6 +27,8 @@ def read_row(row: Any, rules: Rules) -> Read:
     """One row, any JSON value, by itself: its records, or why it is none. Rows of a flat tree need their neighbours:
     see `trees.py`.
     """
+    if isinstance(row, Unreadable):
+        return Read().reject(row.reason, row.detail)
     if not isinstance(row, dict):
         return Read().reject("not_an_object", type_of(row))
     if trees.is_flat(row) and rules.format in ("auto", trees.FLAT) and not rules.unwrap:

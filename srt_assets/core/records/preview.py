@@ -9,11 +9,13 @@ from itertools import islice
 from typing import Any
 
 from srt_assets.core import files
+from srt_assets.core.records import hub
+from srt_assets.core.records.find import dataset_files
 from srt_assets.core.records.raw import rows_of
-from srt_assets.core.records.read import dataset_files
 from srt_assets.core.records.result import Pair, Read, is_filled, named, type_of
 from srt_assets.core.records.rules import Rules
-from srt_assets.core.records.writer import MOST_FIELDS, as_json
+from srt_assets.core.records.unreadable import TOO_MANY, Unreadable
+from srt_assets.core.records.writer import MOST_FIELDS, shown
 from srt_assets.settings import Dataset
 
 SHOWN = 3
@@ -57,6 +59,7 @@ class Preview:
     whole: bool = True
     n_records: int = 0
     n_alternatives: int = 0
+    n_unreadable: int = 0
     forms: Counter[str] = field(default_factory=Counter)
     fields: dict[str, FieldCount] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -64,12 +67,20 @@ class Preview:
     records: list[tuple[Place, str, Pair]] = field(default_factory=list)
     to_measure: list[Pair] = field(default_factory=list)
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether a run would end with an error, because too many rows cannot be read."""
+        return self.n_unreadable >= TOO_MANY and self.n_unreadable > self.dataset.max_bad_share * self.rows
+
 
 def preview(dataset: Dataset, at_most: int = 0) -> Preview:
     """Read the first `at_most` rows (0 = all). UserError as a run would raise it; duplicates are not looked for."""
     found = Preview(dataset)
     paths = dataset_files(dataset) if dataset.path else []
-    rows = rows_of(dataset, Rules.of(dataset), paths, files.opened)
+    commit = "" if dataset.path else hub.commit_in(hub.facts(dataset, {}))
+    # All unreadable rows are counted, also where a run would end.
+    patient = dataset.model_copy(update={"max_bad_share": 1.0})
+    rows = rows_of(patient, Rules.of(dataset), paths, files.opened, commit)
     for file, index, row, read in islice(rows, at_most or None):
         _add(found, Place(file, index), row, read)
     found.whole = next(rows, None) is None
@@ -78,6 +89,7 @@ def preview(dataset: Dataset, at_most: int = 0) -> Preview:
 
 def _add(found: Preview, place: Place, row: Any, read: Read) -> None:
     found.rows += 1
+    found.n_unreadable += isinstance(row, Unreadable)
     found.n_records += len(read.records)
     found.n_alternatives += len(read.alternatives)
     if read.form:
@@ -90,7 +102,7 @@ def _add(found: Preview, place: Place, row: Any, read: Read) -> None:
     for reject in read.rejects:
         found.reasons[reject.reason] += 1
         if reject.reason not in found.examples:
-            found.examples[reject.reason] = Example(place, reject.detail, as_json(row, ascii=False)[:_RAW])
+            found.examples[reject.reason] = Example(place, reject.detail, shown(row, ascii=False)[:_RAW])
     if isinstance(row, dict):
         _count_fields(found.fields, row, read)
 

@@ -13,18 +13,20 @@ from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
 from srt_assets.core.progress import Progress
-from srt_assets.core.records import inputs
+from srt_assets.core.records import hub, inputs
+from srt_assets.core.records.find import dataset_files
 from srt_assets.core.records.meaning import read_rows as meanings
-from srt_assets.core.records.read import Opener, dataset_files, read_hub, read_rows
+from srt_assets.core.records.read import Opener, sources
 from srt_assets.core.records.result import REASONS, Read
 from srt_assets.core.records.rules import Rules
+from srt_assets.core.records.unreadable import within
 from srt_assets.core.records.writer import ALTERNATIVES, FIELDS, RECORDS, REJECTS, Tally, Writer
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts
 from srt_assets.settings import Dataset, Settings
 
 # Settings of a dataset that change what its rows mean. A manifest names those that are not as they come.
-_RULES = frozenset({"columns", "roles", "role_key", "text_key", "unwrap"})
+_RULES = frozenset({"columns", "roles", "role_key", "text_key", "unwrap", "delimiter"})
 
 # Where other names for the columns may help.
 _OF_FORM = {"unknown_form", "no_structure", "missing_instruction", "missing_response", "wrong_type", "ambiguous_form"}
@@ -49,6 +51,8 @@ class RawDataset(Stage):
         if not settings.datasets:
             raise UserError("no dataset in the settings", "add a [[datasets]] block with name and path to srt.toml")
         facts = []
+        made = lake.manifest(RECORDS)
+        known = {one["name"]: one for one in (made.inputs if made else {}).get("datasets", ())}
         paths = [dataset_files(dataset) if dataset.path else [] for dataset in settings.datasets]
         sums = inputs.sums(lake.home, chain(*paths))
         for dataset, of_it in zip(settings.datasets, paths, strict=True):
@@ -57,7 +61,7 @@ class RawDataset(Stage):
             if dataset.path:
                 rules["files"] = [sums[path] for path in of_it]
             else:
-                rules["hub"] = [dataset.hf, dataset.split]
+                rules["hub"] = hub.facts(dataset, known)
             facts.append(rules)
         return Fingerprint.of(stage=RECORDS, version=self.version, datasets=facts)
 
@@ -68,8 +72,8 @@ class RawDataset(Stage):
         writer = Writer(work.lake)
         paths = [_files(*each) for each in zip(work.settings.datasets, work.want.facts["datasets"], strict=True)]
         reading = inputs.Reading(work.lake.home, {path: one for of_it in paths for path, one in of_it.items()})
-        for dataset, of_it in zip(work.settings.datasets, paths, strict=True):
-            read_into(writer, dataset, of_it, reading, work.progress)
+        for dataset, of_it, facts in zip(work.settings.datasets, paths, work.want.facts["datasets"], strict=True):
+            read_into(writer, dataset, of_it, reading, work.progress, hub.commit_in(facts.get("hub")))
         reading.check()
         if not any(tally.records for tally in writer.tallies):
             if work.lake.manifest(RECORDS) is None:  # the rejects can be looked at; beside older records they would lie
@@ -118,14 +122,19 @@ STAGE = RawDataset()
 
 
 def read_into(
-    writer: Writer, dataset: Dataset, paths: Iterable[Path], reading: inputs.Reading, progress: Progress
+    writer: Writer,
+    dataset: Dataset,
+    paths: Iterable[Path],
+    reading: inputs.Reading,
+    progress: Progress,
+    commit: str = "",
 ) -> None:
-    """Read one dataset. UserError if the settings name a column that none of its rows has."""
+    """Read one dataset, a hub set at this commit. UserError if the settings name a column that none of its rows has."""
     rules = Rules.of(dataset)
     tally = writer.begin(dataset.name, {name for name in (*rules.columns.values(), rules.unwrap) if name})
-    for file, index, row, read in rows_of(dataset, rules, paths, reading.opened):
+    for file, index, row, read in rows_of(dataset, rules, paths, reading.opened, commit):
         writer.add(file, index, row, read)
-        if rules.unwrap and tally.waiting and isinstance(inner := row.get(rules.unwrap), dict):
+        if tally.waiting and isinstance(row, dict) and isinstance(inner := row.get(rules.unwrap), dict):
             tally.waiting.difference_update(inner)
         if writer.seen % 1000 == 0:
             progress(writer.seen, 0, "rows")
@@ -182,18 +191,16 @@ def _files(dataset: Dataset, rules: Mapping[str, Any]) -> dict[Path, str]:
 
 
 def rows_of(
-    dataset: Dataset, rules: Rules, paths: Iterable[Path], opened: Opener
+    dataset: Dataset, rules: Rules, paths: Iterable[Path], opened: Opener, commit: str = ""
 ) -> Iterator[tuple[str, int, Any, Read]]:
-    """Every row of a dataset: its file, its number there from 0, the row, and what it was read as."""
-    sources: list[tuple[str, Iterator[tuple[int, Any]]]]
-    if dataset.path:
-        sources = [(str(path), read_rows(path, opened)) for path in paths]
-    else:
-        sources = [(f"hf://{dataset.hf}/{dataset.split}", read_hub(dataset))]
+    """Every row of a dataset: its file, its number there from 0, the row, and what it was read as.
+
+    `commit`: of a hub set.
+    """
     left = dataset.limit or sys.maxsize
-    for name, rows in sources:
+    for name, rows in sources(dataset, paths, opened, commit):
         given = 0
-        for index, row, read in meanings(islice(rows, left), rules):
+        for index, row, read in meanings(within(dataset.max_bad_share, name, islice(rows, left)), rules):
             given += 1
             yield name, index, row, read
         left -= given

@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from srt_assets.core.records.unreadable import REASONS as UNREADABLE
+from srt_assets.core.records.unreadable import NotText
+
 # Words that people write into `input` to say that there is none. They stay: changing them would change the record.
 SENTINEL_INPUTS = frozenset(
     {"<noinput>", "<no input>", "<no input>.", "<no_input>", "noinput", "no input", "n/a", "none"}
@@ -15,7 +18,7 @@ SENTINEL_INPUTS = frozenset(
 # Why a row, or one answer of it, is no record; and what a person may do about it.
 REASONS: dict[str, str] = {
     "not_an_object": "a row must be an object with named fields",
-    "bad_json": "the line is no JSON: correct or delete it",
+    **UNREADABLE,
     "unknown_form": "no form that is known has these fields: name them with datasets.columns",
     "no_structure": "a text alone does not say what is instruction and what is response",
     "ambiguous_form": "two readings of the row contradict each other: datasets.format or datasets.columns decides",
@@ -149,7 +152,14 @@ def type_of(value: Any) -> str:
         return "boolean"
     if isinstance(value, int | float):
         return "number"
-    names: dict[type, str] = {str: "text", list: "list", tuple: "list", dict: "object", bytes: "bytes"}
+    names: dict[type, str] = {
+        str: "text",
+        list: "list",
+        tuple: "list",
+        dict: "object",
+        bytes: "bytes",
+        NotText: "bytes",
+    }
     return names.get(type(value), type(value).__name__)
 
 

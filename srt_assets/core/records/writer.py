@@ -10,6 +10,7 @@ from srt_assets.core.hashing import sample_id
 from srt_assets.core.lake import Lake
 from srt_assets.core.records.ids import NEW, Ids
 from srt_assets.core.records.result import SENTINEL_INPUTS, Pair, Read, Reject, named
+from srt_assets.core.records.unreadable import Unreadable
 
 RECORDS, REJECTS, ALTERNATIVES, FIELDS = "raw_records", "raw_rejects", "raw_alternatives", "raw_fields"
 CHUNK = 20_000
@@ -163,7 +164,7 @@ class Writer:
                 if name != tally.name:
                     tally.duplicates_of[name] += 1
             tally.reasons[found.reason] += 1
-            self._put(REJECTS, {**place, "reason": found.reason, "detail": found.detail, "raw": as_json(row)[:_RAW]})
+            self._put(REJECTS, {**place, "reason": found.reason, "detail": found.detail, "raw": shown(row)[:_RAW]})
         self._waiting = []
 
     def end(self) -> Tally:
@@ -189,6 +190,11 @@ class Writer:
         if self._rows[table]:
             self.parts[table].append(self.lake.write_part(table, self._rows[table]))
             self._rows[table] = []
+
+
+def shown(row: Any, ascii: bool = True) -> str:
+    """A row as it is kept in the rejects: one that could not be read as the text it stands in the file as."""
+    return as_json(row.text if isinstance(row, Unreadable) else row, ascii)
 
 
 def as_json(row: Any, ascii: bool = True) -> str:

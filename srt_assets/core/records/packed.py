@@ -1,0 +1,70 @@
+"""Files packed with gzip or zstd, unpacked while they are read: memory holds a buffer, whatever comes out of them.
+
+A file that is cut short, damaged, or has something else behind its end is an error, never a shorter file. Members or
+frames in a row are one file.
+"""
+
+import io
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from srt_assets.core.errors import UserError
+
+PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+_BUFFER = 1 << 17
+
+
+def unpacked(file: Path, opened: Callable[[Path], io.BufferedReader]) -> io.BufferedReader:
+    """What is in a packed file, to be read from start to end. UserError, while reading, if it is damaged."""
+    source = opened(file)
+    if not source.peek(1):
+        source.close()
+        raise UserError(f"{file} is empty, which no packed file is", "fetch or pack it again")
+    return io.BufferedReader(_Unpacked(file, source), _BUFFER)
+
+
+def spooled(file: Path, opened: Callable[[Path], io.BufferedReader], start: bytes) -> BinaryIO:
+    """The same for what is read in any order: in a temporary file without a name, gone when it is closed.
+
+    Unless it begins with `start`, no more of it is unpacked.
+    """
+    place = tempfile.TemporaryFile()  # noqa: SIM115 - handed on open
+    try:
+        with unpacked(file, opened) as source:
+            place.write(first := source.read(len(start)))
+            if first == start:
+                shutil.copyfileobj(source, place, _BUFFER)
+        place.seek(0)
+    except BaseException:
+        place.close()
+        raise
+    return place
+
+
+class _Unpacked(io.RawIOBase):
+    def __init__(self, file: Path, source: io.BufferedReader) -> None:
+        self._file, self._source = file, source
+        kind = PACKINGS[file.suffix.lower()]
+        self._stream = pa.CompressedInputStream(pa.PythonFile(source, mode="r"), kind)
+
+    def readinto(self, buffer) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except OSError as error:
+            if error.errno is not None:  # the disk's, not the packing's
+                raise
+            raise UserError(f"{self._file} is damaged or cut short: {error}", "fetch or pack it again") from None
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
