@@ -23,6 +23,7 @@ WORDS: dict[str, list[str]] = {
     "students list": ["students", "list"],
     "students show": ["students", "show", "smollm2"],
     "estimate": ["estimate"],
+    "preview": ["preview", "demo"],
     # Its first asset fails: what the others start has tests of its own, which have the fixture `hostile_folder`.
     "demo": ["SRT_SETTINGS=gone.toml", "demo"],
     "run": ["run", "raw_dataset"],

@@ -33,9 +33,9 @@ def written(tmp_path: Path, rows: list[dict]) -> Path:
 
 def test_it_says_what_a_run_then_makes(tmp_path: Path) -> None:
     dataset = Dataset(name="mine", path=str(written(tmp_path, ROWS)))
-    found = preview(dataset)
     settings = Settings(project=Project(home=tmp_path / "home"), datasets=(dataset,))
     lake = Lake(settings.home)
+    found = preview(lake, dataset)
     raw.STAGE.run(settings, lake)
     with lake.connect() as con:
         reasons = dict(con.execute("SELECT reason, count(*) FROM raw_rejects GROUP BY 1").fetchall())
@@ -58,8 +58,17 @@ def test_it_says_what_a_run_then_makes(tmp_path: Path) -> None:
 
 def test_it_reads_no_more_rows_than_it_is_told(tmp_path: Path) -> None:
     dataset = Dataset(name="mine", path=str(written(tmp_path, ROWS)))
-    assert not preview(dataset, 2).whole and preview(dataset, 2).rows == 2
-    assert preview(dataset, len(ROWS)).whole and preview(dataset, 0).rows == len(ROWS)
+    lake = Lake(tmp_path / "home")
+    assert not preview(lake, dataset, 2).whole and preview(lake, dataset, 2).rows == 2
+    assert preview(lake, dataset, len(ROWS)).whole and preview(lake, dataset, 0).rows == len(ROWS)
+
+
+def test_unreadable_rows_are_shown_also_where_a_run_would_end(tmp_path: Path) -> None:
+    path = written(tmp_path, ROWS[:2])
+    path.write_text(path.read_text() + "{broken\n" * 12)
+    found = preview(Lake(tmp_path / "home"), Dataset(name="mine", path=str(path)))
+    assert found.is_refused and found.reasons == {"bad_json": 12} and found.n_records == 2
+    assert "broken" in found.examples["bad_json"].row
 
 
 def shown(capsys: pytest.CaptureFixture[str], settings: Settings, lake: Lake, dataset: Dataset, format: str) -> str:

@@ -56,7 +56,7 @@ def run(
     settings: Settings, lake: Lake, dataset: Dataset, rows: int, format: str, console: Console | None = None
 ) -> None:
     """Print the preview; exit code 0 also if there is no record, for this is what it is there to show."""
-    found = preview(dataset, rows)
+    found = preview(lake, dataset, rows)
     lengths = _lengths(settings, lake, found)
     if format == "json":
         terminal.print_json(json.dumps(_plain(found) | {"token_lengths": lengths}, indent=1, ensure_ascii=False))

@@ -9,9 +9,10 @@ from itertools import islice
 from typing import Any
 
 from srt_assets.core import files
+from srt_assets.core.lake import Lake
 from srt_assets.core.records import hub
 from srt_assets.core.records.find import dataset_files
-from srt_assets.core.records.raw import rows_of
+from srt_assets.core.records.raw import read_before, rows_of
 from srt_assets.core.records.result import Pair, Read, is_filled, named, type_of
 from srt_assets.core.records.rules import Rules
 from srt_assets.core.records.unreadable import TOO_MANY, Unreadable
@@ -73,11 +74,14 @@ class Preview:
         return self.n_unreadable >= TOO_MANY and self.n_unreadable > self.dataset.max_bad_share * self.rows
 
 
-def preview(dataset: Dataset, at_most: int = 0) -> Preview:
-    """Read the first `at_most` rows (0 = all). UserError as a run would raise it; duplicates are not looked for."""
+def preview(lake: Lake, dataset: Dataset, at_most: int = 0) -> Preview:
+    """Read the first `at_most` rows (0 = all), of a hub set at the commit that the home has read.
+
+    UserError as a run would raise it. Duplicates are not looked for.
+    """
     found = Preview(dataset)
     paths = dataset_files(dataset) if dataset.path else []
-    commit = "" if dataset.path else hub.commit_in(hub.facts(dataset, {}))
+    commit = "" if dataset.path else hub.commit_in(hub.facts(dataset, read_before(lake)))
     # All unreadable rows are counted, also where a run would end.
     patient = dataset.model_copy(update={"max_bad_share": 1.0})
     rows = rows_of(patient, Rules.of(dataset), paths, files.opened, commit)

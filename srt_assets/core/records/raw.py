@@ -51,8 +51,7 @@ class RawDataset(Stage):
         if not settings.datasets:
             raise UserError("no dataset in the settings", "add a [[datasets]] block with name and path to srt.toml")
         facts = []
-        made = lake.manifest(RECORDS)
-        known = {one["name"]: one for one in (made.inputs if made else {}).get("datasets", ())}
+        known = read_before(lake)
         paths = [dataset_files(dataset) if dataset.path else [] for dataset in settings.datasets]
         sums = inputs.sums(lake.home, chain(*paths))
         for dataset, of_it in zip(settings.datasets, paths, strict=True):
@@ -119,6 +118,12 @@ class RawDataset(Stage):
 
 
 STAGE = RawDataset()
+
+
+def read_before(lake: Lake) -> dict[str, Any]:
+    """What the home's records were last read from, by name of the dataset."""
+    made = lake.manifest(RECORDS)
+    return {one["name"]: one for one in (made.inputs if made else {}).get("datasets", ())}
 
 
 def read_into(
