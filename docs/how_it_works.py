@@ -1,9 +1,9 @@
-"""Makes `how-it-works.md` from `how-it-works.json`, and that from a finished home.
+"""Writes `how-it-works.md` from `how-it-works.json`, and the JSON from a finished home.
 
     python docs/how_it_works.py HOME SAMPLE_ID [STUDENT]     # read one record from a home; write both files
     python docs/how_it_works.py                              # write the page again from the JSON
 
-The page explains; the numbers in it are computed here from the losses in the JSON, as the program computes them.
+The ratios on the page are computed here from the losses in the JSON, in the same way as in the program.
 """
 
 import json
@@ -19,7 +19,7 @@ PASSES = ("response", "response_given_prompt", "instruction", "instruction_given
 
 
 def read(home: Path, sample_id: str, student: str) -> dict[str, Any]:
-    """What a home knows of one record."""
+    """The facts of one record in a home."""
     from srt_assets.core.lake import Lake
     from srt_assets.core.students import checkpoints
     from srt_assets.core.students.loading import load_tokenizer

@@ -199,7 +199,7 @@ def students_remove(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --purge: delete without asking.")] = False,
 ) -> None:
-    """Retire a student: it is in no run any more, and the watched folder does not bring it back."""
+    """Retire a student: runs leave it out, and the watched folder does not bring it back."""
     from srt_assets.commands import remove
 
     settings, lake = _open()
@@ -369,7 +369,8 @@ def prune(
     show.waste(found, deleted=yes)
     if busy:
         raise StageError(
-            f"a training of {', '.join(busy)} goes on; nothing of theirs was deleted", "run it again when that is done"
+            f"a training of {', '.join(busy)} is running; nothing of these students was deleted",
+            "run it again when that is done",
         )
 
 

@@ -258,7 +258,7 @@ def test_it_lists_asks_and_says_what_stays(
     assert srt("students", "list") == 0
     assert "purged" in " ".join(capsys.readouterr().out.split())
     assert srt("students", "remove", "b") == 0
-    assert "srt students remove b --purge deletes it" in capsys.readouterr().out
+    assert "srt students remove b --purge deletes them" in capsys.readouterr().out
 
 
 def test_a_run_that_has_not_begun_holds_it_too(command: Lake, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_a_second_statement_is_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("-- What must hold.", "broken.sql: whose check is it"),
+        ("-- What must hold.", "broken.sql: the test names no asset"),
         ("-- @asset: selected_sett", "did you mean selected_set"),
         ("-- @asset: selected_set\n-- @severity: warning", "@severity is 'warning'"),
     ],

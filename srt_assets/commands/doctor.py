@@ -149,7 +149,7 @@ def _remote_teacher(teacher: Teacher) -> Iterator[Finding]:
         yield Finding("error", error.message, error.remedy)
         return
     where = f" at {teacher.api_base}" if teacher.api_base else ", its key is set"
-    yield Finding("ok", f"teacher {teacher.model}{where}; it was not asked", "srt doctor --ping asks it once")
+    yield Finding("ok", f"teacher {teacher.model}{where}; it was not called", "srt doctor --ping calls it once")
     if client.lacks_key:
         what = f"{client.lacks_key} is not set, which is right only if the server asks for no key"
         yield Finding("warning", what, f"export {client.lacks_key}=…, or see with srt doctor --ping that it needs none")
@@ -219,4 +219,4 @@ def _watched(settings: Settings) -> Iterator[Finding]:
         if out := watch.kept_out(lake, slug, found):
             yield Finding("ok", f"watched folder, {slug}: retired on {out.at[:10]}, stays out")
     for name, why in refused.items():
-        yield Finding("warning", f"watched folder, {name}: {why}", "it is no student until that is mended")
+        yield Finding("warning", f"watched folder, {name}: {why}", "correct this, or it does not become a student")

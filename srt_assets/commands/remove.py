@@ -45,11 +45,11 @@ def run(settings: Settings, lake: Lake, slug: str, purge: bool = False, yes: boo
         if purge:
             purging.purge(lake, slug)
         publish(lake)
-    _say(console, f"student {slug} {'has been' if before else 'is'} retired since {now.at[:10]}: it is in no run.")
+    _say(console, f"student {slug} {'has been' if before else 'is'} retired since {now.at[:10]}: runs leave it out.")
     if purge and items:
         _say(console, f"deleted: {sum(item.size for item in items) / 1e6:,.1f} MB")
     elif not now.purged:
-        _say(console, f"What it has made stays; srt students remove {slug} --purge deletes it.")
+        _say(console, f"Its results stay; srt students remove {slug} --purge deletes them.")
     _say(console, f"{now.error.remedy}.")
     if going_on and not purge:
         _say(console, f"The run {going_on[0]} of it goes on, and its next step will fail: stop it in srt ui.")
@@ -61,7 +61,7 @@ def _list(console: Console, lake: Lake, slug: str, items: list[purging.Item]) ->
     if items:
         _say(console, f"to be deleted: {sum(item.size for item in items) / 1e6:,.1f} MB of {slug}")
     else:
-        _say(console, f"{slug} has made nothing that could be deleted")
+        _say(console, f"{slug} has no results to delete")
     for path in purging.stays(lake, slug):
         _say(console, f"stays: {path}, which srt repair has set aside")
     _say(console, "stays: the teacher's ledger, the candidates, and the student's source")

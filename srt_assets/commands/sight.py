@@ -42,7 +42,7 @@ def run(
         out.print(terminal.text(found["note"], "yellow"))
     out.print(_passes(found["passes"]))
     given, trained = found["passes"]["response_given_prompt"], found["training"]
-    out.print(terminal.text(f"The answer after its prompt, token by token ({BETWEEN} parts them):", "bold"))
+    out.print(terminal.text(f"The answer after its prompt, token by token ({BETWEEN} separates them):", "bold"))
     if "status" in given and "status" in trained:
         out.print(terminal.text(f"not scored: {given['status']}; not trained on: {trained['status']}", "red"))
         return

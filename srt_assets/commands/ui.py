@@ -123,7 +123,7 @@ def _watch(parts: dict[str, subprocess.Popen], ready: Callable[[], bool], asked:
         for name, process in parts.items():
             if process.poll() is not None:
                 raise StageError(
-                    f"the {name} has ended by itself (exit code {process.returncode})", "see what it said above"
+                    f"the {name} ended unexpectedly (exit code {process.returncode})", "see its output above"
                 )
         time.sleep(LOOK_EVERY_S)
 
@@ -188,5 +188,5 @@ def _free(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise UserError(
-                f"port {port} of 127.0.0.1 cannot be had: {error.strerror}", "name another: srt ui --port 3001"
+                f"port {port} of 127.0.0.1 cannot be used: {error.strerror}", "name another: srt ui --port 3001"
             ) from None

@@ -28,7 +28,7 @@ _FULL = (
 )
 _ROOM = {
     _NO_SPACE: "free some space (srt prune lists checkpoints that nothing needs)",
-    _QUOTA: "delete something of yours (srt prune lists checkpoints that nothing needs)",
+    _QUOTA: "delete some of your files (srt prune lists checkpoints that nothing needs)",
     _READ_ONLY: "have it mounted for writing, or set SRT_HOME to a folder of another disk,",
 }
 
@@ -116,7 +116,7 @@ def out_of_memory(error: BaseException) -> StageError | None:
     if not isinstance(error, MemoryError) and type(error).__name__ not in ("OutOfMemoryException", "OutOfMemoryError"):
         return None
     said = " ".join(str(error).split())
-    return StageError(f"not enough memory: {said or 'no more could be had'}", "stop other programs, and run again")
+    return StageError(f"not enough memory: {said or 'none is left'}", "stop other programs, and run again")
 
 
 def not_accessible(error: BaseException) -> UserError | None:

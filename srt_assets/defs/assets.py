@@ -72,7 +72,7 @@ def _result(check: Check, found: Checked) -> dg.AssetCheckResult:
         check_name=check.name,
         passed=found.passed,
         severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
-        description=None if found.passed else f"not so: {check.description} Found: {facts}\n  -> {check.remedy}",
+        description=None if found.passed else f"not met: {check.description} Found: {facts}\n  -> {check.remedy}",
         metadata=dict(found.facts),
     )
 

@@ -40,7 +40,7 @@ run_monitoring:
   enabled: true
   max_resume_run_attempts: 0     # more would keep Terminate from reaching the steps
   free_slots_after_run_end_seconds: 60
-# A run that was killed is taken up again once; one whose step failed is not: it would fail again.
+# A killed run is retried once. A run with a failed step is not, because it would fail again.
 run_retries: {enabled: true, max_retries: 1, retry_on_asset_or_op_failure: false}
 sensors: {use_threads: true, num_workers: 2}
 """

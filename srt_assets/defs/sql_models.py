@@ -134,7 +134,7 @@ def _check(test: models.Model) -> dg.AssetChecksDefinition:
             student = student_of(context, needed=of_student)
             bad, sample = failing_rows(lake.open(), test.name, student if of_student else None)
         severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
-        told = f"{test.description}\n{bad:,} row(s) say otherwise, such as {sample[0]}" if bad else ""
+        told = f"{test.description}\n{bad:,} row(s) violate this, such as {sample[0]}" if bad else ""
         result = dg.AssetCheckResult(
             check_name=test.name,
             passed=bad == 0,

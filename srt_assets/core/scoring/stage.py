@@ -104,7 +104,7 @@ def _inputs(settings: Settings, lake: Lake, student: str) -> dict[str, Any]:
         manifest = lake.manifest("candidates", partition)
         if manifest is None or not manifest.complete:
             asset = partition.partition("=")[2]
-            raise UserError(f"{asset} is missing or unfinished: there is nothing to score", f"srt run {asset}")
+            raise UserError(f"{asset} is missing or unfinished, so there is nothing to score", f"srt run {asset}")
         hashes.append(manifest.content_hash)
     info = checkpoints.get(lake, student)
     return {"candidates": hashes, "student": info.fingerprint, "code": scoring.version(settings, info)}

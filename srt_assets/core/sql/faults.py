@@ -31,7 +31,9 @@ def wrong_fact(test: Model) -> UserError | None:
     known = names_of_assets() | {model.name for model in models.load().views}
     asset, severity = test.facts.get("asset"), test.facts.get("severity", "error")
     if asset is None:
-        return UserError(f"{test.path}: whose check is it?", "add a line such as -- @asset: selected_set at the top")
+        return UserError(
+            f"{test.path}: the test names no asset", "add a line such as -- @asset: selected_set at the top"
+        )
     if asset not in known:
         return UserError(f"{test.path}: @asset names {asset}, which does not exist", nearest(asset, known))
     if severity not in ("error", "warn"):

@@ -155,8 +155,8 @@ def _check_names_student(con: duckdb.DuckDBPyConnection, test: Model, view: str)
     columns = {d[0] for d in con.execute(f'FROM "{view}" LIMIT 0').description or []}
     if test.facts.get("asset") in {stage.asset for stage in stages.of_student()} and "student" not in columns:
         raise UserError(
-            f"{test.path}: {test.facts['asset']} is made for each student, and the rows of this test do not say whose "
-            "they are",
+            f"{test.path}: {test.facts['asset']} is made for each student, but the rows of this test have no column "
+            "student",
             "select the column student too",
         )
 

@@ -104,12 +104,12 @@ def read_response(response: Any, raw: Any, latency_s: float) -> Answer:
         text, thoughts, refusal = _content(message.content if message else None)
     except ValueError as why:
         raise _unreadable(str(why), response.model_dump() if raw is None else raw) from None
-    apart = [getattr(message, name, None) for name in _THOUGHT_FIELDS]
+    apart = getattr(message, _THOUGHT_FIELDS[0], None)
     own = (getattr(choices[0], "provider_specific_fields", None) or {}).get("native_finish_reason")
     # LiteLLM says "stop" for unknown and missing finish reasons, so the provider's own word is used if there is one.
     native = own if own is not None else next(_reasons(raw), "") if raw is not None else choices[0].finish_reason
     refusal = refusal or (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
-    return _answer(text, native, refusal, getattr(response, "usage", None), latency_s, [*thoughts, *_texts(apart[:1])])
+    return _answer(text, native, refusal, getattr(response, "usage", None), latency_s, [*thoughts, *_texts(apart)])
 
 
 def _answer(text: str | None, native: Any, refusal: Any, usage: Any, latency_s: float, thoughts: list[str]) -> Answer:

@@ -15,9 +15,9 @@ from srt_assets.core.teacher.call import Call
 from srt_assets.core.teacher.client import Client
 from srt_assets.core.teacher.failures import Failure, classify
 from srt_assets.core.teacher.health import Health
+from srt_assets.core.teacher.known import INTERRUPTED, Reply
 from srt_assets.core.teacher.ledger import Ledger
 from srt_assets.core.teacher.limits import Limits, backoff_s
-from srt_assets.core.teacher.lookup import INTERRUPTED, Reply
 from srt_assets.core.teacher.money import Money, Prices
 from srt_assets.core.teacher.unfit import halt, named
 from srt_assets.settings import Teacher

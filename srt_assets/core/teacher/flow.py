@@ -113,8 +113,8 @@ class _Run:
     async def _bring_home(self, engine: Engine, tasks: list["asyncio.Task[None]"]) -> None:
         """Cancel waiting workers; give workers with a call in flight GRACE_S seconds to receive the reply.
 
-        On a full disk they get the full timeout of a call: nobody has asked to stop, and space for these replies is
-        reserved.
+        On a full disk they get the full timeout of a call: the user has not asked to stop, and space for these replies
+        is reserved.
         """
         grace_s = engine.teacher.timeout_s if engine.ledger.full else GRACE_S
         for task in tasks:

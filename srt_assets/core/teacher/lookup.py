@@ -13,9 +13,7 @@ from srt_assets.core.tables import TABLES, rows_as_dicts
 from srt_assets.core.teacher import sealing
 from srt_assets.core.teacher.call import PURPOSES
 from srt_assets.core.teacher.fill import ROWS, bounded, fill
-from srt_assets.core.teacher.known import INTERRUPTED as INTERRUPTED
 from srt_assets.core.teacher.known import WANTED, Found, Known
-from srt_assets.core.teacher.known import Reply as Reply
 from srt_assets.core.teacher.ledger import TABLE, open_segment, read_lines, segments
 
 
