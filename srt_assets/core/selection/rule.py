@@ -34,4 +34,4 @@ def rule_sql(
 def memory(lake: Lake) -> str:
     """DuckDB's memory limit for the rule; above it DuckDB spills. Without a limit it takes most of the machine's."""
     candidates = sum(manifest.rows for manifest in lake.manifests("candidates"))
-    return f"{1000 + 200 * (candidates // 4_000_000)}MB"
+    return f"{600 + 240 * (candidates // 4_000_000)}MB"
