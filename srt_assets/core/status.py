@@ -1,6 +1,6 @@
 """The state of every asset for every student: fresh, changed (and why), missing, failed or damaged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from srt_assets.core import stages
@@ -22,27 +22,22 @@ class Standing:
 
 def standings(settings: Settings, lake: Lake, students: Sequence[str]) -> list[Standing]:
     """The shared assets first, then those of each student. An asset is changed if an asset upstream is not fresh."""
-    found: list[Standing] = []
     with one_look():
-        upstream = _walk(settings, lake, stages.shared(), None, None, found)
+        found = list(_walk(settings, lake, stages.shared()))
+        upstream = next((one.asset for one in found if one.state != "fresh"), None)
         for student in students:
-            _walk(settings, lake, stages.of_student(), student, upstream, found)
+            found += _walk(settings, lake, stages.of_student(), student, upstream)
     return found
 
 
 def _walk(
-    settings: Settings,
-    lake: Lake,
-    line: list[Stage],
-    student: str | None,
-    upstream: str | None,
-    found: list[Standing],
-) -> str | None:
+    settings: Settings, lake: Lake, line: list[Stage], student: str | None = None, upstream: str | None = None
+) -> Iterator[Standing]:
+    """The standings of these stages in order. `upstream`: the first asset before them that is not fresh."""
     for stage in line:
         state = stage.state(settings, lake, student or "")
         if state.state == "fresh" and upstream and stage.needs:
             state = State("changed", f"{upstream} is not up to date")
-        found.append(Standing(stage.asset, student, state.state, state.why))
+        yield Standing(stage.asset, student, state.state, state.why)
         if state.state != "fresh" and not upstream:
             upstream = stage.asset
-    return upstream

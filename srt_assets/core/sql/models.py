@@ -6,7 +6,7 @@ Jinja is `{{ ref('model') }}` and `{{ source('lake', 'table') }}`. Leading `--` 
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
@@ -117,13 +117,12 @@ def load(root: Path | None = None) -> Project:
 
 @lru_cache(maxsize=8)
 def _load(root: Path) -> Project:
-    unusable: list[UserError] = []
-    models = _read_all(sorted((root / "models").rglob("*.sql")), unusable)
-    tests = _read_all(sorted((root / "tests").rglob("*.sql")), unusable)
+    models, bad_models = _read_all(root / "models")
+    tests, bad_tests = _read_all(root / "tests")
     for found in (models, tests):
         for name, model in found.items():
             found[name] = _with_known_references(model, models)
-    return Project(root, {name: models[name] for name in _in_order(models)}, tests, tuple(unusable))
+    return Project(root, {name: models[name] for name in _in_order(models)}, tests, (*bad_models, *bad_tests))
 
 
 def _compiled(project: Project) -> dict[str, UserError]:
@@ -240,16 +239,18 @@ def canonical(sql: str) -> str:
         return sql
 
 
-def _read_all(paths: Iterable[Path], unusable: list[UserError]) -> dict[str, Model]:
+def _read_all(folder: Path) -> tuple[dict[str, Model], list[UserError]]:
+    """The files of a folder by name, and the errors of those whose names cannot be used."""
     found: dict[str, Model] = {}
-    for path in paths:
+    unusable = []
+    for path in sorted(folder.rglob("*.sql")):
         try:
             _check_name(path, found)
         except UserError as error:
             unusable.append(error)
         else:
             found[path.stem] = _read(path)
-    return found
+    return found, unusable
 
 
 def _check_name(path: Path, found: Mapping[str, Model]) -> None:

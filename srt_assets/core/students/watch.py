@@ -35,14 +35,15 @@ def scan(folder: Path, only: str | None = None) -> tuple[dict[str, Found], dict[
     `only`: look only at the student with this key.
     """
     whole: dict[str, Found] = {}
-    refused: dict[str, str] = {}
     entries = sorted(p for p in folder.glob("*") if not p.name.startswith("."))
     directories = [p for p in entries if files.is_folder(p)]
+    lines, why_no_lines = _lines(folder / LIST)
+    refused = {LIST: why_no_lines} if why_no_lines else {}
     refused |= {
         p.name: why for p in entries if not files.is_folder(p) and p.name != LIST and (why := files.what_else(p))
     }
     offered: list[tuple[str, str, object]] = [(p.name, p.name, p) for p in directories]
-    offered += [(f"{LIST}: {name}", name, value) for name, value in _lines(folder / LIST, refused).items()]
+    offered += [(f"{LIST}: {name}", name, value) for name, value in lines.items()]
     for label, name, value in offered:
         try:
             slug = slugify(name)
@@ -61,18 +62,18 @@ def scan(folder: Path, only: str | None = None) -> tuple[dict[str, Found], dict[
     return whole, refused
 
 
-def _lines(file: Path, refused: dict[str, str]) -> dict[str, object]:
+def _lines(file: Path) -> tuple[dict[str, object], str]:
+    """The lines of the list by name, and why it could not be read ('' if it could, or is not there)."""
     try:
-        return tomllib.loads(files.read_text(file, files.WRITTEN))
+        return tomllib.loads(files.read_text(file, files.WRITTEN)), ""
     except FileNotFoundError:
-        return {}
+        return {}, ""
     except files.NoFile as error:
-        refused[LIST] = error.why
+        return {}, error.why
     except OSError as error:
-        refused[LIST] = f"cannot be read now: {error.strerror}"
+        return {}, f"cannot be read now: {error.strerror}"
     except (ValueError, RecursionError) as error:
-        refused[LIST] = f"is no valid TOML: {error}"
-    return {}
+        return {}, f"is no valid TOML: {error}"
 
 
 def _found(value: object) -> Found:
