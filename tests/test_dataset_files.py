@@ -61,7 +61,7 @@ def test_a_path_from_the_users_home_or_from_a_folder_above(tmp_path: Path, monke
 def test_a_path_that_names_no_file_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path, words in {
         "data": ["is a folder", "data/*.jsonl"],
-        "**": ["is none of .json"],
+        "**": ["ends in none of .json"],
         "none/*.json": ["no file at", "none/*.json", "datasets.path"],
     }.items():
         file = project(tmp_path / "[exp]", path)

@@ -88,14 +88,11 @@ def test_the_graph_is_the_snapshot(defs: dg.Definitions) -> None:
 
 
 def test_every_entry_point_loads_the_same_code_location() -> None:
-    from srt_assets.defs.instance import WORKSPACE_YAML
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["dg"]["project"]
-    for text in ((ROOT / "workspace.yaml").read_text(), WORKSPACE_YAML):
-        [entry] = yaml.safe_load(text)["load_from"]
-        module = entry["python_module"]
-        assert module["module_name"] == project["code_location_target_module"] == "srt_assets.definitions"
-        assert module["location_name"] == project["code_location_name"]
+    [entry] = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"]
+    module = entry["python_module"]
+    assert module["module_name"] == project["code_location_target_module"] == "srt_assets.definitions"
+    assert module["location_name"] == project["code_location_name"]
 
 
 def test_automation_is_off_until_the_setting_says_on(defs: dg.Definitions) -> None:

@@ -150,7 +150,7 @@ def test_lines_and_files_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     endless.write_text('[{"output": "' + "x" * (1 << 22))
     with pytest.raises(UserError) as caught:
         list(read_rows(endless))
-    one_sentence(caught.value, "line 1, column 2: broken JSON: a value longer than 1 MB")
+    one_sentence(caught.value, "line 1, column 2: broken JSON: a value is longer than 1 MB")
 
 
 LONG = "x" * 5000

@@ -250,11 +250,18 @@ def test_an_estimate_counts_and_prices_what_would_change_and_status_remembers_it
     show.estimate_again(old, lake)
     told = capsys.readouterr().out
     # Two records less, three more: each needs three calls.
-    assert told.startswith("9 calls") and "2 records would come in and 1 go, 3 more calls" in told and "USD" in told
+    assert (
+        told.startswith("9 calls")
+        and "2 records would be added and 1 removed, 3 more teacher calls" in told
+        and "USD" in told
+    )
     assert {path: path.read_bytes() for path in lake.root.rglob("*") if path.is_file()} == before
     monkeypatch.setattr(raw, "sources", None)  # status reads no data
     show.status(old, lake, [])
-    assert "raw_dataset, read again: 2 records would come in and 1 go, 3 more calls" in capsys.readouterr().out
+    assert (
+        "raw_dataset, read again: 2 records would be added and 1 removed, 3 more teacher calls"
+        in capsys.readouterr().out
+    )
     assert again.is_due(old, lake) and not (lake.home / "lake" / "raw_fields").exists()
 
 

@@ -90,7 +90,7 @@ def test_a_column_that_says_it_is_json(tmp_path: Path) -> None:
 def test_bytes_that_are_no_text_are_no_text(tmp_path: Path) -> None:
     [row] = rows(tmp_path / "a.parquet", parquet(pa.table({"a": [b"\xff\xfe"], "b": ["x"]})))
     assert isinstance(row["a"], NotText) and row["b"] == "x" and not isinstance(row["a"], str | bytes)
-    assert json.loads(json.dumps(row, default=str))["a"] == "<2 bytes that are no text>"
+    assert json.loads(json.dumps(row, default=str))["a"] == "<2 bytes that are not text>"
 
 
 def test_values_that_python_cannot_hold(tmp_path: Path) -> None:
@@ -264,7 +264,11 @@ def test_a_set_in_the_library_s_cache_is_read_offline(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("error", "hf", "words"),
     [
-        (RuntimeError("Dataset scripts are no longer supported, but found set.py"), "org/set", "it is a program"),
+        (
+            RuntimeError("Dataset scripts are no longer supported, but found set.py"),
+            "org/set",
+            "it is a loading script",
+        ),
         (RuntimeError("something else"), "org/set", "something else"),
         (datasets.exceptions.DatasetNotFoundError("no such set"), "org/set", "check the name"),
         (FileNotFoundError("none"), "data/mine.jsonl", "path = 'data/mine.jsonl'"),

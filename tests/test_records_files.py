@@ -87,7 +87,7 @@ def _with_short_lines(act: Callable[[], str]) -> str:
 def test_what_a_name_does_not_say(tmp_path: Path) -> None:
     for name in ("a.gz", "a.txt.gz", "a.tar.gz", "a.txt", "a.jsonl.bz2", "a"):
         (tmp_path / name).write_bytes(LINES)
-        with pytest.raises(UserError, match=r"is none of .*\.csv"):
+        with pytest.raises(UserError, match=r"ends in none of .*\.csv"):
             dataset_files(Dataset(name="d", path=str(tmp_path / name)))
     with pytest.raises(UserError, match="hf = 'tatsu-lab/alpaca'"):
         dataset_files(Dataset(name="d", path=str(tmp_path / "tatsu-lab" / "alpaca")))
@@ -255,8 +255,8 @@ def test_rows_of_csv_that_do_not_fit_the_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('a,b\n1,2\n3,"x\n4,5\n6,7\n', "line 3: a quote that is opened"),
-        ('sep=,\na,b\n3,"x\n', "line 3: a quote that is opened"),
+        ('a,b\n1,2\n3,"x\n4,5\n6,7\n', "line 3: a quote in the row that begins here"),
+        ('sep=,\na,b\n3,"x\n', "line 3: a quote in the row that begins here"),
         ('a,b\n1,"x\ny"z\n3,4\n', "line 3: broken quotes in the row that begins in line 2"),
         ("a,b,a\n1,2,3\n", "two columns are named 'a'"),
         ("a;b\n1;2\n", 'delimiter = ";"'),
@@ -276,7 +276,7 @@ def test_a_quote_that_takes_in_the_rest_of_a_large_file(tmp_path: Path, monkeypa
         message = said(tmp_path / "a.csv", 'a,b\n1,2\n3,"x\n' + "4,5\n" * 400_000)
     finally:
         csv.field_size_limit(before)
-    assert "line 3: a cell of more than 1 million characters" in message
+    assert "line 3: a cell has more than 1 million characters" in message
 
 
 # -- how many rows may be bad

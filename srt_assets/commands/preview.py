@@ -1,4 +1,7 @@
-"""`srt preview`: what a file or hub set would become, before anything is run or paid, on a terminal or as JSON."""
+"""`srt preview`: prints what a file or hub dataset would become in a run, for a terminal or as JSON.
+
+The rows are read in `core/records/preview.py`.
+"""
 
 import json
 import re
@@ -19,15 +22,15 @@ from srt_assets.core.records.result import REASONS
 from srt_assets.core.students import checkpoints
 from srt_assets.settings import Dataset, Settings
 
-# Enough to recognize a text; --format json has all of it.
+# Characters shown of a text and of a rejected row; --format json has the full text.
 _TEXT, _RAW = 300, 160
-# Reasons that a mapping of fields may mend.
+# Reject reasons that naming the columns may solve.
 _UNREAD = frozenset({"unknown_form", "no_structure", "missing_instruction", "missing_response"})
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def dataset_of(settings: Settings, source: str, options: dict[str, Any]) -> Dataset:
-    """The dataset of the settings with this name, else a file, a pattern or a hub id, read as the options say."""
+    """The dataset of the settings with this name; else one for a file, a glob or a hub id. The options change it."""
     options = {name: value for name, value in options.items() if value}
     for dataset in settings.datasets:
         if dataset.name == source:
@@ -42,7 +45,7 @@ def dataset_of(settings: Settings, source: str, options: dict[str, Any]) -> Data
 
 
 def columns_of(pairs: list[str] | None) -> dict[str, str]:
-    """`column=field` options as the setting `columns`. UserError if one has another form."""
+    """`column=field` options as the setting `columns`. UserError if one is not COLUMN=FIELD."""
     found = {}
     for pair in pairs or []:
         column, equals, field = pair.partition("=")
@@ -55,7 +58,7 @@ def columns_of(pairs: list[str] | None) -> dict[str, str]:
 def run(
     settings: Settings, lake: Lake, dataset: Dataset, rows: int, format: str, console: Console | None = None
 ) -> None:
-    """Print the preview; exit code 0 also if there is no record, for this is what it is there to show."""
+    """Print the preview. The exit code is 0 even if no row becomes a record."""
     found = preview(lake, dataset, rows)
     lengths = _lengths(settings, lake, found)
     if format == "json":
@@ -86,9 +89,9 @@ def _head(out: Console, found: Preview) -> None:
     if not found.whole:
         out.print(terminal.text("--rows 0 reads all rows", "dim"))
     forms = ", ".join(f"{form} ({n:,})" for form, n in found.forms.most_common())
-    out.print(terminal.text(f"form: {forms or 'none that is known'}", "" if forms else "red"))
+    out.print(terminal.text(f"form: {forms or 'no known form'}", "" if forms else "red"))
     if found.is_refused:
-        what = f"a run would end here: {found.n_unreadable:,} unreadable rows are more than max_bad_share allows"
+        what = f"a run would fail: {found.n_unreadable:,} unreadable rows are more than max_bad_share allows"
         out.print(terminal.text(what, "red"))
     if found.n_alternatives:
         out.print(terminal.text(f"{found.n_alternatives:,} answers judged worse go to raw_alternatives"))
@@ -96,7 +99,9 @@ def _head(out: Console, found: Preview) -> None:
 
 
 def _fields(found: Preview) -> Table:
-    table = _table("fields, in rows where they are filled", "field", "rows", "type", "what becomes of it")
+    table = _table(
+        "fields, and the number of rows where they are filled", "field", "rows", "type", "what becomes of it"
+    )
     for name, one in sorted(found.fields.items(), key=lambda item: -item[1].rows):
         kinds = one.becomes.most_common()
         told = ", ".join(kind if len(kinds) == 1 else f"{kind} ({n:,})" for kind, n in kinds)
@@ -106,7 +111,7 @@ def _fields(found: Preview) -> Table:
 
 
 def _rejects(found: Preview) -> Table:
-    table = _table("rows or answers that are no record", "reason", "number", "what it means, and an example")
+    table = _table("rejected rows and answers", "reason", "number", "meaning, and an example")
     for reason, n in found.reasons.most_common():
         example = found.examples[reason]
         where = f"{Path(example.place.file).name}, row {example.place.index}"
@@ -140,7 +145,7 @@ def _block(out: Console, found: Preview) -> None:
 
 
 def toml_of(dataset: Dataset) -> str:
-    """The `[[datasets]]` block of these settings; what has its default value is left out."""
+    """The `[[datasets]]` block of these settings, without default values."""
     facts = dataset.model_dump(mode="json", exclude_defaults=True)
     lines = ["[[datasets]]"]
     for name, value in facts.items():
@@ -154,7 +159,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, str):
-        # A JSON text is a TOML text, but for the one character that TOML wants escaped and JSON does not.
+        # A JSON string is a valid TOML string, except that TOML requires DEL to be escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value)
 
@@ -164,7 +169,7 @@ def _key(name: str) -> str:
 
 
 def _lengths(settings: Settings, lake: Lake, found: Preview) -> list[dict[str, Any]]:
-    """Lengths for each registered student; an error in place of numbers for one that cannot be used."""
+    """Lengths for each registered student; for a student that cannot be used, an error instead of numbers."""
     if not found.to_measure or not (slugs := checkpoints.list_students(lake)):
         return []
     from srt_assets.core.scoring.encoding import Texts

@@ -57,6 +57,11 @@ def what_else(path: Path) -> str:
     return _what(path, found)
 
 
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below a folder. Symlinks count as 0, because deleting the folder keeps their targets."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
 def is_folder(path: Path) -> bool:
     """Whether the path is a folder or a symlink to one; False also for names that the file system refuses."""
     try:

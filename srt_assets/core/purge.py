@@ -17,6 +17,7 @@ from srt_assets.core import manifest as manifests
 from srt_assets.core import stages
 from srt_assets.core.aside import FOLDER
 from srt_assets.core.errors import StageError, UserError
+from srt_assets.core.files import folder_size
 from srt_assets.core.lake import Lake
 from srt_assets.core.locks import kept
 from srt_assets.core.sql.catalog import publish
@@ -36,16 +37,16 @@ class Item:
 
 def find(lake: Lake, slug: str) -> list[Item]:
     """What `purge` would delete now, in the order of deletion. Deletes nothing."""
-    found = [Item(_rows(lake, table, slug), path, _size(path)) for table, path in _tables(lake, slug)]
+    found = [Item(_rows(lake, table, slug), path, folder_size(path)) for table, path in _tables(lake, slug)]
     trainings, unfinished = finished.directory(lake, slug), _unfinished(lake, slug)
     if trainings.is_dir():
         count = len(list(trainings.glob(f"[!.]*/{finished.RECORD}")))
-        found.append(Item(f"finetuned checkpoints: {count}", trainings, _size(trainings)))
+        found.append(Item(f"finetuned checkpoints: {count}", trainings, folder_size(trainings)))
     if unfinished.is_dir() and any(unfinished.iterdir()):
-        found.append(Item("unfinished trainings", unfinished, _size(unfinished)))
+        found.append(Item("unfinished trainings", unfinished, folder_size(unfinished)))
     registered = lake.home / "students" / slug
     if any(path.name != RECORD for path in registered.glob("*")):
-        found.append(Item("links to its files, or what they were converted to", registered, _size(registered)))
+        found.append(Item("links to its files, or what they were converted to", registered, folder_size(registered)))
     return found
 
 
@@ -153,7 +154,3 @@ def _trainings(folder: Path) -> None:
         if path.is_dir():
             finished.delete(path)
     shutil.rmtree(folder)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

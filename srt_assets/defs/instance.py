@@ -45,12 +45,6 @@ run_retries: {enabled: true, max_retries: 1, retry_on_asset_or_op_failure: false
 sensors: {use_threads: true, num_workers: 2}
 """
 
-# The same code location as in workspace.yaml at the repository root, which an installed package does not have.
-WORKSPACE_YAML = """\
-load_from:
-  - python_module: {module_name: srt_assets.definitions, location_name: srt_assets}
-"""
-
 log = logging.getLogger(__name__)
 
 
@@ -85,14 +79,6 @@ def not_for_dagster(home: Path) -> UserError | None:
         return None
     remedy = f"rename the folder, or set DAGSTER_HOME or SRT_HOME to a folder without {found[0]}"
     return UserError(f"{home}: Dagster cannot keep its databases where the path has {found[0]!r}", remedy)
-
-
-def write_workspace() -> Path:
-    """The workspace file that `srt ui` opens, in DAGSTER_HOME (`prepare_instance` has set it)."""
-    path = Path(os.environ["DAGSTER_HOME"]) / "workspace.yaml"
-    is_there(path)
-    path.write_text(WORKSPACE_YAML)
-    return path
 
 
 def process_tags() -> dict[str, str]:

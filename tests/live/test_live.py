@@ -77,7 +77,7 @@ def test_students_arrive_by_themselves(site: Site, fake: FakeOpenAI) -> None:
 
     daemon = site.start_daemon()
     port = free_port()
-    site.start("dagster-webserver", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port))
+    site.start("python", "-m", "srt_assets.defs.webserver", "-w", "workspace.yaml", "-p", str(port))
     land(site, "a", seed=0)
     site.note("A landed")
     site.wait("a is scored, selected, finetuned", lambda: site.fresh("a"))

@@ -1,1 +1,4 @@
-"""From files to records: reading JSON, JSONL and Parquet, telling formats apart, ids, rejects with reasons."""
+"""From files to records: reading files of all kinds, choosing the form of a row, ids, rejects with reasons.
+
+Nothing here knows the teacher or the students.
+"""

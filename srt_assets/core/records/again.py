@@ -1,6 +1,6 @@
-"""What this program would read of the files that an older one has read: seen before anything is changed or paid.
+"""What this program would read from files that an older program has read, counted before anything is changed or paid.
 
-The files are read into a folder that goes again; the lake as it would then be can be asked like any other.
+The files are read into a temporary folder. `Ahead` is the lake as it would be after a run; it is queried like any lake.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _MEMORY = "reading_again"
 
 @dataclass(frozen=True)
 class Change:
-    """Records that would come in, and that would go. `calls` and `usd`: what those that come in cost; None if the
+    """Records that a run would add and remove. `calls` and `usd`: what the added records cost; `usd` is None if the
     model's price is not known.
     """
 
@@ -33,12 +33,12 @@ class Change:
 
     def __str__(self) -> str:
         price = "price unknown" if self.usd is None else f"{self.usd:.4f} USD"
-        cost = f", {self.calls} more calls of the teacher, {price}" if self.more else ""
-        return f"{self.more:,} records would come in and {self.fewer:,} go{cost}"
+        cost = f", {self.calls} more teacher calls, {price}" if self.more else ""
+        return f"{self.more:,} records would be added and {self.fewer:,} removed{cost}"
 
 
 class Ahead(Lake):
-    """A lake in which the tables of `raw_dataset` are those that lie under another root."""
+    """A lake whose `raw_dataset` tables are those of another lake."""
 
     def __init__(self, lake: Lake, read: Lake) -> None:
         super().__init__(lake.home)
@@ -49,19 +49,19 @@ class Ahead(Lake):
         return lake.directory(table, partition)
 
     def _verify(self, manifest: Manifest, deep: bool = False) -> None:
-        if manifest.table not in raw.STAGE.tables:  # those were written a moment ago
+        if manifest.table not in raw.STAGE.tables:  # the others were written a moment ago
             super()._verify(manifest, deep)
 
 
 def is_due(settings: Settings, lake: Lake) -> bool:
-    """Whether an older program made raw_dataset, so that a run would read the files otherwise."""
+    """Whether an older program made raw_dataset, so that a run would read the files again."""
     made = lake.manifest(raw.RECORDS)
     return made is not None and made.code_version != raw.STAGE.version
 
 
 @contextmanager
 def ahead(settings: Settings, lake: Lake) -> Iterator[tuple[Lake, Change]]:
-    """The lake as a run would leave it, and what that changes. UserError and StageError as of the run."""
+    """The lake as a run would leave it, and what would change. Raises UserError and StageError as the run would."""
     want = raw.STAGE.wanted(settings, lake)
     with scratch.folder(lake.home) as folder:
         read = Lake(Path(folder))
@@ -79,16 +79,16 @@ def ahead(settings: Settings, lake: Lake) -> Iterator[tuple[Lake, Change]]:
 
 
 def remember(settings: Settings, lake: Lake, change: Change) -> None:
-    """Keep what was counted for `srt status`, which reads no data."""
+    """Store the counts for `srt status`, which reads no data."""
     looks.remember(looks.memory_of(lake.home, _MEMORY), {_key(settings, lake): asdict(change)})
 
 
 def remembered(settings: Settings, lake: Lake) -> Change | None:
-    """What was counted last, if nothing that decides it has changed since."""
+    """The stored counts, if neither the settings, the files nor the home's records have changed since."""
     found: Any = looks.remembered(looks.memory_of(lake.home, _MEMORY)).get(_key(settings, lake))
     try:
         return Change(**found) if found else None
-    except TypeError:  # a file of another program, or of none
+    except TypeError:  # written by another version of the program
         return None
 
 

@@ -1,8 +1,8 @@
-"""The rows of Parquet and Arrow files, and of Arrow tables: each an object of the values JSON knows.
+"""The rows of Parquet and Arrow files and of Arrow tables, each as an object of JSON values.
 
-Bytes are texts if they are UTF-8, else NotText; maps are objects; a struct of lists is a list of structs, as the
-`datasets` library once wrote lists of objects; numbers of fixed point, times and dates are the texts that people write.
-A text that holds JSON stays a text, unless its type says so.
+Bytes become text if they are UTF-8, else NotText. Maps become objects. A struct of lists becomes a list of structs,
+because the `datasets` library once stored lists of objects in this way. Decimals, times and dates become text. A text
+that holds JSON stays text, unless its Arrow type is JSON. `meaning.py` decides what a row means.
 """
 
 import json
@@ -19,10 +19,11 @@ from srt_assets.core.errors import UserError
 from srt_assets.core.records.strict_json import Decoder
 from srt_assets.core.records.unreadable import NotText, Unreadable
 
-# Bytes of Arrow memory that are decoded at a time, and rows.
+# At most so many bytes of Arrow memory and so many rows are decoded at a time.
 _TOGETHER, _MOST_ROWS = 1 << 25, 1024
+# Rows that are decoded to estimate the size of a row; also the batch size for columns with a dictionary.
 _FEW = 64
-# What every Parquet file begins with.
+# The first bytes of every Parquet file.
 START = b"PAR1"
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _ANEW = "write the file again"
@@ -31,7 +32,7 @@ Convert = Callable[[Any], Any]
 
 
 def parquet_rows(file: Path, source: BinaryIO) -> Iterator[Any]:
-    """The rows of a Parquet file. UserError if it is none, damaged, or encrypted."""
+    """The rows of a Parquet file. UserError if the file is not Parquet, damaged or encrypted."""
     try:
         parquet = pq.ParquetFile(source, buffer_size=1 << 20)
         _check_names(file, parquet.schema_arrow)
@@ -39,12 +40,15 @@ def parquet_rows(file: Path, source: BinaryIO) -> Iterator[Any]:
             size = _batch_size(parquet, group)
             for batch in parquet.iter_batches(batch_size=size, row_groups=[group]):
                 yield from rows_of(batch)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a column's name
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # UnicodeDecodeError: a column name
         raise _damaged(file, "Parquet", error) from None
 
 
 def _batch_size(parquet: pq.ParquetFile, group: int) -> int:
-    """Rows to read at a time. A file may hold a text once that a thousand rows have, so a few rows are looked at."""
+    """Rows to read at a time.
+
+    The metadata counts a text only once that several rows share, so the first rows are decoded to see their real size.
+    """
     facts = parquet.metadata.row_group(group)
     a_row = facts.total_byte_size // max(1, facts.num_rows)
     if facts.num_rows > _FEW:
@@ -54,7 +58,7 @@ def _batch_size(parquet: pq.ParquetFile, group: int) -> int:
 
 
 def arrow_rows(file: Path, source: BinaryIO) -> Iterator[Any]:
-    """The rows of an Arrow file or stream. UserError if it is none, or damaged."""
+    """The rows of an Arrow file or stream. UserError if the file is not Arrow, or damaged."""
     try:
         starts_as_file = source.read(6) == b"ARROW1"
         source.seek(0)
@@ -63,31 +67,31 @@ def arrow_rows(file: Path, source: BinaryIO) -> Iterator[Any]:
             batches: Any = (whole.get_batch(number) for number in range(whole.num_record_batches))
             _check_names(file, whole.schema)
         else:
-            # Its reader takes the end of a file that was cut between two batches for the stream's.
+            # pyarrow reads a stream that was cut between two batches without an error.
             source.seek(max(0, source.seek(0, os.SEEK_END) - len(_END_OF_STREAM)))
             if source.read() != _END_OF_STREAM:
-                raise UserError(f"{file} is no Arrow file, or cut short: its end is missing", _ANEW)
+                raise UserError(f"{file} is not in Arrow format, or is cut short: its end is missing", _ANEW)
             source.seek(0)
             batches = pa.ipc.open_stream(source)
             _check_names(file, batches.schema)
         for batch in batches:
-            batch.validate(full=True)  # offsets are believed otherwise, wherever they lead
+            batch.validate(full=True)  # without this, pyarrow follows wrong offsets
             yield from rows_of(batch)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(file, "Arrow", error) from None
 
 
 def _damaged(file: Path, kind: str, error: Exception) -> Exception:
-    if isinstance(error, OSError) and error.errno is not None:  # the disk's
+    if isinstance(error, OSError) and error.errno is not None:  # an error of the disk
         return error
-    return UserError(f"{file} is no {kind} file, or damaged: {_first_line(error)}", _ANEW)
+    return UserError(f"{file} is damaged, or not in {kind} format: {_first_line(error)}", _ANEW)
 
 
 def rows_of(batch: pa.RecordBatch | pa.Table) -> Iterator[Any]:
-    """The rows of a batch or table; Unreadable for one that Python cannot hold."""
+    """The rows of a batch or table. A row with a value that Python cannot represent becomes Unreadable."""
     converts = {field.name: convert for field in batch.schema if (convert := _convert(field.type))}
     size = max(1, _TOGETHER * batch.num_rows // max(1, batch.nbytes))
-    if any(_has_dictionary(field.type) for field in batch.schema):  # its texts are counted once, and made once a row
+    if any(_has_dictionary(field.type) for field in batch.schema):  # nbytes counts a shared text once
         size = min(size, _FEW)
     for start in range(0, batch.num_rows, size):
         for row in _pylist(batch.slice(start, size)):
@@ -108,7 +112,7 @@ def _pylist(batch: pa.RecordBatch | pa.Table) -> list[Any]:
 
 
 def _unreadable(row: pa.RecordBatch | pa.Table, error: Exception) -> Unreadable:
-    """The marker for one row, with the columns that can be read, and the names of those that cannot."""
+    """The marker for one row: the columns that can be read, and the names of those that cannot."""
     good, bad = {}, []
     for name in row.schema.names:
         try:
@@ -124,7 +128,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_names(file: Path, schema: pa.Schema) -> None:
-    """UserError if two columns, or two fields of one, have one name: Python would keep the last."""
+    """UserError if two columns, or two fields of a struct, have the same name: Python would keep only the last."""
     types = [("", pa.struct(list(schema)))]
     while types:
         place, type_ = types.pop()
@@ -145,7 +149,7 @@ def _has_dictionary(type_: pa.DataType) -> bool:
 
 
 def _convert(type_: pa.DataType) -> Convert | None:
-    """What makes a value of this type one that JSON knows; None if it is one."""
+    """The function that turns a value of this type into a JSON value; None if it is one already."""
     is_a = pa.types
     if isinstance(type_, pa.JsonType):
         return _parsed
@@ -193,7 +197,7 @@ def _each(convert: Convert | None, value: Any) -> Any:
 
 
 def _object(pairs: list[tuple[Any, Any]]) -> Any:
-    """A map of texts to an object; any other stays a list of pairs."""
+    """An object for a map with text keys; a list of pairs for any other map."""
     found = {key: value for key, value in pairs if isinstance(key, str)}
     return found if len(found) == len(pairs) else [list(pair) for pair in pairs]
 

@@ -1,4 +1,7 @@
-"""Readers of rows whose instruction and response stand in columns: one pair, a list of instances, or as mapped."""
+"""Readers of rows whose instruction and response are columns: one pair, a list of instances, or mapped columns.
+
+`meaning.py` chooses the form of a row; conversations are read in `turns.py`.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +15,7 @@ Row = dict[Any, Any]
 
 
 def pair(row: Row, instruction: str, inputs: tuple[str, ...], response: str, read: Read) -> Pair | Reject:
-    """The pair of three columns, each a text; the input may be in any of several, or nowhere."""
+    """The pair from text columns. The input may be in any of several columns, or missing."""
     question = as_text(row.get(instruction), read, instruction)
     answer = as_text(row.get(response), read, response)
     given = input_of(row, inputs, read)
@@ -25,7 +28,7 @@ def pair(row: Row, instruction: str, inputs: tuple[str, ...], response: str, rea
 
 
 def input_of(row: Row, names: Iterable[str], read: Read) -> str | Reject:
-    """The input, exactly as it stands; '' if there is none. Two that differ contradict each other."""
+    """The input, unchanged; '' if there is none. Two columns with different inputs are rejected as `ambiguous_form`."""
     found, where = "", ""
     for name in names:
         text = as_text(row.get(name), read, name) if name in row else None
@@ -66,7 +69,7 @@ def _only(instance: Row) -> Row:
 
 
 def mapped(row: Row, rules: Rules, read: Read) -> None:
-    """The columns that the settings name; `input` and the like under their own names where the settings are silent."""
+    """The columns that the settings name. `input` and the like keep their own names unless others are set."""
     names = rules.columns
     for role, own in UNDER_OWN_NAME.items():
         if role not in names and role != "input":
@@ -135,7 +138,7 @@ def _texts(
 
 
 def _with_answer(turns: list[Any], answered: tuple[str, Any], rules: Rules, read: Read, where: str) -> Pair | Reject:
-    """A conversation, the last answer of which may stand in a column of its own."""
+    """A conversation whose last answer may be in a column of its own."""
     if not answered[0]:
         return pair_of(turns, rules, read, where)
     if not is_filled(answered[1]):

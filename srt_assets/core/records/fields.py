@@ -1,7 +1,7 @@
-"""Fields beside the texts: which change what an answer means, which say nothing about it. Known-good is a list.
+"""Fields other than the texts: those that change what an answer means, and those that do not. Both are lists of names.
 
-A field on neither list is unread: the record is kept, the field is counted and named. What is read as instruction,
-input or response is decided by the forms (`forms.py`).
+A field on neither list is unread: the record is kept, and the field is counted and named. The forms (`forms.py`) decide
+which fields are instruction, input and response.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ def _if_filled(reason: str) -> Check:
 
 
 def _history(name: str, value: Any) -> Reject | None:
-    """Earlier turns: pairs of texts, or messages. Anything else is said to be of a wrong type."""
+    """Earlier turns: pairs of texts, or messages. Any other value is rejected as `wrong_type`."""
     found = _if_filled("has_history")(name, value)
     if found and isinstance(value, list) and not all(isinstance(turn, dict) or _is_pair(turn) for turn in value):
-        return Reject("wrong_type", f"{named(name)}: a turn is no pair of texts")
+        return Reject("wrong_type", f"{named(name)}: a turn is not a pair of texts")
     return found
 
 
@@ -47,7 +47,7 @@ def _if_true(reason: str) -> Check:
 
 
 def verdict(value: Any) -> bool | None:
-    """What a label says of an answer: good, bad, or None if that is not known."""
+    """Whether a label calls the answer good (True) or bad (False); None if its value is not known."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
@@ -57,7 +57,7 @@ def verdict(value: Any) -> bool | None:
 
 
 def label(name: str, value: Any) -> Reject | None:
-    """A reject if a label calls the answer bad, or says something that is not known."""
+    """A reject if a label calls the answer bad, or if its value is not known."""
     good = verdict(value)
     if good is None:
         shown = value if isinstance(value, str) else str(value) if isinstance(value, float) else type_of(value)
@@ -66,14 +66,14 @@ def label(name: str, value: Any) -> Reject | None:
 
 
 def _truth(name: str, value: Any) -> Reject | None:
-    """As `label`, of a field that may as well hold a score: then it is no verdict."""
+    """As `label`, for a field that may also hold a score: a number is not a verdict."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return None
     return label(name, value)
 
 
 def weight(name: str, value: Any) -> Reject | None:
-    """A reject if the answer is not to be learnt, or to be learnt by halves."""
+    """A reject if the weight is 0 (the answer is not to be trained on), or any other value but 1."""
     good = verdict(value)
     if good is None:
         return Reject("weighted", named(name))
@@ -115,7 +115,7 @@ _IN_BOTH: dict[str, Check] = {
 }
 SYSTEM = ("system", "system_prompt", "system_message", "sys_prompt")
 HISTORY = ("history", "previous_turns", "chat_history", "dialogue_history", "conversation_history", "past_turns")
-# By name of a field of a row: what makes the row no record of the texts alone.
+# By field of a row: the check that rejects the row if the field changes what the texts mean.
 OF_ROW: dict[str, Check] = {
     **_each(" ".join(SYSTEM), _if_filled("system_prompt")),
     **_each(" ".join(HISTORY), _history),
@@ -124,10 +124,10 @@ OF_ROW: dict[str, Check] = {
     "correctness_math_verify": _truth,
 }
 OF_MESSAGE: dict[str, Check] = {**_IN_BOTH, "channel": _channel}
-# A weight says whether an answer is learnt; of a question it says nothing.
+# These fields describe an answer. In a message of the user they are ignored.
 OF_ANSWER_ONLY = _words("weight loss_weight sample_weight train loss_mask rank ranking refusal")
 
-# Known, and without a say in what the answer means.
+# Known fields that do not change what the answer means.
 HARMLESS = _words(
     """
     id idx index uid uuid guid key hash row_id sample_id example_id item_id record_id prompt_id question_id
@@ -149,7 +149,7 @@ HARMLESS = _words(
 
 @lru_cache(maxsize=4096)
 def plain(name: str) -> str:
-    """The name of a field as the lists have it: case, blanks and hyphens are forgiven."""
+    """The name of a field as the lists spell it: lower case, with underscores for blanks and hyphens."""
     return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 
@@ -161,9 +161,9 @@ def account(
     place: str = "",
     off: frozenset[str] = frozenset(),
 ) -> Reject | None:
-    """Say what becomes of a field that no reader took: a reject, or a note that it is unread or known and unused.
+    """Decide about a field that no reader took: a reject, or a note in `read` that it is unread or unused.
 
-    `off`: fields that the settings leave out by name.
+    `off`: fields that the settings switch off.
     """
     if not is_filled(value):
         return None

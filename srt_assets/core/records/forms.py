@@ -1,7 +1,6 @@
-"""The table of forms: which fields make a row one of it, and who reads it.
+"""The table of forms: which fields a row of each form has, and which function reads it.
 
-How rows are read is in `columns.py`, `turns.py`, `judged.py` and `trees.py`; which form a row has is told in
-`meaning.py`.
+The readers are in `columns.py`, `turns.py`, `judged.py` and `trees.py`; `meaning.py` chooses the form of a row.
 """
 
 from collections.abc import Callable
@@ -19,8 +18,8 @@ Reader = Callable[[Row, Rules, Read], None]
 
 @dataclass(frozen=True)
 class Form:
-    """A form of rows. `needs`: fields that must be filled; `fits`: what else must be so; `named`: the word of
-    datasets.format that asks for it. The reader says in `Read.taken` which further fields it looked at.
+    """A form of rows. `needs`: fields that must be filled. `fits`: a further condition. `named`: the value of
+    `datasets.format` that includes it. The reader adds the other fields that it looked at to `Read.taken`.
     """
 
     name: str
@@ -28,7 +27,7 @@ class Form:
     reader: Reader
     named: str = ""
     fits: Callable[[Row], bool] | None = None
-    # Its two fields are an instruction and a response.
+    # `needs` are an instruction and a response.
     is_columns: bool = False
 
 
@@ -74,7 +73,7 @@ def _verdicts(answers: str, verdicts: str) -> Form:
 
 
 def _texts_in_turn(row: Row, rules: Rules, read: Read) -> None:
-    """UltraChat's older form: a list of texts, the user's and the assistant's in turn."""
+    """UltraChat's older form: a list of texts, the user's and the assistant's alternating."""
     keys = rules.role_keys[0], rules.text_keys[0]
     turns = [dict(zip(keys, (("user", "assistant")[n % 2], text), strict=True)) for n, text in enumerate(row["data"])]
     _keep(read, pair_of(turns, rules, read, "data"))
@@ -98,7 +97,7 @@ def _has_text_list(row: Row) -> bool:
     return isinstance(row["data"], list) and all(isinstance(text, str) for text in row["data"])
 
 
-# The first that fits is the row's form; others that fit must say the same.
+# The first form that fits is the row's form. Others that fit must give the same texts.
 FORMS: tuple[Form, ...] = (
     Form("oasst_tree", ("prompt",), trees.whole, fits=lambda row: trees.is_node(row["prompt"])),
     Form(

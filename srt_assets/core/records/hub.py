@@ -1,7 +1,7 @@
-"""Datasets of the Hugging Face hub: at which commit a set is read, and its rows.
+"""Datasets of the Hugging Face hub: the commit at which a dataset is read, and its rows.
 
-A set is read at the commit that was the newest when it was first read, until the settings name another revision: a home
-does not change because somebody changed the set, and asking where a home stands needs no network.
+A dataset is read at the commit that was the newest at the first read, until the settings name another revision. So a
+change on the hub does not change a home, and `srt status` needs no network.
 """
 
 import logging
@@ -17,16 +17,16 @@ from srt_assets.core.records.find import kind_of
 from srt_assets.settings import Dataset
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# Seconds. `srt status` asks too, until the set was read.
+# Seconds to wait for the hub. `srt status` asks it too, until the dataset has been read once.
 _PATIENCE = 10
 
 log = logging.getLogger(__name__)
 
 
 def facts(dataset: Dataset, known: Mapping[str, Any]) -> Any:
-    """What a hub set is made of. `known`: the facts of the datasets that the home was last made of, by name.
+    """The facts that identify a hub dataset. `known`: those of the datasets that the home was last made from, by name.
 
-    An older program noted name and split only: that stays while config, revision and data_files are not set.
+    An older program stored only name and split. These are kept while config, revision and data_files are not set.
     """
     before = known.get(dataset.name, {}).get("hub")
     wanted = dataset.model_dump(include={"hf", "split", "config", "revision", "data_files"}, mode="json")
@@ -44,7 +44,7 @@ def commit_in(hub_facts: Any) -> str:
 
 @cache
 def _commit(name: str, revision: str) -> str:
-    """The commit a revision ('' is the newest) stands for: the hub's answer, else the cache's; '' if neither knows."""
+    """The commit of a revision ('' is the newest), from the hub, else from its cache; '' if neither has it."""
     if _COMMIT.fullmatch(revision):
         return revision
     if Path(name).is_dir():
@@ -65,12 +65,12 @@ def _commit(name: str, revision: str) -> str:
         found = ""
     if _COMMIT.fullmatch(found):
         return found
-    log.warning("%s: its commit is not known (%s), so the home does not note it; set datasets.revision", name, why)
+    log.warning("%s: its commit is not known (%s) and is not recorded in the home; set datasets.revision", name, why)
     return ""
 
 
 def read_hub(dataset: Dataset, commit: str = "") -> Iterator[Any]:
-    """Rows of a split of a hub set, at this commit if one is named. UserError if they cannot be had."""
+    """The rows of a split of a hub dataset, at this commit if one is given. UserError if they cannot be loaded."""
     import datasets
     import httpx
 
@@ -85,8 +85,8 @@ def read_hub(dataset: Dataset, commit: str = "") -> Iterator[Any]:
         if "scripts are no longer supported" not in str(error):
             raise UserError(f"{what}: {redact(str(error))}", _remedy(dataset)) from None
         raise UserError(
-            f"{what}: it is a program, which nobody runs any more, not files of data",
-            "set datasets.revision = 'refs/convert/parquet', where the hub keeps most such sets as Parquet; "
+            f"{what}: it is a loading script, which the datasets library no longer runs",
+            "set datasets.revision = 'refs/convert/parquet', where the hub stores most such datasets as Parquet; "
             "or download its files and set datasets.path",
         ) from None
     except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
@@ -95,18 +95,18 @@ def read_hub(dataset: Dataset, commit: str = "") -> Iterator[Any]:
         yield from rows
         return
     if commit and (other := _cached_commit(rows)) not in ("", commit):
-        # Without a network the library takes the newest it has.
+        # Without a network the library loads the newest commit in its cache.
         raise UserError(
             f"{what}: only commit {other[:12]} is on this machine, not {commit[:12]}",
             f"go online, or set datasets.revision = '{other}'",
         )
-    # As Arrow: images and sounds are not decoded, and columns are read as those of files.
+    # As Arrow tables: images and audio are not decoded, and columns are read as in files.
     for table in rows.with_format("arrow").iter(batch_size=1000):
         yield from arrow_rows.rows_of(table)
 
 
 def _cached_commit(rows: Any) -> str:
-    """The commit that a set's files in the cache were made of, as far as their place says it."""
+    """The commit of a dataset's cached files, if their paths name exactly one; else ''."""
     places = {part for file in rows.cache_files for part in Path(file["filename"]).parts if _COMMIT.fullmatch(part)}
     return places.pop() if len(places) == 1 else ""
 

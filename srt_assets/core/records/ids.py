@@ -1,4 +1,4 @@
-"""Which sample ids were there before, and from which source: twelve bytes for each, where a dict takes hundreds."""
+"""Which sample ids occurred before, and in which source. An id takes twelve bytes; in a dict it would take hundreds."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,15 +9,15 @@ NEW = -1
 
 
 class Ids:
-    """The ids seen so far, in sorted arrays of which each is at least twice as long as the next."""
+    """The ids so far, in sorted arrays. Each array is at least twice as long as the next."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[_Ids, _Sources]] = []
 
     def add(self, ids: list[str], sources: list[int]) -> list[int]:
-        """For each of these ids (16 hex digits): NEW, or the source of the first one, among these and all before.
+        """For each of these ids (16 hex digits): NEW, or the source where it first occurred, now or earlier.
 
-        `sources`: the number of the source that each came from.
+        `sources`: the number of the source of each id.
         """
         numbers: _Ids = np.array([int(id, 16) for id in ids], dtype=np.uint64)
         of: _Sources = np.array(sources, dtype=np.int32)

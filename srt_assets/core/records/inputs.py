@@ -1,7 +1,7 @@
-"""Which bytes the settings' files hold: their SHA-256, remembered by how they look, and checked while a run reads them.
+"""The SHA-256 of the settings' files: stored while size, times and inode stay the same, and checked by each run.
 
-`srt status` asks for the sums many times and reads no file whose sum it knows. A run hashes what it reads: rows of one
-file must not be taken for those of another. What the bytes mean is decided in `read.py` and `meaning.py`.
+`srt status` asks for the sums often and reads no file whose sum is stored. A run hashes what it reads, so that a file
+that changes meanwhile is noticed. Rows are read in `read.py` and interpreted in `meaning.py`.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ _MEMORY = "inputs"
 
 
 def sums(home: Path, paths: Iterable[Path]) -> dict[Path, str]:
-    """SHA-256 of each file. UserError names one that cannot be read.
+    """SHA-256 of each file. UserError names a file that cannot be read.
 
-    Read are those that look otherwise than when they were last read, or were changed shortly before that.
+    A file is hashed again if its size, times or inode have changed, or if it was written shortly before the last hash.
     """
     memory = looks.memory_of(home, _MEMORY)
     known = looks.remembered(memory)
@@ -37,30 +37,30 @@ def sums(home: Path, paths: Iterable[Path]) -> dict[Path, str]:
         found[path] = facts[-1]
         if known.get(str(path)) == facts or looks.is_settled(look, now):
             settled[str(path)] = facts
-    if settled != known and home.is_dir():  # a command that only looks makes no home
+    if settled != known and home.is_dir():  # a command that only reads creates no home
         looks.remember(memory, settled)
     return found
 
 
 class Reading:
-    """The files that a run reads, each hashed while it is read. `expected`: the sums that the run began with."""
+    """The files that a run reads, each hashed while it is read. `expected`: the sums at the start of the run."""
 
     def __init__(self, home: Path, expected: Mapping[Path, str]) -> None:
         self._home, self._expected = home, expected
         self._opened: list[tuple[Path, list[int], _Hashed]] = []
 
     def opened(self, path: Path) -> io.BufferedReader:
-        """A file, open for reading. NoFile or OSError as `files.opened`."""
+        """The file, open for reading. NoFile or OSError as `files.opened`."""
         hashed = _Hashed(files.opened(path).detach())
         self._opened.append((path, looks.looks(os.fstat(hashed.fileno())), hashed))
         return io.BufferedReader(hashed, 1 << 17)
 
     def check(self) -> None:
-        """StageError names the first file that is not what the run began with, at its end or while it was read."""
+        """StageError names the first file whose content is not what it was at the start of the run."""
         for path, look, hashed in self._opened:
             with _readable(path):
                 now = looks.looks(path.stat())
-                # Not read to the end, or not in order, as Parquet is: then the file is hashed now.
+                # A file that was not read to its end, or not in order (Parquet), is hashed now.
                 same = [hashed.sum] if hashed.sum and now == look else [hashed.sum or "", file_sha256(path)]
             if {*same} - {""} != {self._expected[path]}:
                 looks.remember(looks.memory_of(self._home, _MEMORY), {})
@@ -68,13 +68,14 @@ class Reading:
 
 
 def changed(path: Path | str) -> StageError:
-    """What the run is told whose file was written while it read."""
-    return StageError(f"{path} was changed while it was read", "run again when nothing writes it: srt run raw_dataset")
+    """The error of a run whose input file changed while it was read."""
+    remedy = "run again when no program writes to the file: srt run raw_dataset"
+    return StageError(f"{path} was changed while it was read", remedy)
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """What the system refuses is the same error here as where the rows are read."""
+    """Turns an OSError into the UserError that reading the rows raises too."""
     try:
         yield
     except OSError as error:
@@ -82,7 +83,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 class _Hashed(io.RawIOBase):
-    """A file that is hashed as far as it is read in order. `sum`: SHA-256 of all of it, '' until its end was read."""
+    """A file that is hashed while it is read in order. `sum`: SHA-256 of the whole file, '' until its end was read."""
 
     def __init__(self, file: io.RawIOBase) -> None:
         self._file, self._hash = file, hashlib.sha256()

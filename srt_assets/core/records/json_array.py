@@ -1,7 +1,7 @@
-"""The values of a JSON array one by one, from a file of any size: memory holds one value and a buffer.
+"""The values of a JSON array one by one, from a file of any size. Memory holds one value and a buffer.
 
-The array is the file, or the one list of objects in the object that the file is. The decoder is `json`'s own, so that a
-value reads as it does with `json.load`: NaN, lone surrogates; strict_json.py says what is given as Unreadable.
+The array is the whole file, or the only list of objects in an object. The decoder is that of `json`, so values such as
+NaN and lone surrogates are read as `json.load` reads them. strict_json.py lists the values that become Unreadable.
 """
 
 import codecs
@@ -18,22 +18,22 @@ from srt_assets.core.records.strict_json import Decoder, too_deep
 from srt_assets.core.records.unreadable import KEPT, Unreadable
 
 CHUNK = 1 << 20
-# Characters of a value; one that never ends would fill the memory.
+# Characters. A longer value could fill the memory.
 LONGEST = 1 << 28
 _BLANKS = " \t\n\r"
-# An error nearer than this to the end of the buffer may be one of the buffer only: `tru`, `1e`, half an escape.
+# An error this near to the end of the buffer may only mean that more must be read: `tru`, `1e`, half an escape.
 _TAIL = 16
-# A text, one whose end is not held, or a bracket.
+# A complete string, the quote that begins an incomplete one, or a bracket.
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{}]', re.DOTALL)
 
 log = logging.getLogger(__name__)
 
 
 def values(file: Path, opened: Callable[[Path], BinaryIO] = opened, chunk: int = CHUNK) -> Iterator[Any]:
-    """Each value of the array in a file of UTF-8, which `opened` opens.
+    """Each value of the array in a UTF-8 file, which `opened` opens.
 
-    Raises JSONDecodeError, with line and column in the file, where it is no JSON; NotUtf8, with line and byte in the
-    file; NotAnArray if it holds one other value; and NoFile if it is no ordinary file.
+    Raises JSONDecodeError with line and column if the file is not valid JSON, NotUtf8 with line and byte if it is not
+    UTF-8, NotAnArray if it holds another value than an array, and NoFile if it is not an ordinary file.
     """
     with opened(file) as source:
         text = _Text(source, chunk)
@@ -53,7 +53,7 @@ def values(file: Path, opened: Callable[[Path], BinaryIO] = opened, chunk: int =
 
 
 def _items(text: "_Text") -> Iterator[Any]:
-    """The values of the array that begins at the place."""
+    """The values of the array that begins at the current position."""
     text.skip()
     if text.peek() != "]":
         while True:
@@ -67,9 +67,9 @@ def _items(text: "_Text") -> Iterator[Any]:
 
 
 def _list_in_object(text: "_Text") -> Generator[Any, None, tuple[str, str]]:
-    """The values of the one list of objects in the object that begins at the place.
+    """The values of the only list of objects in the object that begins at the current position.
 
-    Gives back what the object is if it has no such list, else the name of the list, and those of all keys.
+    Returns two texts, one of them empty: what the object is if it has no such list, or the list's name and all keys.
     """
     names: list[str] = []
     taken = None
@@ -104,11 +104,11 @@ def _list_in_object(text: "_Text") -> Generator[Any, None, tuple[str, str]]:
 
 
 class NotAnArray(ValueError):
-    """The file holds one value that is no array; the message names its type, and the keys of an object."""
+    """The file holds a value that is not an array. The message names its type, and the keys of an object."""
 
 
 class NotUtf8(ValueError):
-    """Bytes that are not UTF-8. `line` in the file, from 1; `start`: their place in the file, in bytes from 0."""
+    """Bytes that are not UTF-8. `line`: counted from 1; `start`: their offset in the file, in bytes from 0."""
 
     def __init__(self, line: int, start: int) -> None:
         super().__init__(f"line {line}: byte {start} of the file is not UTF-8")
@@ -116,7 +116,7 @@ class NotUtf8(ValueError):
 
 
 class _Text:
-    """The text of a file from a place on, as much as is needed, and the line and column of that place."""
+    """The text of a file from the current position on, read as needed, and the line and column of that position."""
 
     def __init__(self, source: BinaryIO, chunk: int) -> None:
         self._source, self._chunk = source, chunk
@@ -125,11 +125,11 @@ class _Text:
         self._text, self._at = "", 0
         self._bytes = 0
         self._ended = False
-        # Of the text that is no longer held: its lines, and the characters of its last, unfinished one.
+        # Of the text that was dropped: the number of its lines, and of the characters in its last, incomplete line.
         self._lines, self._column = 0, 0
 
     def peek(self) -> str:
-        """The next character that is no blank, which is then the place; '' at the end."""
+        """Moves to the next character that is not blank and returns it; '' at the end of the file."""
         while True:
             while self._at < len(self._text):
                 if self._text[self._at] not in _BLANKS:
@@ -142,17 +142,17 @@ class _Text:
         self._at += 1
 
     def begins_list_of_objects(self) -> bool:
-        """Whether the first value of the array at the place is an object; the place stays."""
+        """Whether the first value of the array at the current position is an object. Does not move."""
         after = self._at + 1
         while True:
             if inner := self._text[after:].lstrip(_BLANKS):
                 return inner[0] == "{"
-            after -= self._at  # what is before the place is given up
+            after -= self._at  # reading more drops the text before the position
             if not self._more(self._chunk):
                 return False
 
     def value(self) -> Any:
-        """The value at the place."""
+        """Reads the value at the current position."""
         self.peek()
         size = self._chunk
         while True:
@@ -165,7 +165,7 @@ class _Text:
                 if not (cut and self._more(size)):
                     raise self.error(error.msg, error.pos) from None
             else:
-                # A number may go on behind the buffer's end.
+                # A number may continue after the end of the buffer.
                 if len(self._text) - end >= _TAIL or not self._more(size):
                     if isinstance(value, Unreadable):
                         value = dataclasses.replace(value, detail=f"line {self._line()}: {value.detail}")
@@ -173,10 +173,10 @@ class _Text:
                     return value
             if len(self._text) > LONGEST:
                 raise self._too_long()
-            size *= 2  # what is read once more for a large value must not add up to its square
+            size *= 2  # so that the time for a large value stays linear
 
     def _skipped(self, size: int) -> Unreadable:
-        """The value at the place, too deep to be read: only its brackets are counted."""
+        """Skips the value at the current position, which is nested too deeply: only its brackets are counted."""
         depth, seen = 0, self._at
         while True:
             for found in _TOKEN.finditer(self._text, seen):
@@ -192,17 +192,17 @@ class _Text:
                 raise self._too_long()
             seen -= self._at
             if not self._more(size):
-                raise self.error("a value that is never closed")
+                raise self.error("a value is never closed")
             size *= 2
 
     def _too_long(self) -> JSONDecodeError:
-        return self.error(f"a value longer than {LONGEST >> 20} MB, which no record is")
+        return self.error(f"a value is longer than {LONGEST >> 20} MB")
 
     def _line(self) -> int:
         return self._lines + self._text.count("\n", 0, self._at) + 1
 
     def error(self, message: str, at: int | None = None) -> JSONDecodeError:
-        """An error at a place of the held text, with the line and column it has in the file."""
+        """An error at a position in the buffer, with its line and column in the file."""
         place = self._at if at is None else at
         error = JSONDecodeError(message, self._text, place)
         error.colno += self._column if error.lineno == 1 else 0
@@ -210,7 +210,7 @@ class _Text:
         return error
 
     def _more(self, size: int) -> bool:
-        """Hold more of the file; False at its end."""
+        """Reads more of the file into the buffer. False at the end of the file."""
         if self._ended:
             return False
         gone = self._text[: self._at]
@@ -220,7 +220,7 @@ class _Text:
         try:
             new = self._decode(data, final=not data)
         except UnicodeDecodeError as error:
-            # Bytes of half a character were kept from the piece before; they count from there.
+            # The decoder puts the bytes of an incomplete character from the previous read before the new data.
             start = error.start + self._bytes - (len(error.object) - len(data))
             line = self._lines + self._text.count("\n", self._at) + error.object[: error.start].count(b"\n") + 1
             raise NotUtf8(line, start) from None

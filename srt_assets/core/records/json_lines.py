@@ -1,4 +1,4 @@
-"""The values of a file of JSON Lines, one by one. A line that is no JSON is given as Unreadable; reading goes on."""
+"""The values of a JSON Lines file, one by one. A line that is not JSON becomes Unreadable, and reading continues."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def values(file: Path, opened: Callable[[Path], BinaryIO]) -> Iterator[Any]:
             try:
                 yield decoder.whole(line, f"line {number}")
             except json.JSONDecodeError as error:
-                # A carriage return stands in no text of JSON, so a file may end its lines in it.
+                # JSON contains no carriage return within a string, so in such a file it ends the lines.
                 if len(parts := [part for part in re.split("\r", line) if part.strip()]) > 1:
                     yield from (_value(decoder, part, number) for part in parts)
                 else:
@@ -38,5 +38,5 @@ def _value(decoder: Decoder, text: str, number: int) -> Any:
 def _broken(text: str, number: int, error: json.JSONDecodeError) -> Unreadable:
     what = f"line {number}, column {error.colno}: broken JSON: {error.msg}"
     if number == 1 and text.strip() in ("[", "{"):
-        what += "; a file that holds one list has the ending .json"
+        what += "; if the file holds one list, its name must end in .json"
     return Unreadable("bad_json", text, what)

@@ -1,4 +1,7 @@
-"""Readers of rows that judge answers: preferences, labels beside lists of answers, verified generations."""
+"""Readers of rows with judged answers: preferences, lists of answers with labels, verified generations.
+
+A label in a field of its own is checked in `fields.py`, ranks in trees in `trees.py`.
+"""
 
 from typing import Any
 
@@ -8,9 +11,9 @@ from srt_assets.core.records.result import Alternative, Pair, Read, Reject, as_t
 from srt_assets.core.records.rules import Rules
 from srt_assets.core.records.turns import answer_of, looks_like_turns, messages_of, pair_of
 
-# Where the question of a judged answer stands, the likeliest first.
+# Fields that may hold the question of a judged answer, the likeliest first.
 QUESTIONS = ("prompt", "messages", "conversations", "conversation", "instruction", "question", "problem")
-# A list of answers, and the list beside it that says which are good.
+# A list of answers, and the list of verdicts on them.
 VERDICTS = (
     ("completions", "labels"),
     ("generations", "correctness_math_verify"),
@@ -19,7 +22,7 @@ VERDICTS = (
 
 
 def preference(row: Row, rules: Rules, read: Read) -> None:
-    """`chosen` and `rejected`: texts, messages, or whole conversations with the question inside."""
+    """`chosen` and `rejected`: texts, messages, or whole conversations that include the question."""
     read.taken.add("rejected")
     _judged(row, rules, read, row["chosen"], row.get("rejected"), "chosen", "rejected")
 
@@ -57,7 +60,7 @@ _KINDS = {"rejected": "rejected", "non_preferred_output": "non_preferred"}
 
 
 def _question_and(row: Row, answer: Any, name: str, rules: Rules, read: Read) -> Pair | Reject:
-    """The pair of an answer and the question it belongs to, which stands in the answer or in another column."""
+    """The pair of an answer and its question, which is part of the answer or in another column."""
     turns: list[Any] = []
     if not isinstance(answer, str):
         found = messages_of(answer, name)
@@ -81,7 +84,7 @@ def _question_and(row: Row, answer: Any, name: str, rules: Rules, read: Read) ->
         before = messages_of(asked, where)
         if isinstance(before, Reject):
             return before
-        if isinstance(pair_of(before, rules, Read(), where), Pair):  # the question with an answer to it
+        if isinstance(pair_of(before, rules, Read(), where), Pair):  # it ends with an answer, which is left out
             before = before[:-1]
         last = turns or [{rules.role_keys[0]: "assistant", rules.text_keys[0]: answer}]
         return pair_of([*before, *last], rules, read, where)
@@ -96,7 +99,7 @@ def _question_and(row: Row, answer: Any, name: str, rules: Rules, read: Read) ->
 
 
 def _rejected(row: Row, bad: Any, name: str, good: Pair, rules: Rules, read: Read) -> str | Reject:
-    """The text of the answer judged worse. Where its question stands with it, it must be the same one."""
+    """The text of the answer judged worse. If its question is included, it must be that of the good answer."""
     if not isinstance(bad, str):
         turns = messages_of(bad, name)
         if isinstance(turns, list) and len(turns) > 1:
@@ -104,17 +107,19 @@ def _rejected(row: Row, bad: Any, name: str, good: Pair, rules: Rules, read: Rea
             if isinstance(other, Reject):
                 return other
             if other.instruction != good.instruction:
-                return Reject("ambiguous_form", f"the questions of {name} and of the answer preferred")
-    # What an answer that is never trained on has beside its text says nothing about the record.
+                return Reject("ambiguous_form", f"the questions of {name} and of the preferred answer")
+    # Other fields of this answer do not matter, because it is never trained on.
     return answer_of(bad, rules, Read(), name)
 
 
 def with_verdicts(row: Row, rules: Rules, read: Read) -> None:
-    """A list of answers with a list of verdicts: the good one is the record, the bad ones are alternatives."""
+    """A list of answers with a list of verdicts. The good answer is the record; bad ones are alternatives."""
     answers_name, verdicts_name = next((a, v) for a, v in VERDICTS if is_filled(row.get(a)) and is_filled(row.get(v)))
     answers, verdicts = row[answers_name], row[verdicts_name]
     if not (isinstance(answers, list) and isinstance(verdicts, list) and len(answers) == len(verdicts)):
-        read.rejects.append(Reject("wrong_type", f"{answers_name} and {verdicts_name} are no lists of one length"))
+        read.rejects.append(
+            Reject("wrong_type", f"{answers_name} and {verdicts_name} are not lists of the same length")
+        )
         return
     good: list[str] = []
     bad: list[str] = []
@@ -142,7 +147,7 @@ def _best(
     row: Row, good: list[str], bad: list[str], answers: str, verdicts: str, rules: Rules, read: Read
 ) -> Pair | Reject:
     talk = next((n for n in ("messages", "conversations") if looks_like_turns(row.get(n)) and is_filled(row[n])), "")
-    if talk and answers == "generations":  # the set's own choice among them
+    if talk and answers == "generations":  # the dataset's own choice among the generations
         turns = messages_of(row[talk], talk)
         read.taken.update((talk, "problem"))
         found = turns if isinstance(turns, Reject) else pair_of(turns, rules, read, talk)
@@ -151,6 +156,6 @@ def _best(
         return found
     if not good:
         return Reject("negative_label", named(verdicts))
-    if len(good) > 1 and answers == "completions":  # other sets have the steps of one answer there
+    if len(good) > 1 and answers == "completions":  # other datasets store the steps of one answer there
         return Reject("several_good_answers", f"{len(good)} of {len(good) + len(bad)} {answers}")
     return _question_and(row, good[0], answers, rules, read)

@@ -1,6 +1,7 @@
-"""What a row means: its form told from all its fields, row by row; what it holds beside is accounted for.
+"""What a row means: its form, which is chosen by all its fields, and what becomes of the fields that the form leaves.
 
-The forms are a table in `forms.py`; here is how one is chosen, and what becomes of two that fit.
+The forms are a table in `forms.py`. Here one is chosen for each row, and two forms that fit are checked for
+contradictions.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,13 +19,13 @@ _INSTRUCTIONS = frozenset(form.needs[0] for form in FORMS if form.is_columns)
 _RESPONSES = frozenset(form.needs[1] for form in FORMS if form.is_columns)
 _INPUTS = frozenset({"input", "context", "article", "passage", "document"})
 _TURNS = frozenset({"messages", "conversations", "conversation"})
-# Which forms the names of a row's fields allow, by format and names: rows of one file have few shapes.
+# A cache of the forms that fit the field names of a row, by format and names: few combinations occur in a file.
 _shapes: dict[tuple[str, tuple[Any, ...]], list[Form]] = {}
 _MOST_SHAPES, _WIDEST_SHAPE = 4096, 100
 
 
 def read_row(row: Any, rules: Rules) -> Read:
-    """One row, any JSON value, by itself: its records, or why it is none. Rows of a flat tree need their neighbours:
+    """One row, any JSON value: its records, or why it is rejected. Rows of a flat tree depend on their neighbours:
     see `trees.py`.
     """
     if isinstance(row, Unreadable):
@@ -37,7 +38,7 @@ def read_row(row: Any, rules: Rules) -> Read:
 
 
 def read_rows(rows: Iterable[tuple[int, Any]], rules: Rules) -> Iterator[tuple[int, Any, Read]]:
-    """Each row with its place and what became of it, in their order. Rows of a flat tree wait for its end."""
+    """Each row with its index and its result, in order. The rows of a flat tree are returned at the end of the tree."""
     tree = trees.Flat(rules)
     has_trees = rules.format in ("auto", trees.FLAT) and not rules.unwrap
     for index, row in rows:
@@ -75,7 +76,7 @@ def _read(row: Row, rules: Rules) -> Read:
         if not read.form:
             form.reader(row, rules, read)
             if read.rejects and not read.records and form.name not in _TURNS and read.rejects[0].is_no_reading:
-                # `chosen` may be a mark, say; then another form has the say.
+                # For example `chosen` may be a flag. Then another form may fit.
                 nothing, read = nothing or read.rejects[0], Read()
                 continue
             read.form = form.name
@@ -105,11 +106,11 @@ def _candidates(row: Row, rules: Rules) -> list[Form]:
 
 
 def _contradiction(read: Read, form: Form, row: Row, rules: Rules) -> Reject | None:
-    """Why a second reading of the row does not go with the first."""
+    """Why a second form of the row contradicts the first; None if it does not."""
     other = Read()
     form.reader(row, rules, other)
     if other.rejects:
-        # One that comes to nothing is none. But what makes it no record makes the row none.
+        # A form that finds no texts does not count. Any other reject of it rejects the row.
         return None if other.rejects[0].is_no_reading or read.rejects else other.rejects[0]
     if not read.rejects and list(map(_said, other.records)) != list(map(_said, read.records)):
         return Reject("ambiguous_form", f"{read.form} and {form.name}")
@@ -120,13 +121,13 @@ def _contradiction(read: Read, form: Form, row: Row, rules: Rules) -> Reject | N
 
 
 def _said(pair: Pair) -> tuple[str, str]:
-    """The texts of a pair where it does not matter whether the input stands apart, nor what blanks surround them."""
+    """The texts of a pair for a comparison that ignores surrounding blanks and whether the input is separate."""
     instruction, given = pair.instruction.strip(), pair.input.strip()
     return (f"{instruction}\n{given}" if given else instruction), pair.response.strip()
 
 
 def _account(read: Read, row: Row, taken: set[str], rules: Rules) -> None:
-    """Every field that was not read: it rejects the row, or is noted."""
+    """Decides about every field that was not read: it rejects the row, or is noted."""
     for name, value in row.items():
         if name in taken or not is_filled(value):
             continue
@@ -150,12 +151,12 @@ def _account(read: Read, row: Row, taken: set[str], rules: Rules) -> None:
 
 
 def _repeats(value: Any, records: list[Pair]) -> bool:
-    """Whether a text stands in every record anyway."""
+    """Whether every record contains this text."""
     return isinstance(value, str) and all(any(value.strip() in text for text in pair) for pair in records)
 
 
 def _renders(value: Any, records: list[Pair]) -> bool:
-    """Whether a text holds all that every record does: it was made of them with a template."""
+    """Whether a text contains all texts of every record: it was made from them with a template."""
     return isinstance(value, str) and all(all(text.strip() in value for text in pair) for pair in records)
 
 

@@ -1,7 +1,7 @@
-"""Files packed with gzip or zstd, unpacked while they are read: memory holds a buffer, whatever comes out of them.
+"""Files packed with gzip or zstd, unpacked while they are read. Memory holds a buffer, however large the content is.
 
-A file that is cut short, damaged, or has something else behind its end is an error, never a shorter file. Members or
-frames in a row are one file.
+A file that is cut short, damaged or followed by other data is an error, never a shorter file. Several gzip members or
+zstd frames in a row are one file.
 """
 
 import io
@@ -20,18 +20,18 @@ _BUFFER = 1 << 17
 
 
 def unpacked(file: Path, opened: Callable[[Path], io.BufferedReader]) -> io.BufferedReader:
-    """What is in a packed file, to be read from start to end. UserError, while reading, if it is damaged."""
+    """The unpacked content, to be read from start to end. UserError while it is read if the file is damaged."""
     source = opened(file)
     if not source.peek(1):
         source.close()
-        raise UserError(f"{file} is empty, which no packed file is", "fetch or pack it again")
+        raise UserError(f"{file} is empty, so it cannot be unpacked", "download or pack it again")
     return io.BufferedReader(_Unpacked(file, source), _BUFFER)
 
 
 def spooled(file: Path, opened: Callable[[Path], io.BufferedReader], start: bytes) -> BinaryIO:
-    """The same for what is read in any order: in a temporary file without a name, gone when it is closed.
+    """The unpacked content for reading in any order, in an unnamed temporary file, which is deleted when it is closed.
 
-    Unless it begins with `start`, no more of it is unpacked.
+    If the content does not begin with `start`, the rest is not unpacked.
     """
     place = tempfile.TemporaryFile()  # noqa: SIM115 - handed on open
     try:
@@ -56,9 +56,9 @@ class _Unpacked(io.RawIOBase):
         try:
             data = self._stream.read(len(buffer))
         except OSError as error:
-            if error.errno is not None:  # the disk's, not the packing's
+            if error.errno is not None:  # an error of the disk, not of the packed data
                 raise
-            raise UserError(f"{self._file} is damaged or cut short: {error}", "fetch or pack it again") from None
+            raise UserError(f"{self._file} is damaged or cut short: {error}", "download or pack it again") from None
         buffer[: len(data)] = data
         return len(data)
 

@@ -1,6 +1,6 @@
-"""What the rows of a dataset would become, before anything is run: forms, records, fields, rejects with examples.
+"""What the rows of a dataset would become in a run: forms, records, fields, rejects with examples.
 
-Reads with the functions of the stage `raw_dataset` and writes nothing. How it looks: `commands/preview.py`.
+Uses the functions of the stage `raw_dataset` and writes nothing. `commands/preview.py` prints the result.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ _RAW = 2000
 
 @dataclass(frozen=True)
 class Place:
-    """A row by its file and its number in it, counted from 0."""
+    """Where a row is: its file, and its index in the file, counted from 0."""
 
     file: str
     index: int
@@ -35,7 +35,7 @@ class Place:
 
 @dataclass
 class FieldCount:
-    """A field of the rows: in how many it is filled, the JSON type of the first value, and what becomes of it."""
+    """A field: the number of rows where it is filled, the JSON type of its first value, and what becomes of it."""
 
     rows: int = 0
     type: str = ""
@@ -44,7 +44,7 @@ class FieldCount:
 
 @dataclass
 class Example:
-    """One row that is no record: why, in detail, and the row as JSON, cut."""
+    """A rejected row: where it is, the detail of the reject, and the row as JSON, cut to a maximum length."""
 
     place: Place
     detail: str
@@ -53,7 +53,7 @@ class Example:
 
 @dataclass
 class Preview:
-    """What was found in the first `rows` rows of a dataset. `whole`: these are all rows."""
+    """The result for the first `rows` rows of a dataset. `whole`: the dataset has no further rows."""
 
     dataset: Dataset
     rows: int = 0
@@ -75,14 +75,14 @@ class Preview:
 
 
 def preview(lake: Lake, dataset: Dataset, at_most: int = 0) -> Preview:
-    """Read the first `at_most` rows (0 = all), of a hub set at the commit that the home has read.
+    """Read the first `at_most` rows (0 = all); of a hub dataset, at the commit that the home has read.
 
-    UserError as a run would raise it. Duplicates are not looked for.
+    Raises UserError as a run would. Duplicates are not detected.
     """
     found = Preview(dataset)
     paths = dataset_files(dataset) if dataset.path else []
     commit = "" if dataset.path else hub.commit_in(hub.facts(dataset, read_before(lake)))
-    # All unreadable rows are counted, also where a run would end.
+    # All unreadable rows are counted, also after the row at which a run would stop.
     patient = dataset.model_copy(update={"max_bad_share": 1.0})
     rows = rows_of(patient, Rules.of(dataset), paths, files.opened, commit)
     for file, index, row, read in islice(rows, at_most or None):
@@ -115,7 +115,7 @@ def _count_fields(fields: dict[str, FieldCount], row: dict[str, Any], read: Read
     for name, value in row.items():
         if is_filled(value):
             _count(fields, named(str(name)), type_of(value), _becomes(named(str(name)), read))
-    # Fields of messages, and of an object that the settings unwrap, have a path as their name.
+    # Fields of messages and of an unwrapped object are not fields of the row; their names are paths.
     for kind, of_it in (("not read", read.unread), ("not used", read.unused)):
         for name, type in of_it.items():
             if name not in row:

@@ -1,4 +1,7 @@
-"""The stage behind the asset `raw_dataset`: every row of the settings' files becomes a record or a reject."""
+"""The stage of the asset `raw_dataset`: every row of the settings' files becomes a record or a reject.
+
+Files are read in `read.py`, rows are interpreted in `meaning.py`, and tables are written in `writer.py`.
+"""
 
 import logging
 import sys
@@ -25,10 +28,10 @@ from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts
 from srt_assets.settings import Dataset, Settings
 
-# Settings of a dataset that change what its rows mean. A manifest names those that are not as they come.
+# Settings of a dataset that change what its rows mean. A manifest stores those that differ from their default.
 _RULES = frozenset({"columns", "roles", "role_key", "text_key", "unwrap", "delimiter"})
 
-# Where other names for the columns may help.
+# Reject reasons that naming the columns may solve.
 _OF_FORM = {"unknown_form", "no_structure", "missing_instruction", "missing_response", "wrong_type", "ambiguous_form"}
 
 log = logging.getLogger(__name__)
@@ -38,16 +41,16 @@ class RawDataset(Stage):
     """Instruction-response pairs from the settings' files, with content ids; other rows are rejected with a reason."""
 
     asset = "raw_dataset"
-    # Rejects are committed first: who sees the new records also finds the new rejects.
+    # Rejects are committed first, so that a reader of the new records finds the new rejects too.
     tables = (RECORDS, REJECTS, ALTERNATIVES, FIELDS)
-    # Raise it when the same files are to give other rows: a person's `srt run` then reads them again.
+    # Raise it when the same files give other rows. Then `srt run`, typed by a person, reads them again.
     version = "2"
     waits_for_person = True
     group = "raw"
     kinds = frozenset({"parquet"})
 
     def wanted(self, settings: Settings, lake: Lake, student: str = "") -> Fingerprint:
-        """The bytes of the settings' files and how to read them."""
+        """The hashes of the settings' files, and the settings that say how to read them."""
         if not settings.datasets:
             raise UserError("no dataset in the settings", "add a [[datasets]] block with name and path to srt.toml")
         facts = []
@@ -66,7 +69,7 @@ class RawDataset(Stage):
 
     def make(self, work: Work) -> Made:
         """Read all datasets. UserError names the file and line that cannot be read, a column of the settings that no
-        row has, or why there is no record at all; StageError a file that changed.
+        row has, or why there is no record at all. StageError names a file that changed.
         """
         writer = Writer(work.lake)
         paths = [_files(*each) for each in zip(work.settings.datasets, work.want.facts["datasets"], strict=True)]
@@ -75,7 +78,7 @@ class RawDataset(Stage):
             read_into(writer, dataset, of_it, reading, work.progress, hub.commit_in(facts.get("hub")))
         reading.check()
         if not any(tally.records for tally in writer.tallies):
-            if work.lake.manifest(RECORDS) is None:  # the rejects can be looked at; beside older records they would lie
+            if work.lake.manifest(RECORDS) is None:  # rejects may be inspected; beside older records they would mislead
                 writer.flush()
                 for table in (FIELDS, ALTERNATIVES, REJECTS):
                     work.lake.commit(table, writer.parts[table], fingerprint=work.want, code_version=self.version)
@@ -89,7 +92,7 @@ class RawDataset(Stage):
         return Made(writer.parts, _stats(writer))
 
     def describe(self, lake: Lake, student: str = "") -> Description:
-        """Counts by reason, fields that nobody read, lengths in characters, five records."""
+        """Counts by reason, unread fields, response lengths in characters, five records."""
         with lake.connect() as con:
             [numbers] = rows_as_dicts(
                 con.execute(
@@ -121,7 +124,7 @@ STAGE = RawDataset()
 
 
 def read_before(lake: Lake) -> dict[str, Any]:
-    """What the home's records were last read from, by name of the dataset."""
+    """The facts of the datasets that the home's records were made from, by dataset name."""
     made = lake.manifest(RECORDS)
     return {one["name"]: one for one in (made.inputs if made else {}).get("datasets", ())}
 
@@ -134,7 +137,7 @@ def read_into(
     progress: Progress,
     commit: str = "",
 ) -> None:
-    """Read one dataset, a hub set at this commit. UserError if the settings name a column that none of its rows has."""
+    """Read one dataset, of the hub at this commit. UserError if the settings name a column that no row has."""
     rules = Rules.of(dataset)
     tally = writer.begin(dataset.name, {name for name in (*rules.columns.values(), rules.unwrap) if name})
     for file, index, row, read in rows_of(dataset, rules, paths, reading.opened, commit):
@@ -153,7 +156,7 @@ def read_into(
 
 
 def _nothing_read(tallies: list[Tally]) -> UserError:
-    """What is said of a run without a record: what there is instead, and what to set."""
+    """The error of a run without a record: what was read instead, and what a person can set."""
     told = [
         f"dataset {tally.name!r} gives no record: {tally.lost()}; {tally.names()}"
         if tally.rows
@@ -164,12 +167,14 @@ def _nothing_read(tallies: list[Tally]) -> UserError:
     why = {reason for reason, _ in reasons.most_common(3)}
     remedies = [f"{reason}: {REASONS[reason]}" for reason in REASONS if reason in why]
     if why & _OF_FORM or not why:
-        remedies.append('for columns of other names: columns = { instruction = "…", response = "…" } in srt.toml')
-    return UserError("; ".join(told), "; ".join([*remedies, "docs/data.md has the forms that are known"]))
+        remedies.append(
+            'if your columns have other names, set columns = { instruction = "…", response = "…" } in srt.toml'
+        )
+    return UserError("; ".join(told), "; ".join([*remedies, "docs/data.md lists the known forms"]))
 
 
 def _stats(writer: Writer) -> dict[str, int | float | str]:
-    """Numbers about the work. Of a kind that did not occur nothing is said."""
+    """Counts for the manifest. Counts of zero are left out, except `rows_read`."""
     reasons: Counter[str] = sum((tally.reasons for tally in writer.tallies), Counter())
     forms: Counter[str] = sum((tally.forms for tally in writer.tallies), Counter())
     unread = {name for tally in writer.tallies for name, _ in tally.named("unread")}
@@ -188,7 +193,7 @@ def _stats(writer: Writer) -> dict[str, int | float | str]:
 
 
 def _files(dataset: Dataset, rules: Mapping[str, Any]) -> dict[Path, str]:
-    """The files of a dataset with the sums that are wanted. StageError if others are there by now."""
+    """The files of a dataset with their expected sums. StageError if the number of files has changed."""
     paths = dataset_files(dataset) if dataset.path else []
     if len(paths) != len(rules.get("files", ())):
         raise inputs.changed(dataset.path)
@@ -198,9 +203,9 @@ def _files(dataset: Dataset, rules: Mapping[str, Any]) -> dict[Path, str]:
 def rows_of(
     dataset: Dataset, rules: Rules, paths: Iterable[Path], opened: Opener, commit: str = ""
 ) -> Iterator[tuple[str, int, Any, Read]]:
-    """Every row of a dataset: its file, its number there from 0, the row, and what it was read as.
+    """Every row of a dataset: its file, its index there (from 0), the row, and its result.
 
-    `commit`: of a hub set.
+    `commit`: the commit of a hub dataset.
     """
     left = dataset.limit or sys.maxsize
     for name, rows in sources(dataset, paths, opened, commit):

@@ -1,7 +1,7 @@
-"""Files and hub sets to rows as they stand: any JSON value and its place. What a row means is decided in meaning.py.
+"""The rows of files and hub datasets: any JSON value, and its index. What a row means is decided in meaning.py.
 
-Each kind of file has a reader of its own; here is decided who reads what, and what is said of a file that is not what
-its name says. A row that could not be read is given as Unreadable.
+Each kind of file has a module that reads it. Here the module is chosen, and a file that is not what its name says is
+refused. A row that cannot be read becomes Unreadable.
 """
 
 import codecs
@@ -19,16 +19,16 @@ from srt_assets.core.records.find import kind_of
 from srt_assets.core.records.packed import spooled, unpacked
 from srt_assets.settings import Dataset
 
-# How a file is opened: `inputs.Reading` hashes what is read of it.
+# Opens a file. `inputs.Reading.opened` also hashes what is read.
 Opener = Callable[[Path], BufferedReader]
-# What files really are, by their first bytes, and what to do.
+# What a file is, by its first bytes, and what a person can do.
 _FIRST_BYTES = (
-    (b"\x1f\x8b", "is packed with gzip", "let its name end in .gz"),
-    (b"\x28\xb5\x2f\xfd", "is packed with zstd", "let its name end in .zst"),
+    (b"\x1f\x8b", "is packed with gzip", "rename it to end in .gz"),
+    (b"\x28\xb5\x2f\xfd", "is packed with zstd", "rename it to end in .zst"),
     (b"PK\x03\x04", "is a zip archive or an Excel file", "unpack it, or save it as CSV"),
     (b"BZh91AY&SY", "is packed with bzip2", "unpack it, or pack it with gzip"),
     (b"\xfd7zXZ", "is packed with xz", "unpack it, or pack it with gzip"),
-    (arrow_rows.START, "is a Parquet file", "let its name end in .parquet"),
+    (arrow_rows.START, "is a Parquet file", "rename it to end in .parquet"),
     (b"version https://git-lfs", "is a pointer of Git LFS, not the data", "fetch the file itself: git lfs pull"),
     (codecs.BOM_UTF32_LE, "is UTF-32", "save the file as UTF-8"),
     (codecs.BOM_UTF16_LE, "is UTF-16", "save the file as UTF-8"),
@@ -39,9 +39,9 @@ _FIRST_BYTES = (
 def sources(
     dataset: Dataset, paths: Iterable[Path], opened: Opener = files.opened, commit: str = ""
 ) -> list[tuple[str, Iterator[tuple[int, Any]]]]:
-    """The files of a dataset, or its hub set: the name of each, and (0-based index, row) of its rows.
+    """The name of each file of a dataset, or of its hub dataset, with its rows as (0-based index, row).
 
-    UserError, while they are read, as `read_rows` and `hub.read_hub`.
+    Reading them raises UserError as `read_rows` and `hub.read_hub`.
     """
     if dataset.path:
         return [(str(path), read_rows(path, opened, dataset.delimiter)) for path in paths]
@@ -49,7 +49,7 @@ def sources(
 
 
 def read_rows(file: Path, opened: Opener = files.opened, delimiter: str = "") -> Iterator[tuple[int, Any]]:
-    """(0-based index, JSON value or Unreadable) of every row. UserError names file and place where reading must end."""
+    """(0-based index, JSON value or Unreadable) of every row. UserError names file and place where reading stops."""
     kind, packed = kind_of(file)
     try:
         if kind in (".parquet", ".arrow"):
@@ -65,19 +65,19 @@ def read_rows(file: Path, opened: Opener = files.opened, delimiter: str = "") ->
                 rows = csv_rows.rows(file, opener, delimiter or ("\t" if kind == ".tsv" else ","))
         yield from enumerate(rows)
     except OSError as error:
-        if full := disk_full(error):  # by unpacking
+        if full := disk_full(error):  # Parquet and Arrow are unpacked to the disk
             raise full from None
         raise UserError(f"cannot read {file}: {error.strerror or error}", "make the file readable") from None
 
 
 def _text(file: Path, opened: Opener) -> BufferedReader:
-    """A file that must be text of UTF-8. UserError if its first bytes say that it is something else."""
+    """A file that must be UTF-8 text. UserError if its first bytes show that it is something else."""
     source = opened(file)
     try:
         first = source.peek(64)
         _check_start(file, first)
-        if not json.detect_encoding(first[:4]).startswith("utf-8"):  # without a mark, by its zeros
-            raise UserError(f"{file} is no UTF-8: there are zeros between its letters", "save the file as UTF-8")
+        if not json.detect_encoding(first[:4]).startswith("utf-8"):  # UTF-16 or UTF-32 without a BOM
+            raise UserError(f"{file} is not UTF-8: it has zero bytes between its characters", "save the file as UTF-8")
     except BaseException:
         source.close()
         raise
@@ -94,13 +94,14 @@ def _json(file: Path, opened: Opener) -> Iterator[Any]:
     try:
         yield from json_array.values(file, opened)
     except json.JSONDecodeError as error:
-        hint = "one object a line needs the ending .jsonl" if error.msg == "Extra data" else "correct that line"
+        lines = error.msg == "Extra data"
+        hint = "if it has one object per line, its name must end in .jsonl" if lines else "correct that line"
         raise UserError(f"{file}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}", hint) from None
     except json_array.NotUtf8 as error:
         what = f"{file}, line {error.line}: byte {error.start + 1} of the file is not UTF-8"
-        raise UserError(what, "save the file as UTF-8; iconv does it if you know its encoding") from None
+        raise UserError(what, "save the file as UTF-8, for example with iconv") from None
     except json_array.NotAnArray as error:
-        hint = "wrap the records in [ ]; of several lists, make each a file"
+        hint = "wrap the records in [ ]; if there are several lists, write each to its own file"
         raise UserError(f"{file} holds one {error}, not a list of records", hint) from None
 
 

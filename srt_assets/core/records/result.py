@@ -1,6 +1,6 @@
-"""What a row was read as: pairs, answers judged worse, rejects with a reason; and what of the row nobody read.
+"""The result of reading a row: pairs, answers judged worse, rejects with a reason, and fields that were not read.
 
-How a row is read is decided in `meaning.py` and the readers beside it; here are only the words they share.
+Here are only the types and reasons. `meaning.py` and the modules beside it decide how a row is read.
 """
 
 import math
@@ -10,51 +10,51 @@ from typing import Any, NamedTuple
 from srt_assets.core.records.unreadable import REASONS as UNREADABLE
 from srt_assets.core.records.unreadable import NotText
 
-# Words that people write into `input` to say that there is none. They stay: changing them would change the record.
+# Values of `input` that mean "no input". They are kept, because changing them would change the record.
 SENTINEL_INPUTS = frozenset(
     {"<noinput>", "<no input>", "<no input>.", "<no_input>", "noinput", "no input", "n/a", "none"}
 )
 
-# Why a row, or one answer of it, is no record; and what a person may do about it.
+# Why a row, or one answer of it, is rejected, and what a person can do about it.
 REASONS: dict[str, str] = {
-    "not_an_object": "a row must be an object with named fields",
+    "not_an_object": "the row is not an object: write each row as an object with named fields",
     **UNREADABLE,
-    "unknown_form": "no form that is known has these fields: name them with datasets.columns",
-    "no_structure": "a text alone does not say what is instruction and what is response",
-    "ambiguous_form": "two readings of the row contradict each other: datasets.format or datasets.columns decides",
-    "missing_instruction": "there is no instruction",
-    "missing_response": "there is no response",
-    "wrong_type": "a field is no text, or not the list it should be",
-    "empty_instruction": "the instruction is blank",
-    "empty_response": "the response is blank",
-    "invalid_text": "half of a surrogate pair, which no file of UTF-8 can hold",
-    "unknown_role": "a role that is not known: name it with datasets.roles",
-    "role_order": "user and assistant do not take turns",
-    "system_prompt": "the answer was given under a system prompt, which is not supported yet",
-    "has_history": "earlier turns stand in a field of their own, which is not supported yet",
-    "no_reply": "the conversation ends without an answer",
-    "multi_turn": 'several turns: datasets.multi_turn = "first_turn" takes the first',
-    "tools": "the answer was given with tools at hand",
-    "tool_calls": "a tool call or its result is no answer to rewrite",
-    "multimodal": "images, audio, video or files belong to it",
-    "template_kwargs": "the row has settings for a chat template, which are not supported",
-    "thoughts": "thoughts stand in a field of their own, which is not supported yet",
-    "refusal": "the answer is marked as a refusal",
-    "unknown_part": "a part of the content is of a type that is not known",
-    "negative_label": "the only answer is labelled bad",
-    "unknown_label": "a label that may call the answer bad, in words that are not known",
-    "several_good_answers": "several answers are labelled good; or they are steps of one",
-    "no_best_answer": "several answers without one ranked best, or an answer without a rank beside a best one",
-    "unread_input": "an input stands in a field that this form does not read: name it with datasets.columns",
-    "rank_above_0": "the answer is ranked below another",
-    "weight_zero": "the answer is not to be learnt: its weight is 0",
-    "weighted": "the answer has a weight other than 0 and 1",
-    "toxic": "the row is marked as toxic",
-    "deleted": "the row is marked as deleted",
-    "broken_tree": "the message that this one answers is not among the neighbours of its tree",
-    "duplicate": "an earlier row is the same record",
+    "unknown_form": "no known form has these fields: name the instruction and the response with datasets.columns",
+    "no_structure": "the row has a single text: split it into an instruction and a response",
+    "ambiguous_form": "the row can be read in two ways with different texts: set datasets.format or datasets.columns",
+    "missing_instruction": "the row has no instruction: add it, or name its field with datasets.columns",
+    "missing_response": "the row has no response: add it, or name its field with datasets.columns",
+    "wrong_type": "a field has a type that its form cannot use: correct it, or name another with datasets.columns",
+    "empty_instruction": "the instruction is blank: fill it in, or delete the row",
+    "empty_response": "the response is blank: fill it in, or delete the row",
+    "invalid_text": "a text has half of a surrogate pair, which UTF-8 cannot store: correct the text",
+    "unknown_role": "a message has an unknown role: name it with datasets.roles",
+    "role_order": "user and assistant do not take turns: correct the order of the messages",
+    "system_prompt": "a system prompt is not supported: delete it if the answer does not depend on it",
+    "has_history": "a field with earlier turns is not supported: delete it if the answer does not depend on it",
+    "no_reply": "the conversation ends without an answer: add one, or delete the row",
+    "multi_turn": 'the conversation has several turns: set datasets.multi_turn = "first_turn" to use the first',
+    "tools": "tools are not supported: delete them if the answer does not depend on them",
+    "tool_calls": "the row has a tool call or its result, which the teacher cannot rewrite: delete the row",
+    "multimodal": "the row has images, audio, video or files: delete them if the texts are complete without them",
+    "template_kwargs": "the row has settings for a chat template, which are not supported: delete them",
+    "thoughts": "a field with thoughts is not supported: delete it to use the answer without them",
+    "refusal": "the answer is marked as a refusal: replace it, or delete the row",
+    "unknown_part": "a message has a part of an unknown type: convert it to a part of type text",
+    "negative_label": "the only answer is labelled bad: add a good one, or correct the label",
+    "unknown_label": "a label has an unknown value and may mean that the answer is bad: write true or false",
+    "several_good_answers": "several answers are labelled good, or they are steps of one: keep one answer per row",
+    "no_best_answer": "several answers have no rank 0, or one of them has no rank: rank them all, the best as 0",
+    "unread_input": "a field has an input that this form does not read: name the field with datasets.columns",
+    "rank_above_0": "the answer is not ranked best: correct its rank to 0 if it is the best",
+    "weight_zero": "the weight 0 excludes the answer from training: correct the weight to 1 to use it",
+    "weighted": "the answer has a weight other than 0 and 1, which is not supported: set it to 0 or 1",
+    "toxic": "the row is marked as toxic: correct the mark if it is wrong",
+    "deleted": "the row is marked as deleted: correct the mark if it is wrong",
+    "broken_tree": "the message that this one answers is missing: put all rows of a tree next to each other",
+    "duplicate": "an earlier row is the same record, which is kept once: nothing needs to be done",
 }
-# Where one reading of a row comes to nothing for one of these, another reading may still stand.
+# If one form rejects a row for one of these reasons, another form may still fit.
 _NOT_A_READING = frozenset(
     {"missing_instruction", "missing_response", "empty_instruction", "empty_response", "no_reply", "wrong_type"}
 )
@@ -67,17 +67,19 @@ class Pair(NamedTuple):
 
 
 class Alternative(NamedTuple):
-    """An answer to the row's instruction that somebody judged worse. `kind`: how; `label`: in whose words."""
+    """An answer to the row's instruction that was judged worse. `kind`: the kind of judgement; `label`: the field
+    or value that says so.
+    """
 
     kind: str
     label: str
     response: str
-    # The row it stands in, where that is another one.
+    # The index of the row it is in, if that is another row.
     row: int | None = None
 
 
 class Reject(NamedTuple):
-    """`reason` is one of REASONS; `detail` names the field, the role, the two readings."""
+    """`reason` is a key of REASONS; `detail` names for example the field, the role or the two forms."""
 
     reason: str
     detail: str = ""
@@ -89,11 +91,11 @@ class Reject(NamedTuple):
 
 @dataclass(slots=True)
 class Read:
-    """What became of one row.
+    """The result of one row.
 
-    `alternatives` belong to the first record. `unread`: fields that nobody knows, by name, with the type of what is in
-    them. `unused`: known fields that say nothing about the answer. `taken`: fields that a reader looked at.
-    `numbers`: numbers or booleans taken as text.
+    `alternatives` belong to the first record. `unread`: unknown fields by name, with the type of their value. `unused`:
+    the same for known fields that do not change what the answer means. `taken`: fields that a reader looked at.
+    `numbers`: how many numbers and booleans became text.
     """
 
     form: str = ""
@@ -106,13 +108,13 @@ class Read:
     numbers: int = 0
 
     def reject(self, reason: str, detail: str = "") -> "Read":
-        """The same row, with this reject in the place of whatever it would have given."""
+        """Rejects the whole row for this reason, without records and alternatives."""
         self.records, self.alternatives, self.rejects = [], [], [Reject(reason, detail)]
         return self
 
 
 def is_filled(value: Any) -> bool:
-    """False for what means that there is nothing: null, NaN, a blank text, an empty list or one of nulls."""
+    """False for null, NaN, blank text, and for lists and objects that are empty or hold only nulls."""
     if isinstance(value, str):
         return bool(value) and not value.isspace()
     if value is None:
@@ -145,7 +147,7 @@ def as_text(value: Any, read: Read, where: str) -> str | Reject | None:
 
 
 def type_of(value: Any) -> str:
-    """The JSON type of a value, as people call it."""
+    """The JSON type of a value, in words."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -164,14 +166,14 @@ def type_of(value: Any) -> str:
 
 
 def named(value: Any) -> str:
-    """A name or short value from a row, fit for a message and a table: one line, at most 60 characters."""
+    """A name or short value from a row for a message or table: valid UTF-8, at most 60 characters."""
     text = value if isinstance(value, str) else type_of(value)
     text = text.encode("utf-8", "backslashreplace").decode() if not text.isascii() else text
     return text[:59] + "…" if len(text) > 60 else text
 
 
 def checked(pair: Pair) -> Pair | Reject:
-    """The pair, unless one of its texts is blank or can be stored nowhere."""
+    """The pair; a Reject if instruction or response is blank, or if a text cannot be stored as UTF-8."""
     if not pair.instruction or pair.instruction.isspace():
         return Reject("empty_instruction")
     if not pair.response or pair.response.isspace():

@@ -1,4 +1,4 @@
-"""The settings of one dataset, made ready for reading its rows."""
+"""The settings of one dataset, prepared for reading its rows. `meaning.py` and its readers apply them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ _ROLES: dict[str, tuple[str, ...]] = {
     "system": ("system", "developer"),
     "tool": ("tool", "function", "observation", "function_call", "function_response", "tool_call", "ipython"),
 }
-# Fields that stand for a column as long as the settings do not name another for it, or "" for none.
+# Fields that are read as a column under their own names, unless the settings name another field, or "" for none.
 UNDER_OWN_NAME: dict[str, tuple[str, ...]] = {
     "input": ("input", "context"),
     "system": fields.SYSTEM,
@@ -26,7 +26,7 @@ UNDER_OWN_NAME: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Rules:
-    """How the rows of a dataset are to be read. `off`: fields that the settings leave out by name."""
+    """How the rows of a dataset are to be read. `off`: fields that the settings switch off with ""."""
 
     format: str = "auto"
     multi_turn: str = "reject"
@@ -54,6 +54,6 @@ class Rules:
 
 
 def _kinds(more: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """What each role is. Those of the settings come beside the known ones, and win."""
+    """The kind of each role name. Names from the settings are added to the known ones and override them."""
     pairs = [(name, kind) for kind, names in (*_ROLES.items(), *more.items()) for name in names]
     return {name.strip().lower(): kind for name, kind in pairs}

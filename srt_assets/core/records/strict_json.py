@@ -1,7 +1,7 @@
-"""Text to a JSON value as `json` reads it, except for what `json` would lose or break on: that becomes Unreadable.
+"""Text to a JSON value as `json` reads it, except for what `json` would lose or fail on: this becomes Unreadable.
 
-An object that names a key twice, an integer of thousands of digits, brackets hundreds deep. NaN, Infinity and halves of
-surrogate pairs stay what `json` makes of them.
+It is an object with the same key twice, an integer of thousands of digits, or brackets nested hundreds deep. NaN,
+Infinity and lone surrogates stay as `json` reads them.
 """
 
 import json
@@ -9,23 +9,23 @@ from typing import Any
 
 from srt_assets.core.records.unreadable import Unreadable
 
-# Python's own limit, for the time it takes grows with the square; set here, for the environment can change Python's.
+# Python's default limit: the time to convert grows with the square. The environment may change Python's own limit.
 DIGITS = 4300
-# Far below Python's limit, which depends on who calls. No row of data goes 20 deep.
+# Far below Python's recursion limit, which depends on the caller's depth. Real rows are less than 20 levels deep.
 DEEPEST = 200
 
 
 class Decoder:
-    """Reads one value after the other. Not for several threads at a time."""
+    """Decodes one value after the other. Not safe for several threads."""
 
     def __init__(self) -> None:
         self._json = json.JSONDecoder(object_pairs_hook=self._object, parse_int=self._integer)
         self._fault: tuple[str, str] | None = None
 
     def whole(self, text: str, place: str) -> Any:
-        """The value of a text that is one value; Unreadable, with its `place`, for one of the above.
+        """The value of a text that holds exactly one; Unreadable, with `place` in its detail, in the cases above.
 
-        JSONDecodeError if it is no JSON.
+        JSONDecodeError if the text is not JSON.
         """
         self._fault = None
         try:
@@ -35,9 +35,9 @@ class Decoder:
         return self._judged(value, text, 0, len(text), place)
 
     def at(self, text: str, start: int) -> tuple[Any, int]:
-        """The value that begins there, and where it ends. JSONDecodeError; RecursionError if its end was not reached.
+        """The value that begins at `start`, and its end. JSONDecodeError; RecursionError if it is nested too deeply.
 
-        The detail of an Unreadable lacks its place.
+        The detail of an Unreadable does not say where it is.
         """
         self._fault = None
         value, end = self._json.raw_decode(text, start)
@@ -56,7 +56,7 @@ class Decoder:
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            self._fault = "duplicate_key", f"the key {twice[:80]!r} stands in an object twice"
+            self._fault = "duplicate_key", f"an object has the key {twice[:80]!r} twice"
         return found
 
     def _integer(self, digits: str) -> int:
@@ -70,8 +70,8 @@ class Decoder:
 
 
 def too_deep(text: str, place: str) -> Unreadable:
-    """The marker for a row of more than DEEPEST brackets within each other."""
-    return Unreadable("too_deep", text, _placed(place, f"lists and objects more than {DEEPEST} deep"))
+    """The marker for a row that is nested more than DEEPEST levels deep."""
+    return Unreadable("too_deep", text, _placed(place, f"lists and objects are nested more than {DEEPEST} deep"))
 
 
 def _placed(place: str, what: str) -> str:

@@ -1,7 +1,7 @@
-"""Trees of messages (OASST): nested in one row, or flat rows that need their neighbours.
+"""Trees of messages (OASST): nested in one row, or in flat rows that follow each other.
 
-The answer ranked 0 to the first message is the record's response, other ranks are alternatives. What is said later in
-the tree is a conversation of several turns.
+The record's response is the answer to the first message that is ranked 0. Answers of other ranks are alternatives.
+Answers later in the tree belong to conversations of several turns, and are rejected as such.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from srt_assets.core.records.result import Alternative, Pair, Read, Reject, chec
 from srt_assets.core.records.rules import Rules
 
 FLAT = "oasst_flat"
-# What is read of a message; `labels` and `review_count` are votes on it, of which rank and review_result are the sum.
+# Known fields of a message. `labels` and `review_count` are votes, which rank and review_result sum up.
 _OWN = frozenset(
     (
         "message_id",
@@ -29,17 +29,17 @@ _OWN = frozenset(
         "review_count",
     )
 )
-# Messages of one tree that are held; the largest known tree has a few hundred.
+# At most so many messages of a tree are held in memory; the largest known tree has a few hundred.
 _MOST = 10_000
 
 
 def is_node(value: Any) -> bool:
-    """Whether this is a message with the replies to it inside."""
+    """Whether the value is a message that contains its replies."""
     return isinstance(value, dict) and isinstance(value.get("replies"), list) and "text" in value
 
 
 def is_flat(row: Any) -> bool:
-    """Whether this is a message of a tree of which each message is a row."""
+    """Whether the row is one message of a tree that has one row per message."""
     return (
         isinstance(row, dict)
         and "parent_id" in row
@@ -51,7 +51,7 @@ def is_flat(row: Any) -> bool:
 
 @dataclass(slots=True, eq=False)
 class _Node:
-    """A message; `read`: what became of the row it stands in."""
+    """A message. `read`: the result of the row that holds it."""
 
     row: dict[Any, Any]
     read: Read
@@ -64,7 +64,7 @@ class _Node:
 
 
 def whole(row: dict[Any, Any], rules: Rules, read: Read) -> None:
-    """A row that holds a tree in `prompt`."""
+    """Reads a row that has a tree in `prompt`."""
     root = _Node(row["prompt"], read, where="prompt")
     open_nodes = [root]
     while open_nodes:
@@ -81,7 +81,7 @@ def whole(row: dict[Any, Any], rules: Rules, read: Read) -> None:
 
 
 class Flat:
-    """Flat rows of one tree at a time: rows of a tree are taken to follow each other."""
+    """Collects the flat rows of one tree at a time. The rows of a tree must follow each other."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -89,7 +89,7 @@ class Flat:
         self._nodes: list[_Node] = []
 
     def add(self, index: int, row: dict[Any, Any]) -> Iterator[tuple[int, Any, Read]]:
-        """Take a row; gives the rows of the tree before it, if that has ended."""
+        """Take a row. Returns the rows of the previous tree if it has ended."""
         tree = row.get("message_tree_id") or (row["message_id"] if row.get("parent_id") is None else self._tree)
         if tree != self._tree or len(self._nodes) >= _MOST:
             yield from self.end()
@@ -97,7 +97,7 @@ class Flat:
         self._nodes.append(_Node(row, Read(FLAT), index))
 
     def end(self) -> Iterator[tuple[int, Any, Read]]:
-        """The rows that wait, in their order."""
+        """The rows of the current tree, in order."""
         nodes, self._nodes = self._nodes, []
         by_id = {node.row["message_id"]: node for node in nodes}
         roots = []
@@ -126,7 +126,7 @@ def _below(root: _Node) -> Iterator[_Node]:
 
 
 def _judge(root: _Node, rules: Rules) -> None:
-    """Make the record of a tree's first message and its best answer; say of all others why they are none."""
+    """Make the record of a tree's first message and its best answer; reject the other messages with a reason."""
     if not (_is(root, "user", rules) and _is_there(root)):
         return
     answers = [node for node in root.replies if _is(node, "assistant", rules) and _is_there(node)]
@@ -165,7 +165,7 @@ def _record(root: _Node, best: _Node, others: list[_Node]) -> None:
 
 
 def _best(answers: list[_Node]) -> _Node | None:
-    """The answer ranked 0; or the only one, if it is not judged."""
+    """The answer ranked 0; or the only answer not refused in review, if it has no rank."""
     good = [node for node in answers if not _is_refused(node)]
     first = [node for node in good if _rank(node) == 0]
     if first or len(good) != 1:

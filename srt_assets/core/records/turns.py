@@ -1,6 +1,6 @@
-"""Conversations: lists of messages under any of their key names, to the one question and answer they may hold.
+"""Conversations: lists of messages, with any of the known keys, to one question and its answer.
 
-Known roles, known parts of contents and known fields of messages are lists; what is on none of them is said by name.
+Known roles, content parts and message fields are lists. Anything else is rejected or noted under its name.
 """
 
 import json
@@ -23,19 +23,19 @@ _OTHER_PARTS = {
 
 
 def looks_like_turns(value: Any) -> bool:
-    """Whether this may be a conversation: a list; or one as a column of Parquet or CSV has it, see `messages_of`."""
+    """Whether this may be a conversation: a list, or one as Parquet and CSV files store it (see `messages_of`)."""
     if isinstance(value, list):
         return True
     return isinstance(value, dict) or (isinstance(value, str) and value.lstrip()[:1] == "[")
 
 
 def messages_of(value: Any, where: str) -> list[Any] | Reject:
-    """The messages of a conversation; also of one that is JSON text, or an object of lists instead of a list."""
+    """The messages of a conversation: a list, JSON text, or an object of lists instead of a list of objects."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            return Reject("wrong_type", f"{where} is text, and no JSON")
+            return Reject("wrong_type", f"{where} is text that is not JSON")
     if isinstance(value, dict):
         columns = list(value.values())
         if not columns or not all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
@@ -47,7 +47,7 @@ def messages_of(value: Any, where: str) -> list[Any] | Reject:
 
 
 def pair_of(turns: list[Any], rules: Rules, read: Read, where: str) -> Pair | Reject:
-    """The question and its answer, or why the conversation gives none. Fields of its messages are accounted for."""
+    """The question and its answer, or a Reject. Other fields of the messages reject the conversation or are noted."""
     kinds: list[str] = []
     kept: list[dict[Any, Any]] = []
     for turn in turns:
@@ -72,7 +72,7 @@ def pair_of(turns: list[Any], rules: Rules, read: Read, where: str) -> Pair | Re
 
 
 def answer_of(value: Any, rules: Rules, read: Read, where: str) -> str | Reject:
-    """The text of an answer that stands apart: a text, a message, or a list whose last message it is."""
+    """The text of an answer in a field of its own: a text, a message, or a list that ends with the message."""
     if isinstance(value, str):
         return value
     turns = messages_of(value, where)
@@ -84,7 +84,7 @@ def answer_of(value: Any, rules: Rules, read: Read, where: str) -> str | Reject:
 
 
 def _of_roles(kinds: list[str], turns: list[dict[Any, Any]], rules: Rules, where: str) -> Reject | None:
-    """Why these roles, in this order, are not one question and its answer."""
+    """Why messages with these roles, in this order, are not one question and its answer; None if they are."""
     if not kinds:
         return Reject("missing_instruction", f"{where} is empty")
     first_only = rules.multi_turn == "first_turn"
@@ -125,7 +125,7 @@ def _kind(turn: dict[Any, Any], rules: Rules) -> str:
 
 
 def _text(turn: dict[Any, Any], is_answer: bool, rules: Rules, read: Read, where: str) -> str | Reject:
-    """The text of one message. Its other fields reject it or are noted."""
+    """The text of one message. Its other fields reject it, or are noted."""
     value: Any = None
     text_key = ""
     for key, given in turn.items():
@@ -150,7 +150,7 @@ def _text(turn: dict[Any, Any], is_answer: bool, rules: Rules, read: Read, where
 
 
 def _beside(key: Any, value: Any, is_answer: bool, read: Read, where: str) -> Reject | None:
-    """What becomes of a field of a message, or of a part of one, that is not its text."""
+    """Decides about a field of a message, or of a content part, that is not its text."""
     if not is_answer and fields.plain(str(key)) in fields.OF_ANSWER_ONLY:
         return None
     return fields.account(read, key, value, fields.OF_MESSAGE, f"{where}[].")

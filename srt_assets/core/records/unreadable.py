@@ -1,6 +1,6 @@
-"""Rows that could not be read: the marker that stands in their place, and how many of them a file may have.
+"""Rows that could not be read: the marker that takes their place, and how many of them a file may have.
 
-What makes a row unreadable is decided by the readers, what a readable row means in formats.py.
+The modules that read files decide what makes a row unreadable. `meaning.py` decides what a readable row means.
 """
 
 import logging
@@ -13,19 +13,19 @@ from srt_assets.core.errors import UserError
 
 # Characters of an unreadable row that are kept.
 KEPT = 2000
-# Fewer bad rows never end a run: of a small file a share says nothing.
+# Fewer unreadable rows never stop a run: in a small file a share means little.
 TOO_MANY = 10
-# A file of nothing but bad rows is given up after so many.
+# After so many rows, a file of mostly unreadable rows stops the run at once.
 ENOUGH = 1000
 
-# Why a row is unreadable, and what a person may do about it.
+# Why a row is unreadable, and what a person can do about it.
 REASONS: dict[str, str] = {
-    "bad_json": "the line is no JSON: correct or delete it",
-    "duplicate_key": "an object names a key twice, and nobody knows which of the values is meant",
-    "too_deep": "lists and objects stand hundreds deep within each other, which no record needs",
-    "big_integer": "an integer of thousands of digits: write it as a text",
-    "wrong_cells": "the row has more or fewer cells than the header",
-    "bad_value": "a value that is no text of UTF-8, or no date or number that Python can hold",
+    "bad_json": "the line is not JSON: correct it, or delete it",
+    "duplicate_key": "an object has the same key twice: delete the value that is not meant",
+    "too_deep": "lists and objects are nested hundreds of levels deep: flatten the row, or delete it",
+    "big_integer": "the row has an integer of thousands of digits: write it as text",
+    "wrong_cells": "the row has more or fewer cells than the header: check its delimiters and quotes",
+    "bad_value": "a text is not UTF-8 or has a NUL character, or a date or number is out of Python's range: correct it",
 }
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in the place of a row that could not be read.
+    """Takes the place of a row that could not be read.
 
-    `reason`: one of REASONS; `text`: the row as it stands in the file, its first KEPT characters; `detail`: where it
-    stands, and what is wrong.
+    `reason`: a key of REASONS. `text`: the row as it is in the file, cut to KEPT characters. `detail`: where it is, and
+    what is wrong.
     """
 
     reason: str
@@ -48,20 +48,20 @@ class Unreadable:
 
 
 class NotText:
-    """Stands in the place of bytes that are no UTF-8: an image, a hash. It is no text, so nothing takes it for one."""
+    """Takes the place of bytes that are not UTF-8, such as an image or a hash. No reader uses it as text."""
 
     def __init__(self, data: bytes) -> None:
         self.size = len(data)
 
     def __repr__(self) -> str:
-        return f"<{self.size} bytes that are no text>"
+        return f"<{self.size} bytes that are not text>"
 
 
 def within(share: float, file: str, rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
     """The rows, as long as not too many of them are unreadable.
 
-    UserError at the end if at least TOO_MANY rows, and more than this share of all, are unreadable; already from ENOUGH
-    rows on if they are more than half of all as well.
+    UserError at the end if at least TOO_MANY rows, and more than this share of all rows, are unreadable. After ENOUGH
+    rows it is raised at once if they are also more than half of the rows so far.
     """
     bad = _Bad(share, file)
     try:
@@ -92,10 +92,10 @@ class _Bad:
         n = self.reasons.total()
         if n >= TOO_MANY and n > share * self.rows:
             said = self._said()
-            self.reasons.clear()  # said now
+            self.reasons.clear()  # so that `say` does not repeat it
             raise UserError(
                 f"{self.file}: {said}; that is more than datasets.max_bad_share = {self.share:g}",
-                "correct the file; or, to leave these rows out, set a higher datasets.max_bad_share",
+                "correct the file, or raise datasets.max_bad_share to reject only these rows",
             )
 
     def say(self) -> None:

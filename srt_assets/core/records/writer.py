@@ -1,4 +1,7 @@
-"""From what rows were read as to parts of the lake, with the counts that people are told. Memory stays flat."""
+"""Writes records, rejects, alternatives and fields to parts of the lake, and counts them for messages.
+
+Memory holds a chunk of rows of each table, and twelve bytes per record.
+"""
 
 import json
 import logging
@@ -14,9 +17,9 @@ from srt_assets.core.records.unreadable import Unreadable
 
 RECORDS, REJECTS, ALTERNATIVES, FIELDS = "raw_records", "raw_rejects", "raw_alternatives", "raw_fields"
 CHUNK = 20_000
-# Records that are compared with all before them at a time.
+# So many records at a time are compared with all earlier ones.
 _TOGETHER = 1000
-# Names that are remembered of the fields of a dataset: a field for each row, as some files have, must not fill memory.
+# At most so many field names are counted per dataset: some files have a new field in every row.
 MOST_FIELDS = 500
 _FURTHER = "(further fields)"
 _ROWS_FOR_KEYS = 1000
@@ -27,8 +30,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Tally:
-    """What became of the rows of one dataset. `fields`: by name and what became of it, the rows and an example's type;
-    `keys`: names of fields of the first rows; `waiting`: columns of the settings that no row has had yet.
+    """Counts for the rows of one dataset. `fields`: by name and outcome, the number of rows and the first value's type.
+    `keys`: field names of the first rows. `waiting`: columns of the settings that no row has had yet.
     """
 
     name: str
@@ -61,12 +64,12 @@ class Tally:
                 self.fields.setdefault(key, [0, kind])[0] += 1
 
     def named(self, becomes: str) -> list[tuple[str, int]]:
-        """The fields that became this, with the rows that have them, the most frequent first."""
+        """The fields with this outcome, and the number of rows that have them, the most frequent first."""
         found = [(name, rows) for (name, what), (rows, _) in self.fields.items() if what == becomes]
         return sorted(found, key=lambda one: (-one[1], one[0]))
 
     def say(self) -> None:
-        """One line about rows that are no records, one about fields that nobody read."""
+        """Log one line about rejects, and one about unread fields."""
         if self.reasons:
             log.warning("dataset %r: %s%s", self.name, self.lost(), "" if self.records else f"; {self.names()}")
         if unread := self.named("unread"):
@@ -80,13 +83,13 @@ class Tally:
             )
 
     def names(self) -> str:
-        """The fields that its rows have, as far as one line goes."""
+        """The field names of its rows, at most 30, for a message."""
         names = list(self.keys)
         more = f" and {len(names) - 30} more" if len(names) > 30 else ""
         return f"its rows have {', '.join(names[:30]) or 'no fields'}{more}"
 
     def lost(self) -> str:
-        """How many records there are, and why there are not more."""
+        """How many records and rows there are, and the number of rejects by reason."""
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in self.reasons.most_common())
         others = ", ".join(f"{n:,} of dataset {name!r}" for name, n in self.duplicates_of.most_common())
         told = f"{self.records:,} records from {self.rows:,} rows; rejected: {reasons or 'nothing'}"
@@ -94,7 +97,7 @@ class Tally:
 
 
 class _One(NamedTuple):
-    """A record or a reject that waits to be compared with those before it."""
+    """A record or a reject that waits to be compared with the earlier records."""
 
     place: dict[str, Any]
     found: Pair | Reject
@@ -103,7 +106,7 @@ class _One(NamedTuple):
 
 
 class Writer:
-    """Sorts what was read into the four tables and writes them in parts of CHUNK rows."""
+    """Distributes the results over the four tables, and writes these in parts of CHUNK rows."""
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
@@ -118,7 +121,7 @@ class Writer:
         self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in self.parts}
 
     def begin(self, dataset: str, columns: set[str]) -> Tally:
-        """From here on rows are of this dataset. `columns`: those that the settings name."""
+        """Start a dataset, to which all later rows belong. `columns`: the columns that the settings name."""
         self.tallies.append(Tally(dataset, columns))
         return self.tallies[-1]
 
@@ -146,7 +149,7 @@ class Writer:
             self.sort()
 
     def sort(self) -> None:
-        """Decide about what waits, in its order. All of it is of the newest source."""
+        """Compare the waiting records with earlier ones, in order, and write them. All are from the current source."""
         if not self._waiting:
             return
         tally, source = self.tallies[-1], len(self._sources) - 1
@@ -193,7 +196,7 @@ class Writer:
 
 
 def shown(row: Any, ascii: bool = True) -> str:
-    """A row as it is kept in the rejects: one that could not be read as the text it stands in the file as."""
+    """A row as it is stored in the rejects. An unreadable row is stored as its text in the file."""
     return as_json(row.text if isinstance(row, Unreadable) else row, ascii)
 
 
@@ -207,7 +210,7 @@ def as_json(row: Any, ascii: bool = True) -> str:
 
 
 def _tamed(value: Any, depth: int) -> Any:
-    """The value without what JSON cannot write: integers of thousands of digits, keys that are no text, great depth."""
+    """The value without what JSON cannot write: integers of thousands of digits, keys other than text, great depth."""
     if isinstance(value, int) and value.bit_length() > 10_000:
         return f"(an integer of about {round(value.bit_length() * 0.30103, -1):,.0f} digits)"
     if isinstance(value, dict):

@@ -17,7 +17,7 @@ from typing import Any
 
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
-from srt_assets.core.scoring.rendering import Renderer
+from srt_assets.core.scoring.rendering import REMEDY, Renderer
 
 # The date that every chat template sees. Some print it, and the same text must get the same score on every day.
 _DAY = datetime(2024, 7, 26)
@@ -29,7 +29,6 @@ _RICH = f'{PROBE} "it\'s" <b>5 & 6</b>, {{x}} \\ 木 é\n\n    so\nend'
 _ASKED = (PROBE[::-1], f"Two lines:\n{PROBE[::-1]}")
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _OF_MARKUP = frozenset("<>|[]{}")
-REMEDY = "set student.template to vicuna, alpaca, wizardlm or none, or give its tokenizer another chat template"
 
 
 @dataclass(frozen=True)

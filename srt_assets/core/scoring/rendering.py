@@ -18,6 +18,8 @@ from typing import Any
 from srt_assets.core.errors import UserError
 from srt_assets.core.scoring.render_child import ENCODING
 
+# What a person can do about a chat template that cannot be used.
+REMEDY = "set student.template to vicuna, alpaca, wizardlm or none, or give its tokenizer another chat template"
 # Limits for one conversation, in seconds of CPU time and bytes; usual are 0.1 ms and some MB.
 SECONDS = 5.0
 MEMORY = 1 << 30
@@ -102,7 +104,7 @@ class Renderer:
     def _failed(self, why: str) -> UserError:
         return UserError(
             f"the chat template of the student {self.student} cannot be used: {' '.join(why.split())}",
-            "set student.template to vicuna, alpaca, wizardlm or none, or give its tokenizer another chat template",
+            REMEDY,
         )
 
 

@@ -21,9 +21,9 @@ from srt_assets.core.students import folders, retired, sources
 from srt_assets.core.students.checkpoint_files import Files, inspect, readable, slugify
 from srt_assets.core.students.folders import RECORD, RETIRED
 from srt_assets.core.students.folders import slugs as list_students
+from srt_assets.core.students.plausible import POSITIONS
 from srt_assets.settings import Settings
 
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 
@@ -141,7 +141,7 @@ def get(lake: Lake, slug: str) -> StudentInfo:
             record |= {"signature": signature, "fingerprint": files.fingerprint()}
             expected = before.get("fingerprint")
             if expected not in (None, record["fingerprint"]) and _is_ours(lake, files):
-                raise Damaged(path, "its weights, configuration or tokenizer are not what they were (SHA-256)")
+                raise _altered(path)
     # Computing the fingerprint takes time. If another process registered the student again meanwhile, keep its record.
     if record != before and folders.record(path) == before:
         replace_text(path / RECORD, json.dumps(record, indent=1))
@@ -162,7 +162,11 @@ def verify(lake: Lake, slug: str) -> None:
     files = inspect(info.path)
     with readable(info.path):
         if files.fingerprint() != info.fingerprint:
-            raise Damaged(info.path, "its weights, configuration or tokenizer are not what they were (SHA-256)")
+            raise _altered(info.path)
+
+
+def _altered(path: Path) -> Damaged:
+    return Damaged(path, "its weights, configuration or tokenizer are not what they were (SHA-256)")
 
 
 def _is_ours(lake: Lake, files: Files) -> bool:
@@ -178,7 +182,7 @@ def _described(files: Files) -> dict[str, Any]:
         return {
             "architecture": str((files.config.get("architectures") or ["unknown"])[0]),
             "vocab_size": int(text.get("vocab_size") or 0),
-            "max_positions": int(next((text[k] for k in _POSITIONS if text.get(k)), 0)),
+            "max_positions": int(next((text[k] for k in POSITIONS if text.get(k)), 0)),
             "caps_logits": any(text.get(k) for k in _CAPS),
         }
     except (AttributeError, TypeError, ValueError, LookupError) as error:

@@ -22,7 +22,8 @@ def _names(text: str) -> frozenset[str]:
 _LAYERS = _names("num_hidden_layers num_layers n_layer n_layers decoder_layers encoder_layers num_decoder_layers")
 _HEADS = _names("num_attention_heads num_heads n_head n_heads num_key_value_heads num_kv_heads decoder_attention_heads")
 _SIZES = _names("hidden_size n_embd d_model vocab_size intermediate_size n_inner d_ff ffn_dim decoder_ffn_dim head_dim")
-_POSITIONS = _names("max_position_embeddings n_positions max_sequence_length max_seq_len")
+# The longest sequence, in the order in which `checkpoints` looks for it.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 _COUNTS = _LAYERS | _HEADS | _SIZES
 # Values that must not be 0.
 _NEEDED = _names("num_hidden_layers n_layer n_layers hidden_size n_embd d_model vocab_size num_attention_heads")
@@ -66,21 +67,21 @@ def _numbers(config: dict[str, Any], above: str = "", depth: int = 0) -> Iterato
             # Deeper levels hold tables, for example of quantization, and no models.
             if depth < _DEEPEST:
                 yield from _numbers(value, f"{above}{key}.", depth + 1)
-        elif value is not None and (key in _COUNTS or key in _POSITIONS or _ONE_BY_ONE.search(key)):
+        elif value is not None and (key in _COUNTS or key in POSITIONS or _ONE_BY_ONE.search(key)):
             yield f"{above}{key}", value
 
 
 def _wrong(key: str, value: Any, held: Held) -> str:
     values = value if isinstance(value, list) else [value]
-    if key in _COUNTS or key in _POSITIONS:
+    if key in _COUNTS or key in POSITIONS:
         # Some write positions as 1200.0.
-        whole = [int(v) if key in _POSITIONS and type(v) is float and v.is_integer() else v for v in values]
+        whole = [int(v) if key in POSITIONS and type(v) is float and v.is_integer() else v for v in values]
         if not all(type(one) is int for one in whole):
             return "which is no whole number"
         if min(values, default=0) < 0:
             return "which is less than 0"
     largest = max((one for one in values if isinstance(one, int | float)), default=0)
-    if key in _POSITIONS:
+    if key in POSITIONS:
         return "" if largest <= _MOST_POSITIONS else "more positions than any model has"
     if key in _COUNTS and not _ONE_BY_ONE.search(key):
         most, what = max(_LARGEST, held.longest), f"but the longest side of its weights is {held.longest:,}"

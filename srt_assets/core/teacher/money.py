@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from srt_assets.core.errors import UserError
+from srt_assets.core.teacher.call import LOCAL
 from srt_assets.settings import Teacher
 
 _MILLION = 1_000_000
@@ -51,7 +52,7 @@ def prices_of(teacher: Teacher) -> Prices:
     if teacher.usd_per_million_input:
         settings = (teacher.usd_per_million_input / _MILLION, teacher.usd_per_million_output / _MILLION)
         return Prices(*settings, "the settings")
-    if teacher.model == "local":
+    if teacher.model == LOCAL:
         return Prices(0.0, 0.0, "the embedded teacher is free")
     from srt_assets.core.teacher.client import price_in_litellm
 

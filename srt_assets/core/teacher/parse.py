@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -141,9 +141,12 @@ class _Pair(NamedTuple):
         return [text for text in (self.instruction, self.response) if text is not None]
 
 
-def _sections(kind: Kind, text: str) -> list[tuple[int, int, str]]:
-    """(start, end, name) of the text after each marker, up to the next marker."""
-    names = ("instruction", "answer") if kind == "instruction" else ("better",)
+def _names(kind: Kind) -> tuple[str, ...]:
+    return ("instruction", "answer") if kind == "instruction" else ("better",)
+
+
+def _sections(names: Iterable[str], text: str) -> list[tuple[int, int, str]]:
+    """(start, end, name) of the text after each marker with one of these names, up to the next one."""
     found = sorted((m.start(), m.end(), name) for name in names for m in _marks(name, text))
     ends_at = [*(start for start, _, _ in found[1:]), len(text)]
     return [(start, end, name) for (_, start, name), end in zip(found, ends_at, strict=False)]
@@ -153,7 +156,7 @@ def _from_markers(kind: Kind, text: str) -> list[_Pair]:
     """All complete matches in order. A pair needs both texts."""
     pairs: list[_Pair] = []
     instruction: str | None = None
-    for start, end, name in _sections(kind, text):
+    for start, end, name in _sections(_names(kind), text):
         body = _body(section := text[start:end])
         if name == "instruction":
             instruction = body or None
@@ -168,7 +171,7 @@ def _answers(kind: Kind, form: Form) -> thoughts.Answers:
         return thoughts.Answers(lambda text: [place for place, _ in _placed_objects(text)], opaque=True)
 
     def find(text: str) -> thoughts.Ranges:
-        found = [(start, end, _END.search(text, start, end)) for start, end, _ in _sections(kind, text)]
+        found = [(start, end, _END.search(text, start, end)) for start, end, _ in _sections(_names(kind), text)]
         return [(start, closed.start() if closed else end) for start, end, closed in found]
 
     return thoughts.Answers(find)
@@ -225,9 +228,7 @@ def _placed_objects(text: str) -> list[tuple[tuple[int, int], dict]]:
 
 def _declines(form: Form, text: str) -> bool:
     """Whether a reply without a usable pair is a refusal: as a whole, after a marker or in a field of its JSON."""
-    spans = sorted(m.span() for name in _WORDS for m in _marks(name, text))
-    ends = [*(start for start, _ in spans[1:]), len(text)]
-    parts = [text, *(_body(text[start:end]) for (_, start), end in zip(spans, ends, strict=False))]
+    parts = [text, *(_body(text[start:end]) for start, end, _ in _sections(_WORDS, text))]
     if form == "json_schema":
         parts += [value for found in _objects(text) for value in found.values() if isinstance(value, str)]
     return any(map(refuses, parts))

@@ -46,7 +46,7 @@ def ping(settings: Settings, lake: Lake) -> Iterator[Told]:
             client, prices = connect(teacher, base), prices_of(teacher)
             call = _call(teacher)
             book = stack.enter_context(ledger.Ledger(lake)) if lake.home.is_dir() else None
-            answer, allowed = asyncio.run(_ask(client, call, prices, book))
+            answer, allowed, cost = asyncio.run(_ask(client, call, prices, book))
     except (UserError, StageError) as error:
         yield Told("error", error.message, error.remedy)
         return
@@ -54,7 +54,7 @@ def ping(settings: Settings, lake: Lake) -> Iterator[Told]:
         yield _failed(answer, client)
         return
     yield from _speed(answer, client)
-    yield from _price(answer, prices, allowed, call)
+    yield from _price(prices, cost)
     yield from _room(client, allowed)
     yield _end(answer, teacher)
     yield _thoughts(answer)
@@ -75,19 +75,22 @@ def _call(teacher: Teacher) -> Call:
     return Call(key, "", PURPOSE, messages, shape, facts)
 
 
-async def _ask(client: Client, call: Call, prices: Prices, book: ledger.Ledger | None) -> tuple[Answer | Failure, int]:
+async def _ask(
+    client: Client, call: Call, prices: Prices, book: ledger.Ledger | None
+) -> tuple[Answer | Failure, int, float | None]:
+    """The answer or failure, the number of tokens that it could have, and its cost in USD."""
     try:
         allowed = await client.room.allowance(call) or client.teacher.max_tokens
         try:
             answer: Answer | Failure = await client.complete(call, allowed)
         except Exception as error:  # noqa: BLE001 - every failure is reported; `classify` knows its kind
             answer = classify(error)
+        cost = cost_of(answer, prices, prices.most(call.size_bytes, allowed))
         if book is not None and (isinstance(answer, Answer) or answer.perhaps_billed):
-            most = prices.most(call.size_bytes, allowed)
             row = ledger_row(client.teacher, call, allowed, 1) | answer.columns
-            row["cost_usd"] = cost_of(answer, prices, most)
+            row["cost_usd"] = cost
             await book.append(row | ({"latency_s": answer.latency_s} if isinstance(answer, Answer) else {}))
-        return answer, allowed
+        return answer, allowed, cost
     finally:
         await client.close()
 
@@ -118,15 +121,16 @@ def _speed(answer: Answer, client: Client) -> Iterator[Told]:
         yield Told("warning", what, "see if the server can be told to send its usage")
 
 
-def _price(answer: Answer, prices: Prices, allowed: int, call: Call) -> Iterator[Told]:
+def _price(prices: Prices, cost: float | None) -> Iterator[Told]:
     if prices.input is None or prices.output is None:
         remedy = "set teacher.usd_per_million_input and teacher.usd_per_million_output"
         yield Told("warning", "its price is not known: costs stay empty", remedy)
         return
-    cost = cost_of(answer, prices, prices.most(call.size_bytes, allowed)) or 0.0
     cached = f", {prices.cached * _MILLION:g} cached" if prices.cached is not None else ""
     per_million = f"{prices.input * _MILLION:g} in, {prices.output * _MILLION:g} out{cached}"
-    yield Told("ok", f"price (USD per million tokens): {per_million}; this call {cost:.6f} USD ({prices.source})")
+    yield Told(
+        "ok", f"price (USD per million tokens): {per_million}; this call {cost or 0.0:.6f} USD ({prices.source})"
+    )
 
 
 def _room(client: Client, allowed: int) -> Iterator[Told]:

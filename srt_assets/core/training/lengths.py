@@ -1,4 +1,7 @@
-"""How long records are for a student, in tokens of prompt and answer, as they would be trained. Loads no weights."""
+"""How long records are for a student, in tokens of prompt and answer, as they are trained. Loads no weights.
+
+Texts are encoded in `scoring/encoding.py`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +20,9 @@ _UNLIMITED = 1 << 30
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of prompt and answer. `scored_whole`: share of records that scoring does not cut; `trained`: share that
-    `training.max_length` admits. `not_encodable`: records with a token that the student has no embedding for.
+    """Tokens of prompt and answer. `scored_whole`: the share (0 to 1) of records that scoring does not cut. `trained`:
+    the share that fits into `training.max_length`. `not_encodable`: records with a token that the student has no
+    embedding for.
     """
 
     student: str
@@ -33,7 +37,7 @@ class Lengths:
 def lengths(settings: Settings, lake: Lake, slug: str, texts: Sequence[Texts]) -> Lengths | None:
     """Lengths of these records for a registered student; None if it can encode none of them.
 
-    UserError if the student is not there, or its chat template cannot be used.
+    UserError if the student is not registered, or if its chat template cannot be used.
     """
     info = checkpoints.get(lake, slug)
     encoder = Encoder(load_tokenizer(info.path), settings.student.template, settings.student.protocol, _UNLIMITED)
@@ -47,7 +51,7 @@ def lengths(settings: Settings, lake: Lake, slug: str, texts: Sequence[Texts]) -
         median=int(np.median(tokens)),
         p95=int(np.percentile(tokens, 95)),
         longest=int(tokens.max()),
-        # The end of the turn is trained and not scored.
+        # The end-of-turn tokens are trained but not scored.
         scored_whole=float((tokens - len(encoder.end) <= scoring.max_length(settings, info)).mean()),
         trained=float((tokens <= window).mean()),
         not_encodable=len(found) - len(tokens),

@@ -7,6 +7,7 @@ longer trained.
 from dataclasses import dataclass
 from pathlib import Path
 
+from srt_assets.core.files import folder_size
 from srt_assets.core.lake import Lake
 from srt_assets.core.training import finished, results
 from srt_assets.core.training.results import TABLE
@@ -48,14 +49,10 @@ def _of(settings: Settings, lake: Lake, student: str) -> list[Waste]:
     old = finished.superseded(lake, student, keep, results.current(lake, student))
     states = finished.old_states(lake, student)
     return [
-        *(Waste(path, student, _size(path), f"older than the newest {keep}") for path in old),
-        *(Waste(path, student, _size(path), "unfinished, untouched for a week") for path in states),
+        *(Waste(path, student, folder_size(path), f"older than the newest {keep}") for path in old),
+        *(Waste(path, student, folder_size(path), "unfinished, untouched for a week") for path in states),
     ]
 
 
 def _trained(lake: Lake) -> list[str]:
     return sorted({p.name for place in ("checkpoints", "training") for p in (lake.home / place).glob("[!.]*")})
-
-
-def _size(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -89,14 +89,15 @@ class Files:
 
     def of(self, split: str) -> "Samples":
         """The samples of a split, in the order of the files."""
-        found = [
-            np.flatnonzero(
-                pc.and_(pc.equal(b.column("split"), split), pc.equal(b.column("reason"), "")).to_numpy(False)
-            )
-            + first
-            for b, first in zip(self._batches, self._first, strict=False)
-        ]
-        return Samples(self, np.concatenate([np.zeros(0, np.int64), *found]))
+        rows, lengths, starts = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+        for batch, first, view in zip(self._batches, self._first, self._views, strict=False):
+            wanted = pc.and_(pc.equal(batch.column("split"), split), pc.equal(batch.column("reason"), ""))
+            places = np.flatnonzero(wanted.to_numpy(False))
+            offsets, _, first_targets = view
+            rows.append(places + first)
+            lengths.append(np.diff(offsets).astype(np.int32)[places])
+            starts.append(first_targets[places])
+        return Samples(self, np.concatenate(rows), np.concatenate(lengths), np.concatenate(starts))
 
     def left_out(self, splits: Sequence[str]) -> dict[str, int]:
         """Rows of these splits that are no sample, by reason."""
@@ -117,20 +118,13 @@ class Files:
         name = self._batches[batch].column("sample_id")[place].as_py()
         return Example(name, ids[offsets[place] : offsets[place + 1]], int(starts[place]))
 
-    def sizes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The number of tokens of these rows, and the index at which the loss of each starts."""
-        nothing = np.zeros(0, np.int32)
-        lengths = np.concatenate([nothing, *(np.diff(offsets).astype(np.int32) for offsets, *_ in self._views)])
-        return lengths[rows], np.concatenate([nothing, *(starts for *_, starts in self._views)])[rows]
-
 
 class Samples(Sequence[Example]):
     """Samples of one split by number. `lengths`, `n_targets`: tokens and target tokens of each sample (int32)."""
 
-    def __init__(self, files: Files, rows: np.ndarray) -> None:
+    def __init__(self, files: Files, rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray) -> None:
         self._files, self._rows = files, rows
-        self.lengths, starts = files.sizes(rows)
-        self.n_targets = self.lengths - starts
+        self.lengths, self.n_targets = lengths, lengths - starts
 
     def __len__(self) -> int:
         return len(self._rows)
