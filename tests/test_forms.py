@@ -175,13 +175,14 @@ def test_a_table_of_texts_has_labels_weights_and_ranks_too() -> None:
 
 def test_a_reading_that_comes_to_nothing_leaves_the_row_to_another() -> None:
     assert read_row({"instruction": Q, "output": A, "chosen": True}, Rules()).records == [QA]
-    assert reasons(read_row({"chosen": True}, Rules())) == ["wrong_type"]
+    assert reasons(read_row({"chosen": True}, Rules())) == ["missing_instruction"]
 
 
 def test_a_text_made_of_the_others_is_not_missed() -> None:
     row = {"instruction": Q, "output": A, "text": f"### Instruction: {Q} ### Response: {A}"}
     assert set(read_row(row, Rules()).unused) == {"text"}
-    assert set(read_row({"question": Q, "answer": A, "text": "Of lakes."}, Rules()).unread) == {"text"}
+    assert set(read_row(row | {"text": f"Below is a question. {Q}"}, Rules()).unread) == {"text"}
+    assert reasons(read_row({"question": Q, "answer": A, "text": "Of lakes."}, Rules())) == ["unread_input"]
 
 
 # -- anything whatever

@@ -17,7 +17,7 @@ SENTINEL_INPUTS = frozenset(
 
 # Why a row, or one answer of it, is no record; and what a person may do about it.
 REASONS: dict[str, str] = {
-    "not_an_object": "a row must be an object with named fields",
+    "not_an_object": "a row must be an object with named fields; a file that is one list has the ending .json",
     **UNREADABLE,
     "unknown_form": "no form that is known has these fields: name them with datasets.columns",
     "no_structure": "a text alone does not say what is instruction and what is response",
