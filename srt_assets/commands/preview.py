@@ -17,7 +17,7 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.records.preview import Preview, preview
 from srt_assets.core.records.result import REASONS
 from srt_assets.core.students import checkpoints
-from srt_assets.settings import Dataset, Settings
+from srt_assets.settings import Dataset, Settings, find_settings_file
 
 # Enough to recognize a text; --format json has all of it.
 _TEXT, _RAW = 300, 160
@@ -35,10 +35,18 @@ def dataset_of(settings: Settings, source: str, options: dict[str, Any]) -> Data
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(source).name.partition(".")[0]).strip("-.") or "data"
     is_hub = not Path(source).exists() and not Path(source).suffix and _HUB_ID.fullmatch(source)
     try:
-        return Dataset(**{"name": name, "hf" if is_hub else "path": source} | options)
+        return Dataset(
+            **{"name": name, "hf" if is_hub else "path": source if is_hub else _for_settings(source)} | options
+        )
     except ValidationError as error:
         told = "; ".join(str(one["msg"]) for one in error.errors())
         raise UserError(f"srt preview {source}: {told}", "correct the option") from None
+
+
+def _for_settings(path: str) -> str:
+    """A path from here as srt.toml may name it: in full, if that lies in another folder."""
+    file = find_settings_file()
+    return path if file is None or file.parent == Path.cwd() else str(Path(path).absolute())
 
 
 def columns_of(pairs: list[str] | None) -> dict[str, str]:
@@ -91,7 +99,7 @@ def _head(out: Console, found: Preview) -> None:
         what = f"a run would end here: {found.n_unreadable:,} unreadable rows are more than max_bad_share allows"
         out.print(terminal.text(what, "red"))
     if found.n_alternatives:
-        out.print(terminal.text(f"{found.n_alternatives:,} answers judged worse go to raw_alternatives"))
+        out.print(terminal.text(f"answers judged worse, for raw_alternatives: {found.n_alternatives:,}"))
     out.print()
 
 

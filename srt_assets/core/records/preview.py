@@ -81,7 +81,7 @@ def preview(lake: Lake, dataset: Dataset, at_most: int = 0) -> Preview:
     """
     found = Preview(dataset)
     paths = dataset_files(dataset) if dataset.path else []
-    commit = "" if dataset.path else hub.commit_in(hub.facts(dataset, read_before(lake)))
+    commit = "" if dataset.path else hub.commit_in(hub.facts(dataset, read_before(lake), asks=False))
     # All unreadable rows are counted, also where a run would end.
     patient = dataset.model_copy(update={"max_bad_share": 1.0})
     rows = rows_of(patient, Rules.of(dataset), paths, files.opened, commit)
