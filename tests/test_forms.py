@@ -277,6 +277,23 @@ def test_an_answer_to_a_later_turn_is_no_alternative_to_the_first() -> None:
         assert reasons(read_row(row, Rules())) == ["multi_turn"]
 
 
+def test_two_best_answers_and_a_tree_that_was_given_up() -> None:
+    def tree(*ranks: Any, **more: Any) -> dict:
+        replies = [{"role": "assistant", "text": f"{n}", "rank": rank} for n, rank in enumerate(ranks)]
+        return {"prompt": {"role": "prompter", "text": Q, "replies": replies}, **more}
+
+    assert reasons(read_row(tree(0, 0), Rules())) == ["no_best_answer"]
+    assert reasons(read_row(tree(0, 1, tree_state="aborted_low_grade"), Rules())) == ["deleted"]
+    assert read_row(tree(0, 1, tree_state="ready_for_export"), Rules()).records == [Pair(Q, "", "0")]
+
+
+def test_an_empty_list_written_as_text_is_no_reading_and_a_prompt_of_messages_must_be_theirs() -> None:
+    for nothing in ("[]", " [ ] ", [], None):
+        assert read_row({"instruction": Q, "output": A, "messages": nothing}, Rules()).records == [QA]
+    assert read_row({"prompt": chat(Q), "messages": chat(Q, A)}, Rules()).records == [QA]
+    assert reasons(read_row({"prompt": chat("Hm?"), "messages": chat(Q, A)}, Rules())) == ["ambiguous_form"]
+
+
 def test_answers_judged_worse_that_are_several_or_the_same() -> None:
     read = read_row({"prompt": Q, "chosen": A, "rejected": ["Orm.", "", "Oz."]}, Rules())
     assert read.records == [QA] and [other.response for other in read.alternatives] == ["Orm.", "Oz."]

@@ -174,6 +174,24 @@ def test_an_array_is_read_on_behind_a_deep_value_wherever_the_buffer_ends(tmp_pa
     assert "never closed" in said(file, "[1, " + '{"a":' * 5_000)
 
 
+def test_a_file_of_nothing_and_one_of_objects_over_several_lines(tmp_path: Path) -> None:
+    for name, text in (("a.json", ""), ("b.json", " \n"), ("c.json", "\ufeff"), ("d.jsonl", "")):
+        (tmp_path / name).write_text(text)
+        assert list(read_rows(tmp_path / name)) == []
+    (tmp_path / "e.json").write_text("null")
+    with pytest.raises(UserError, match="one null"):
+        list(read_rows(tmp_path / "e.json"))
+    pretty = json.dumps({"instruction": "a", "output": "b"}, indent=1)
+    (tmp_path / "f.jsonl").write_text(pretty)
+    assert "on one line" in next(read_rows(tmp_path / "f.jsonl"))[1].detail
+    (tmp_path / "g.json").write_text(f"{pretty}\n{pretty}")
+    with pytest.raises(UserError, match="commas between"):
+        list(read_rows(tmp_path / "g.json"))
+    (tmp_path / "h.json.gz").write_text(pretty)
+    with pytest.raises(UserError, match="not packed with gzip"):
+        list(read_rows(tmp_path / "h.json.gz"))
+
+
 def test_a_bad_line_is_given_and_reading_goes_on(tmp_path: Path) -> None:
     found = rows(tmp_path / "a.jsonl", '{"a": 1}\n\n{"a": \nnot JSON\n{"a": 1} {"a": 2}\n{"a": 2}')
     assert reasons(found) == ["", "bad_json", "bad_json", "bad_json", ""]

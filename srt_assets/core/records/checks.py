@@ -106,5 +106,11 @@ def rank(name: str, value: Any) -> Reject | None:
     return Reject("rank_above_0" if is_number else "unknown_label", named(name))
 
 
+def tree_state(name: str, value: Any) -> Reject | None:
+    """Whether people gave a tree of messages up, as OASST says it."""
+    given_up = isinstance(value, str) and value.strip().lower().startswith(("aborted", "halted"))
+    return Reject("deleted", f"{named(name)}: {named(value)}") if given_up else None
+
+
 def channel(name: str, value: Any) -> Reject | None:
     return None if value == "final" else Reject("thoughts", f"{named(name)}: {named(value)}")

@@ -69,6 +69,7 @@ _IN_BOTH: dict[str, checks.Check] = {
     **_each("rank ranks ranking", checks.rank),
     **_each("toxic is_toxic", checks.if_true("toxic")),
     **_each("deleted is_deleted", checks.if_true("deleted")),
+    "tree_state": checks.tree_state,
     **_each("turn turns num_turns n_turns", checks.turns),
     "refusal": checks.if_filled("refusal"),
 }
@@ -109,9 +110,9 @@ QUESTIONS = _words("instruction prompt question inputs query problem problem_sta
 HARMLESS = _words(
     """
     id idx index uid uuid guid key hash row_id sample_id example_id item_id record_id prompt_id question_id
-    answer_id conversation_id conversation_hash message_id parent_id message_tree_id tree_state user_id turn_id
+    answer_id conversation_id conversation_hash message_id parent_id message_tree_id user_id turn_id
     turn_identifier source sources dataset dataset_name data_source subset split origin url link license licence
-    author username lang language lang_code locale category categories topic topics task task_name task_type
+    author username lang language language_code locale category categories topic topics task task_name task_type
     task_source task_category other_task_category template_idx template_type template_name domain type kind skill
     difficulty tag tags title model model_name generator teacher created created_at created_date date timestamp
     updated_at n_tokens num_tokens token_count length is_classification metadata meta synthetic emojis detoxify

@@ -57,9 +57,10 @@ def _turns(key: str, named: str) -> Form:
         turns = messages_of(row[key], key)
         found = turns if isinstance(turns, Reject) else pair_of(turns, rules, read, key)
         asked = row.get("prompt")
-        if isinstance(found, Pair) and isinstance(asked, str) and is_filled(asked):
+        if isinstance(found, Pair) and isinstance(asked, str | list) and is_filled(asked):
             read.taken.add("prompt")
-            if asked.strip() != found.instruction.strip():
+            is_same = asked.strip() == found.instruction.strip() if isinstance(asked, str) else asked == turns[:-1]
+            if not is_same:
                 found = Reject("ambiguous_form", f"prompt and {key}")
         _keep(read, found)
 

@@ -131,7 +131,7 @@ def _becomes(name: str, read: Read) -> str:
 
 
 def _count(fields: dict[str, FieldCount], name: str, type: str, becomes: str) -> None:
-    if name not in fields and len(fields) >= MOST_FIELDS:
+    if name not in fields and len(fields) >= MOST_FIELDS and becomes != "read":  # of those that are read there are few
         return
     one = fields.setdefault(name, FieldCount(type=type))
     one.rows += 1

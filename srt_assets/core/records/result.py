@@ -50,7 +50,7 @@ REASONS: dict[str, str] = {
     "weight_zero": "the answer is not to be learnt: its weight is 0",
     "weighted": "the answer has a weight other than 0 and 1",
     "toxic": "the row is marked as toxic",
-    "deleted": "the row is marked as deleted",
+    "deleted": "the row is marked as deleted, or its tree as given up",
     "broken_tree": "the message that this one answers is not among the neighbours of its tree",
     "duplicate": "an earlier row is the same record",
 }

@@ -169,7 +169,7 @@ def _best(answers: list[_Node]) -> _Node | None:
     good = [node for node in answers if not _is_refused(node)]
     first = [node for node in good if _rank(node) == 0]
     if first or len(good) != 1:
-        return first[0] if first else None
+        return first[0] if len(first) == 1 else None
     return good[0] if _rank(good[0]) is None else None
 
 

@@ -25,9 +25,10 @@ _OTHER_PARTS = {
 
 def looks_like_turns(value: Any) -> bool:
     """Whether this may be a conversation: a list; or one as a column of Parquet or CSV has it, see `messages_of`."""
-    if isinstance(value, list):
-        return True
-    return isinstance(value, dict) or (isinstance(value, str) and value.lstrip()[:1] == "[")
+    if isinstance(value, str):
+        text = value.strip()
+        return text[:1] == "[" and text[1:].lstrip() != "]"
+    return isinstance(value, list | dict)
 
 
 def messages_of(value: Any, where: str) -> list[Any] | Reject:
