@@ -287,6 +287,14 @@ def test_two_best_answers_and_a_tree_that_was_given_up() -> None:
     assert read_row(tree(0, 1, tree_state="ready_for_export"), Rules()).records == [Pair(Q, "", "0")]
 
 
+def test_blank_messages_leave_the_row_to_the_columns_beside_them() -> None:
+    for turns in (chat("", ""), chat(Q, " "), chat(None, None)):  # type: ignore[arg-type]
+        assert read_row({"messages": turns, "instruction": Q, "output": A}, Rules()).records == [QA]
+    assert reasons(read_row({"messages": chat(Q, "")}, Rules())) == ["empty_response"]
+    for turns in (chat(Q), chat(Q, A, "And?", "B"), ["x"]):  # what is there and wrong is no blank
+        assert not read_row({"messages": turns, "instruction": Q, "output": A}, Rules()).records
+
+
 def test_an_empty_list_written_as_text_is_no_reading_and_a_prompt_of_messages_must_be_theirs() -> None:
     for nothing in ("[]", " [ ] ", [], None):
         assert read_row({"instruction": Q, "output": A, "messages": nothing}, Rules()).records == [QA]

@@ -17,6 +17,7 @@ from srt_assets.core.records.unreadable import Unreadable
 _INSTRUCTIONS = frozenset(form.needs[0] for form in FORMS if form.is_columns)
 _RESPONSES = frozenset(form.needs[1] for form in FORMS if form.is_columns)
 _TURNS = frozenset({"messages", "conversations", "conversation"})
+_BLANK = frozenset({"empty_instruction", "empty_response", "missing_instruction", "missing_response"})
 _PASSAGES = fields.INPUTS | fields.QUESTIONS | {"text"}
 # Which forms the names of a row's fields allow, by format and names: rows of one file have few shapes.
 _shapes: dict[tuple[str, tuple[Any, ...]], list[Form]] = {}
@@ -76,8 +77,8 @@ def _read(row: Row, rules: Rules) -> Read:
             continue
         if not read.form:
             form.reader(row, rules, read)
-            if read.rejects and not read.records and form.name not in _TURNS and read.rejects[0].is_no_reading:
-                # `chosen` may be a mark, say; then another form has the say.
+            if read.rejects and not read.records and _is_none(form, read.rejects[0]):
+                # `chosen` may be a mark, messages may be blank; then another form has the say.
                 nothing, read = nothing or read.rejects[0], Read()
                 continue
             read.form = form.name
@@ -89,6 +90,11 @@ def _read(row: Row, rules: Rules) -> Read:
     if read.records:
         _account(read, row, taken | read.taken, rules)
     return read
+
+
+def _is_none(form: Form, why: Reject) -> bool:
+    """Whether a reading came to nothing. A conversation that is there and wrong is one."""
+    return why.is_no_reading and (form.name not in _TURNS or why.reason in _BLANK)
 
 
 def _candidates(row: Row, rules: Rules) -> list[Form]:
