@@ -112,9 +112,9 @@ HARMLESS = _words(
     id idx index uid uuid guid key hash row_id sample_id example_id item_id record_id prompt_id question_id
     answer_id conversation_id conversation_hash message_id parent_id message_tree_id user_id turn_id
     turn_identifier source sources dataset dataset_name data_source subset split origin url link license licence
-    author username lang lang_code language language_code locale category categories topic topics task task_name task_type
-    task_source task_category other_task_category template_idx template_type template_name domain type kind skill
-    difficulty tag tags title model model_name generator teacher created created_at created_date date timestamp
+    author username lang lang_code language language_code locale category categories topic topics task task_name
+    task_type task_source task_category other_task_category template_idx template_type template_name domain type kind
+    skill difficulty tag tags title model model_name generator teacher created created_at created_date date timestamp
     updated_at n_tokens num_tokens token_count length is_classification metadata meta synthetic emojis detoxify
     openai_moderation detoxify_moderation redacted hashed_ip header country state score scores quality rating
     ratings score_chosen score_rejected chosen_score rejected_score chosen_rating rejected_rating chosen_model
