@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from invented_fields import FIELDS, UNREAD
 from invented_forms import CASES, Q, chat, said
 from pydantic import ValidationError
 
@@ -175,13 +176,155 @@ def test_a_table_of_texts_has_labels_weights_and_ranks_too() -> None:
 
 def test_a_reading_that_comes_to_nothing_leaves_the_row_to_another() -> None:
     assert read_row({"instruction": Q, "output": A, "chosen": True}, Rules()).records == [QA]
-    assert reasons(read_row({"chosen": True}, Rules())) == ["wrong_type"]
+    assert reasons(read_row({"chosen": True}, Rules())) == ["missing_instruction"]
 
 
 def test_a_text_made_of_the_others_is_not_missed() -> None:
     row = {"instruction": Q, "output": A, "text": f"### Instruction: {Q} ### Response: {A}"}
     assert set(read_row(row, Rules()).unused) == {"text"}
-    assert set(read_row({"question": Q, "answer": A, "text": "Of lakes."}, Rules()).unread) == {"text"}
+    assert set(read_row(row | {"text": f"Below is a question. {Q}"}, Rules()).unread) == {"text"}
+    assert reasons(read_row({"question": Q, "answer": A, "text": "Of lakes."}, Rules())) == ["unread_input"]
+
+
+@pytest.mark.parametrize("reason", FIELDS)
+def test_a_field_beside_the_texts_under_the_names_that_people_give_it(reason: str) -> None:
+    for more in FIELDS[reason]:
+        read = read_row({"instruction": Q, "output": A, **more}, Rules())
+        assert reasons(read) == ([reason] if reason else []), more
+        assert read.records == ([] if reason else [QA]) and not (read.records and read.unread), more
+
+
+def test_a_name_that_may_stand_for_a_verdict_is_unread_where_it_does_not() -> None:
+    for more in UNREAD:
+        read = read_row({"instruction": Q, "output": A, **more}, Rules())
+        assert read.records == [QA] and set(read.unread) == set(more), more
+
+
+def test_what_a_person_leaves_out_by_name_rejects_no_more() -> None:
+    row = {"question": Q, "answer": A, "instruction": "Answer.", "choices": ["x"], "is_correct": False}
+    assert reasons(only(row, mapped())) == ["unread_input"]
+    off = {"input": "", "label": ""}
+    assert reasons(only(row, mapped(columns=off))) == ["unread_input"], "of the instruction nothing was said"
+    for settings in ({"columns": off, "format": "question_answer"},
+                  {"columns": off | {"instruction": "question", "response": "answer"}}):  # fmt: skip
+        read = only(row, mapped(**settings))
+        assert read.records == [QA] and set(read.unread) == {"instruction", "choices", "is_correct"}
+    names = {"instruction": "instruction", "input": "dialogue", "response": "output"}
+    read = only({"instruction": Q, "dialogue": "Hi", "output": A}, mapped(columns=names))
+    assert read.records == [Pair(Q, "Hi", A)], "a name that also stands for a history was given to the input"
+
+
+def answered(text: Any, **more: Any) -> list:
+    return [said("user", Q), said("assistant", text, **more)]
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([{"role": "system", "content": "", "tools": '[{"name": "f"}]'}, *answered(A)], "tools"),
+        ([{"role": "system", "content": None, "functions": ["f"]}, *answered(A)], "tools"),
+        ([{"role": "system", "content": "", "tools": "[]", "name": "x"}, *answered(A)], ""),
+        ([{"role": "system", "content": [{"type": "text", "text": " "}]}, *answered(A)], ""),
+        ([{"role": "system", "content": [{"type": "text", "text": "Hm."}]}, *answered(A)], "system_prompt"),
+        ([{"role": "system", "content": [{"type": "image"}]}, *answered(A)], "system_prompt"),
+        ([*answered(A), {"role": "system", "content": "Hm."}], "system_prompt"),
+        (answered(A, loss=False), "weight_zero"),
+        (answered(A, train_on_turn=False), "weight_zero"),
+        ([said("user", Q, loss=False), said("assistant", A, loss=True)], ""),
+        (answered({"type": "text", "text": A}), ""),
+        (answered({"type": "refusal", "refusal": "No."}), "refusal"),
+        (answered({"text": A}), "wrong_type"),
+    ],
+)
+def test_odd_conversations(turns: list, reason: str) -> None:
+    read = read_row({"messages": turns}, Rules())
+    assert reasons(read) == ([reason] if reason else []) and read.records == ([] if reason else [QA])
+    assert not (read.records and read.unread)
+
+
+def test_a_number_is_a_text_in_a_message_too() -> None:
+    read = read_row({"messages": answered(42)}, Rules())
+    assert read.records == [Pair(Q, "", "42")] and read.numbers == 1
+
+
+def test_messages_that_a_table_of_texts_holds_are_no_texts() -> None:
+    asked, good, bad = chat(Q), chat(Q, A), chat(Q, "Orm.")
+    for write, reason in ((json.dumps, ""), (str, "wrong_type")):
+        for row in (
+            {"prompt": Q, "chosen": write(good), "rejected": write(bad)},
+            {"prompt": write(asked), "chosen": write(good[1:]), "rejected": write(bad[1:])},
+            {"prompt": write(asked), "completion": write(good[1:]), "label": "True"},
+            {"prompt": write(asked), "completion": A},
+            {"instruction": Q, "instances": write([{"input": "", "output": A}])} if not reason else {"messages": "[x"},
+        ):
+            read = read_row(row, Rules())
+            assert reasons(read) == ([reason] if reason else []) and read.records == ([] if reason else [QA]), row
+            assert [other.response for other in read.alternatives] == (
+                ["Orm."] if "rejected" in row and not reason else []
+            )
+    assert read_row({"instruction": "Write JSON.", "output": '[{"role": "user"}]'}, Rules()).records, "an answer may"
+
+
+def test_an_answer_to_a_later_turn_is_no_alternative_to_the_first() -> None:
+    first = Rules(multi_turn="first_turn")
+    for row in (
+        {"chosen": chat(Q, A, "And?", "Good."), "rejected": chat(Q, A, "And?", "Bad.")},
+        {"input": {"messages": chat(Q, A, "And?")}, "preferred_output": chat("Good.", roles=("assistant", "user")),
+         "non_preferred_output": chat("Bad.", roles=("assistant", "user"))},
+    ):  # fmt: skip
+        read = read_row(row, first)
+        assert read.records == [QA] and not read.alternatives and len(read.unread) == 1
+        assert reasons(read_row(row, Rules())) == ["multi_turn"]
+
+
+def test_two_best_answers_and_a_tree_that_was_given_up() -> None:
+    def tree(*ranks: Any, **more: Any) -> dict:
+        replies = [{"role": "assistant", "text": f"{n}", "rank": rank} for n, rank in enumerate(ranks)]
+        return {"prompt": {"role": "prompter", "text": Q, "replies": replies}, **more}
+
+    assert reasons(read_row(tree(0, 0), Rules())) == ["no_best_answer"]
+    assert reasons(read_row(tree(0, 1, tree_state="aborted_low_grade"), Rules())) == ["deleted"]
+    assert read_row(tree(0, 1, tree_state="ready_for_export"), Rules()).records == [Pair(Q, "", "0")]
+
+
+def test_blank_messages_leave_the_row_to_the_columns_beside_them() -> None:
+    for turns in (chat("", ""), chat(Q, " "), chat(None, None)):  # type: ignore[arg-type]
+        assert read_row({"messages": turns, "instruction": Q, "output": A}, Rules()).records == [QA]
+    assert reasons(read_row({"messages": chat(Q, "")}, Rules())) == ["empty_response"]
+    for turns in (chat(Q), chat(Q, A, "And?", "B"), ["x"]):  # what is there and wrong is no blank
+        assert not read_row({"messages": turns, "instruction": Q, "output": A}, Rules()).records
+
+
+def test_an_empty_list_written_as_text_is_no_reading_and_a_prompt_of_messages_must_be_theirs() -> None:
+    for nothing in ("[]", " [ ] ", [], None):
+        assert read_row({"instruction": Q, "output": A, "messages": nothing}, Rules()).records == [QA]
+    assert read_row({"prompt": chat(Q), "messages": chat(Q, A)}, Rules()).records == [QA]
+    assert reasons(read_row({"prompt": chat("Hm?"), "messages": chat(Q, A)}, Rules())) == ["ambiguous_form"]
+
+
+def test_answers_judged_worse_that_are_several_or_the_same() -> None:
+    read = read_row({"prompt": Q, "chosen": A, "rejected": ["Orm.", "", "Oz."]}, Rules())
+    assert read.records == [QA] and [other.response for other in read.alternatives] == ["Orm.", "Oz."]
+    read = read_row({"prompt": Q, "response": A, "Rejected": "Orm."}, Rules())
+    assert [other.label for other in read.alternatives] == ["Rejected"]
+    assert reasons(read_row({"prompt": Q, "chosen": A, "rejected": A + " "}, Rules())) == ["ambiguous_form"]
+    row = {"prompt": Q, "completions": [A, A], "labels": [True, False]}
+    assert reasons(read_row(row, Rules())) == ["ambiguous_form"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdicts", "reason"),
+    [
+        ("Right.", [True, False], ""), ("Wrong.", [True, False], "negative_label"),
+        ("Wrong.\n", [True, False], "negative_label"), ("Right.", [False, False], "negative_label"),
+        ("right", [True, True], "ambiguous_form"), ("ight.", [True, False], ""), ("Right.", ["True", 0], ""),
+        ("rong", [True, False], "negative_label"), ("Right.", [None, True], "unknown_label"),
+    ],
+)  # fmt: skip
+def test_the_answer_of_a_set_must_be_among_those_that_were_verified(answer: str, verdicts: list, reason: str) -> None:
+    row = {"generations": ["Right.", "Wrong."], "correctness_math_verify": verdicts, "messages": chat(Q, answer)}
+    read = read_row(row, Rules())
+    assert reasons(read) == ([reason] if reason else []) and len(read.records) == (not reason)
 
 
 # -- anything whatever

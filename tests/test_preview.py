@@ -88,6 +88,25 @@ def test_what_is_printed_makes_no_home_and_can_be_pasted(tmp_path: Path, capsys:
     assert not settings.home.exists()
 
 
+def test_a_table_of_thousands_of_columns_fits_a_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**{f"c{n}": 1 for n in range(600)}, "instruction": "Sing.", "output": "La."}]
+    settings = Settings(project=Project(home=tmp_path / "home"))
+    dataset = Dataset(name="mine", path=str(written(tmp_path, rows)))
+    told = shown(capsys, settings, Lake(settings.home), dataset, "table")
+    assert len(told.splitlines()) < 80 and " instruction " in told and "more fields" in told
+
+
+def test_the_path_in_the_block_is_one_that_srt_toml_can_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "srt.toml").write_text("")
+    (tmp_path / "below").mkdir()
+    monkeypatch.delenv("SRT_SETTINGS", raising=False)
+    path = written(tmp_path, ROWS)
+    monkeypatch.chdir(tmp_path)
+    assert command.dataset_of(Settings(), path.name, {}).path == path.name
+    monkeypatch.chdir(tmp_path / "below")
+    assert command.dataset_of(Settings(), f"../{path.name}", {}).path == str(path.resolve())
+
+
 def test_a_dataset_of_the_settings_is_named_and_its_settings_hold(tmp_path: Path) -> None:
     known = Dataset(name="known", path=str(tmp_path / "x.jsonl"), multi_turn="first_turn")
     settings = Settings(datasets=(known,))

@@ -20,11 +20,13 @@ from srt_assets.core.lake import Lake
 from srt_assets.core.records.preview import Preview, preview
 from srt_assets.core.records.result import REASONS
 from srt_assets.core.students import checkpoints
-from srt_assets.settings import Dataset, Settings
+from srt_assets.settings import Dataset, Settings, find_settings_file
 
 # Characters shown of a text and of a rejected row; --format json has the full text.
 _TEXT, _RAW = 300, 160
-# Reject reasons that naming the columns may solve.
+_MOST_FIELDS = 40
+_BESIDE = {"not read", "not used"}
+# Reasons that a mapping of fields may mend.
 _UNREAD = frozenset({"unknown_form", "no_structure", "missing_instruction", "missing_response"})
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -38,10 +40,18 @@ def dataset_of(settings: Settings, source: str, options: dict[str, Any]) -> Data
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(source).name.partition(".")[0]).strip("-.") or "data"
     is_hub = not Path(source).exists() and not Path(source).suffix and _HUB_ID.fullmatch(source)
     try:
-        return Dataset(**{"name": name, "hf" if is_hub else "path": source} | options)
+        return Dataset(
+            **{"name": name, "hf" if is_hub else "path": source if is_hub else _for_settings(source)} | options
+        )
     except ValidationError as error:
         told = "; ".join(str(one["msg"]) for one in error.errors())
         raise UserError(f"srt preview {source}: {told}", "correct the option") from None
+
+
+def _for_settings(path: str) -> str:
+    """A path from here as srt.toml may name it: in full, if that lies in another folder."""
+    file = find_settings_file()
+    return path if file is None or file.parent == Path.cwd() else str(Path(path).parent.resolve() / Path(path).name)
 
 
 def columns_of(pairs: list[str] | None) -> dict[str, str]:
@@ -67,11 +77,14 @@ def run(
     out = console or terminal.console(highlight=False)
     _head(out, found)
     for number, (place, form, pair) in enumerate(found.records, start=1):
-        out.print(terminal.text(f"record {number}: {place.file}, row {place.index}, read as {form}", "bold"))
+        out.print(
+            terminal.text(f"record {number}: {place.file}, row {place.index}, read as {form}", "bold"), soft_wrap=True
+        )
         for name, value in pair._asdict().items():
             if value:
                 out.print(terminal.text(f"  {name}: {_cut(value, _TEXT)}"), soft_wrap=True)
-    out.print()
+    if found.records:
+        out.print()
     if found.fields:
         out.print(_fields(found))
     if found.reasons:
@@ -85,7 +98,10 @@ def _head(out: Console, found: Preview) -> None:
     dataset = found.dataset
     share = f" ({found.n_records / found.rows:.0%} of the rows)" if found.rows else ""
     rows = _n(found.rows, "row") if found.whole else f"the first {_n(found.rows, 'row')}"
-    out.print(terminal.text(f"{dataset.path or dataset.hf}: {rows}, {_n(found.n_records, 'record')}{share}", "bold"))
+    out.print(
+        terminal.text(f"{dataset.path or dataset.hf}: {rows}, {_n(found.n_records, 'record')}{share}", "bold"),
+        soft_wrap=True,
+    )
     if not found.whole:
         out.print(terminal.text("--rows 0 reads all rows", "dim"))
     forms = ", ".join(f"{form} ({n:,})" for form, n in found.forms.most_common())
@@ -94,28 +110,33 @@ def _head(out: Console, found: Preview) -> None:
         what = f"a run would fail: {found.n_unreadable:,} unreadable rows are more than max_bad_share allows"
         out.print(terminal.text(what, "red"))
     if found.n_alternatives:
-        out.print(terminal.text(f"{found.n_alternatives:,} answers judged worse go to raw_alternatives"))
+        out.print(terminal.text(f"answers judged worse, for raw_alternatives: {found.n_alternatives:,}"))
     out.print()
 
 
 def _fields(found: Preview) -> Table:
-    table = _table(
-        "fields, and the number of rows where they are filled", "field", "rows", "type", "what becomes of it"
-    )
-    for name, one in sorted(found.fields.items(), key=lambda item: -item[1].rows):
+    table = _table("fields, in rows where they are filled", "field", "rows", "type", "what becomes of it")
+    # Those that are read first: of a table of thousands of columns they are what counts.
+    ordered = sorted(found.fields.items(), key=lambda item: (item[1].becomes.keys() <= _BESIDE, -item[1].rows))
+    for name, one in ordered[:_MOST_FIELDS]:
         kinds = one.becomes.most_common()
         told = ", ".join(kind if len(kinds) == 1 else f"{kind} ({n:,})" for kind, n in kinds)
         style = "yellow" if "not read" in one.becomes else "" if "read" in one.becomes else "dim"
         table.add_row(*(terminal.text(text, style) for text in (name, f"{one.rows:,}", one.type, told)))
+    if len(ordered) > _MOST_FIELDS:
+        table.caption = f"and {len(ordered) - _MOST_FIELDS:,} more fields; --format json lists them\n"
+        table.caption_justify = "left"
     return table
 
 
 def _rejects(found: Preview) -> Table:
-    table = _table("rejected rows and answers", "reason", "number", "meaning, and an example")
+    table = _table(
+        "rows or answers that are no record (rows count from 0)", "reason", "number", "what it means, and an example"
+    )
     for reason, n in found.reasons.most_common():
         example = found.examples[reason]
         where = f"{Path(example.place.file).name}, row {example.place.index}"
-        detail = f" ({example.detail})" if example.detail else ""
+        detail = f" ({_cut(example.detail, _RAW)})" if example.detail else ""
         told = f"{REASONS.get(reason, reason)}\n{where}{detail}: {_cut(example.row, _RAW)}"
         table.add_row(terminal.text(reason, "yellow"), terminal.text(f"{n:,}"), terminal.text(told))
     return table

@@ -6,12 +6,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from srt_assets.core.records import fields
+from srt_assets.core.records import checks, fields
 from srt_assets.core.records.result import Alternative, Pair, Read, Reject, as_text, checked, is_filled, named, type_of
 from srt_assets.core.records.rules import UNDER_OWN_NAME, Rules
-from srt_assets.core.records.turns import answer_of, looks_like_turns, messages_of, pair_of
+from srt_assets.core.records.turns import answer_of, answers_of, holds_turns, messages_of, pair_of
 
 Row = dict[Any, Any]
+# Columns that hold lists of messages in some data; in a CSV file these become texts.
+_MAY_BE_TURNS = frozenset({"prompt", "completion"})
 
 
 def pair(row: Row, instruction: str, inputs: tuple[str, ...], response: str, read: Read) -> Pair | Reject:
@@ -19,6 +21,9 @@ def pair(row: Row, instruction: str, inputs: tuple[str, ...], response: str, rea
     question = as_text(row.get(instruction), read, instruction)
     answer = as_text(row.get(response), read, response)
     given = input_of(row, inputs, read)
+    for name in (instruction, response):
+        if name in _MAY_BE_TURNS and isinstance(row.get(name), str) and holds_turns(row[name]):
+            return Reject("wrong_type", f"{name} holds messages, written as a text")
     for text in (question, answer, given):
         if isinstance(text, Reject):
             return text
@@ -47,7 +52,11 @@ def instances(row: Row, rules: Rules, read: Read) -> None:
     if isinstance(question, Reject):
         read.rejects.append(question)
         return
-    for number, instance in enumerate(row["instances"]):
+    found_in = messages_of(row["instances"], "instances")
+    if isinstance(found_in, Reject):
+        read.rejects.append(found_in)
+        return
+    for number, instance in enumerate(found_in):
         where = f"instances[{number}]"
         found: Pair | Reject
         if not isinstance(instance, dict):
@@ -80,7 +89,10 @@ def mapped(row: Row, rules: Rules, read: Read) -> None:
         return name, row.get(name)
 
     def beside(role: str) -> list[tuple[str, Any]]:
-        own = (names[role],) if role in names else UNDER_OWN_NAME[role]
+        if role in names:
+            own: tuple[str, ...] = (names[role],)
+        else:  # a name may have been given to something else
+            own = tuple(name for name in UNDER_OWN_NAME[role] if name not in names.values())
         return [(name, row[name]) for name in own if name and name in row]
 
     for role, check in (("system", fields.OF_ROW["system"]), ("history", fields.OF_ROW["history"])):
@@ -96,16 +108,16 @@ def mapped(row: Row, rules: Rules, read: Read) -> None:
         read.rejects.append(found)
         return
     for name, value in beside("label"):
-        if is_filled(value) and (why := fields.label(name, value)):
+        if is_filled(value) and (why := checks.label(name, value)):
             read.rejects.append(why)
             return
     for name, value in beside("rejected"):
         if is_filled(value):
-            other = answer_of(value, rules, read, name)
-            if isinstance(other, Reject):
-                read.rejects.append(other)
+            others = answers_of(value, rules, Read(), name)
+            if isinstance(others, Reject):
+                read.rejects.append(others)
                 return
-            read.alternatives.append(Alternative("rejected", named(name), other))
+            read.alternatives += [Alternative("rejected", named(name), other) for other in others]
     read.records.append(found)
 
 
@@ -125,10 +137,10 @@ def _texts(
         if isinstance(turns, Reject):
             return turns
         return _with_answer(turns, answered, rules, read, messages[0])
-    if isinstance(asked[1], list | dict) and looks_like_turns(asked[1]):
+    if holds_turns(asked[1]):
         turns = messages_of(asked[1], named(asked[0]))
         return turns if isinstance(turns, Reject) else _with_answer(turns, answered, rules, read, asked[0])
-    if isinstance(answered[1], list | dict) and answered[1]:
+    if holds_turns(answered[1]) and answered[1]:
         text = answer_of(answered[1], rules, read, named(answered[0]))
         if isinstance(text, Reject):
             return text

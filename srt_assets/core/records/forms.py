@@ -11,7 +11,7 @@ from srt_assets.core.records import columns, judged, trees
 from srt_assets.core.records.columns import Row
 from srt_assets.core.records.result import Pair, Read, Reject, checked, is_filled
 from srt_assets.core.records.rules import Rules
-from srt_assets.core.records.turns import looks_like_turns, messages_of, pair_of
+from srt_assets.core.records.turns import holds_turns, listed, looks_like_turns, messages_of, pair_of
 
 Reader = Callable[[Row, Rules, Read], None]
 
@@ -56,9 +56,10 @@ def _turns(key: str, named: str) -> Form:
         turns = messages_of(row[key], key)
         found = turns if isinstance(turns, Reject) else pair_of(turns, rules, read, key)
         asked = row.get("prompt")
-        if isinstance(found, Pair) and isinstance(asked, str) and is_filled(asked):
+        if isinstance(found, Pair) and isinstance(asked, str | list) and is_filled(asked):
             read.taken.add("prompt")
-            if asked.strip() != found.instruction.strip():
+            is_same = asked.strip() == found.instruction.strip() if isinstance(asked, str) else asked == turns[:-1]
+            if not is_same:
                 found = Reject("ambiguous_form", f"prompt and {key}")
         _keep(read, found)
 
@@ -67,7 +68,7 @@ def _turns(key: str, named: str) -> Form:
 
 def _verdicts(answers: str, verdicts: str) -> Form:
     def are_lists(row: Row) -> bool:
-        return isinstance(row[answers], list) and isinstance(row[verdicts], list)
+        return isinstance(listed(row[answers]), list) and isinstance(listed(row[verdicts]), list)
 
     return Form(f"{answers}_{verdicts}", (answers, verdicts), judged.with_verdicts, fits=are_lists)
 
@@ -84,7 +85,7 @@ def _prompt_of_messages(row: Row, rules: Rules, read: Read) -> None:
     turns: list[Any] = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
         given = row[name]
-        if isinstance(given, str):
+        if not holds_turns(given):
             given = [{rules.role_keys[0]: role, rules.text_keys[0]: given}]
         found = messages_of(given, name)
         if isinstance(found, Reject):
@@ -116,13 +117,13 @@ FORMS: tuple[Form, ...] = (
         "prompt_messages",
         ("prompt", "completion"),
         _prompt_of_messages,
-        fits=lambda row: isinstance(row["prompt"], list) or isinstance(row["completion"], list | dict),
+        fits=lambda row: holds_turns(row["prompt"]) or isinstance(row["completion"], list | dict),
     ),
     Form(
         "self_instruct",
         ("instruction", "instances"),
         columns.instances,
-        fits=lambda row: isinstance(row["instances"], list),
+        fits=lambda row: looks_like_turns(row["instances"]),
     ),
     _columns("alpaca", "instruction", "output", named="alpaca"),
     _columns("instruction_response", "instruction", "response", named="alpaca"),

@@ -23,8 +23,9 @@ _PATIENCE = 10
 log = logging.getLogger(__name__)
 
 
-def facts(dataset: Dataset, known: Mapping[str, Any]) -> Any:
-    """The facts that identify a hub dataset. `known`: those of the datasets that the home was last made from, by name.
+def facts(dataset: Dataset, known: Mapping[str, Any], asks: bool = True) -> Any:
+    """What a hub set is made of. `known`: the facts of the datasets that the home was last made of, by name. `asks`:
+    for the newest commit, where the home knows none.
 
     An older program stored only name and split. These are kept while config, revision and data_files are not set.
     """
@@ -34,7 +35,7 @@ def facts(dataset: Dataset, known: Mapping[str, Any]) -> Any:
         return before
     if isinstance(before, Mapping) and {**before, "commit": ""} == {**wanted, "commit": ""}:
         return before
-    return {**wanted, "commit": _commit(dataset.hf, dataset.revision)}
+    return {**wanted, "commit": _commit(dataset.hf, dataset.revision) if asks else ""}
 
 
 def commit_in(hub_facts: Any) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from srt_assets.core.files import opened
+from srt_assets.core.records.result import type_of
 from srt_assets.core.records.strict_json import Decoder, too_deep
 from srt_assets.core.records.unreadable import KEPT, Unreadable
 
@@ -38,12 +39,14 @@ def values(file: Path, opened: Callable[[Path], BinaryIO] = opened, chunk: int =
     with opened(file) as source:
         text = _Text(source, chunk)
         kind = names = ""
+        if not text.peek():  # an empty file, as of JSON Lines
+            return
         if text.peek() == "[":
             yield from _items(text)
         elif text.peek() == "{":
             kind, names = yield from _list_in_object(text)
         else:
-            kind = type(text.value()).__name__
+            kind = type_of(text.value())
         if text.peek():
             raise text.error("Extra data")
         if kind:

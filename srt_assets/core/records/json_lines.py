@@ -37,6 +37,8 @@ def _value(decoder: Decoder, text: str, number: int) -> Any:
 
 def _broken(text: str, number: int, error: json.JSONDecodeError) -> Unreadable:
     what = f"line {number}, column {error.colno}: broken JSON: {error.msg}"
-    if number == 1 and text.strip() in ("[", "{"):
-        what += "; if the file holds one list, its name must end in .json"
+    if number == 1 and text.strip() == "[":
+        what += "; a file that holds one list has the ending .json"
+    elif number == 1 and text.strip() == "{":
+        what += "; an object must stand on one line, as jq -c writes it"
     return Unreadable("bad_json", text, what)

@@ -3,13 +3,22 @@
 A label in a field of its own is checked in `fields.py`, ranks in trees in `trees.py`.
 """
 
+from dataclasses import replace
 from typing import Any
 
-from srt_assets.core.records import fields
+from srt_assets.core.records import checks, fields
 from srt_assets.core.records.columns import Row, input_of
 from srt_assets.core.records.result import Alternative, Pair, Read, Reject, as_text, checked, is_filled, named, type_of
 from srt_assets.core.records.rules import Rules
-from srt_assets.core.records.turns import answer_of, looks_like_turns, messages_of, pair_of
+from srt_assets.core.records.turns import (
+    answer_of,
+    answers_of,
+    holds_turns,
+    listed,
+    looks_like_turns,
+    messages_of,
+    pair_of,
+)
 
 # Fields that may hold the question of a judged answer, the likeliest first.
 QUESTIONS = ("prompt", "messages", "conversations", "conversation", "instruction", "question", "problem")
@@ -41,18 +50,24 @@ def openai_preference(row: Row, rules: Rules, read: Read) -> None:
 
 
 def _judged(row: Row, rules: Rules, read: Read, good: Any, bad: Any, good_name: str, bad_name: str) -> None:
-    found = _question_and(row, good, good_name, rules, read)
+    found = _question_and(row, good, good_name, replace(rules, multi_turn="reject"), read)
+    of_later_turn = isinstance(found, Reject) and found.reason == "multi_turn" and rules.multi_turn == "first_turn"
+    if of_later_turn:
+        found = _question_and(row, good, good_name, rules, read)
     if isinstance(found, Pair):
         found = checked(found)
     if isinstance(found, Reject):
         read.rejects.append(found)
         return
     if is_filled(bad):
-        other = _rejected(row, bad, bad_name, found, rules, read)
-        if isinstance(other, Reject):
-            read.rejects.append(other)
-            return
-        read.alternatives.append(Alternative(_KINDS[bad_name], bad_name, other))
+        if of_later_turn:  # what was judged is no answer to the first turn
+            read.unread[bad_name] = type_of(bad)
+        else:
+            others = _rejected(bad, bad_name, found, rules)
+            if isinstance(others, Reject):
+                read.rejects.append(others)
+                return
+            read.alternatives += [Alternative(_KINDS[bad_name], bad_name, text) for text in others]
     read.records.append(found)
 
 
@@ -62,7 +77,7 @@ _KINDS = {"rejected": "rejected", "non_preferred_output": "non_preferred"}
 def _question_and(row: Row, answer: Any, name: str, rules: Rules, read: Read) -> Pair | Reject:
     """The pair of an answer and its question, which is part of the answer or in another column."""
     turns: list[Any] = []
-    if not isinstance(answer, str):
+    if holds_turns(answer):
         found = messages_of(answer, name)
         if isinstance(found, Reject):
             return found
@@ -80,7 +95,7 @@ def _question_and(row: Row, answer: Any, name: str, rules: Rules, read: Read) ->
         return Reject("missing_instruction", f"{name} without a question")
     asked = row[where]
     read.taken.add(where)
-    if where in ("messages", "conversations", "conversation") or isinstance(asked, list | dict):
+    if where in ("messages", "conversations", "conversation") or holds_turns(asked):
         before = messages_of(asked, where)
         if isinstance(before, Reject):
             return before
@@ -98,24 +113,24 @@ def _question_and(row: Row, answer: Any, name: str, rules: Rules, read: Read) ->
     return Pair(question or "", given, text)  # type: ignore[arg-type]
 
 
-def _rejected(row: Row, bad: Any, name: str, good: Pair, rules: Rules, read: Read) -> str | Reject:
-    """The text of the answer judged worse. If its question is included, it must be that of the good answer."""
-    if not isinstance(bad, str):
+def _rejected(bad: Any, name: str, good: Pair, rules: Rules) -> list[str] | Reject:
+    """The texts of the answers judged worse. Where its question stands with one, it must be the same one."""
+    if holds_turns(bad):
         turns = messages_of(bad, name)
-        if isinstance(turns, list) and len(turns) > 1:
+        if isinstance(turns, list) and len(turns) > 1 and isinstance(turns[0], dict):
             other = pair_of(turns, rules, Read(), name)
             if isinstance(other, Reject):
                 return other
             if other.instruction != good.instruction:
-                return Reject("ambiguous_form", f"the questions of {name} and of the preferred answer")
-    # Other fields of this answer do not matter, because it is never trained on.
-    return answer_of(bad, rules, Read(), name)
+                return Reject("ambiguous_form", f"the questions of {name} and of the answer preferred")
+    # What an answer that is never trained on has beside its text says nothing about the record.
+    return answers_of(bad, rules, Read(), name)
 
 
 def with_verdicts(row: Row, rules: Rules, read: Read) -> None:
     """A list of answers with a list of verdicts. The good answer is the record; bad ones are alternatives."""
     answers_name, verdicts_name = next((a, v) for a, v in VERDICTS if is_filled(row.get(a)) and is_filled(row.get(v)))
-    answers, verdicts = row[answers_name], row[verdicts_name]
+    answers, verdicts = listed(row[answers_name]), listed(row[verdicts_name])
     if not (isinstance(answers, list) and isinstance(verdicts, list) and len(answers) == len(verdicts)):
         read.rejects.append(
             Reject("wrong_type", f"{answers_name} and {verdicts_name} are not lists of the same length")
@@ -124,7 +139,7 @@ def with_verdicts(row: Row, rules: Rules, read: Read) -> None:
     good: list[str] = []
     bad: list[str] = []
     for answer, said in zip(answers, verdicts, strict=True):
-        verdict = fields.verdict(said)
+        verdict = checks.verdict(said)
         text = answer_of(answer, rules, Read(), answers_name) if answer is not None else None
         if not isinstance(text, str) or verdict is None:
             why = text if isinstance(text, Reject) else Reject("unknown_label", f"{verdicts_name}: {type_of(said)}")
@@ -138,7 +153,7 @@ def with_verdicts(row: Row, rules: Rules, read: Read) -> None:
         read.rejects.append(found)
         return
     read.alternatives += [Alternative(answers_name, f"{verdicts_name}: false", text) for text in bad]
-    if rest := [text for text in good if text != found.response]:
+    if rest := [text for text in good if found.response.strip() not in text]:
         read.unread[f"{answers_name} (good ones)"] = f"{len(rest)} texts"
     read.records.append(found)
 
@@ -151,11 +166,19 @@ def _best(
         turns = messages_of(row[talk], talk)
         read.taken.update((talk, "problem"))
         found = turns if isinstance(turns, Reject) else pair_of(turns, rules, read, talk)
-        if isinstance(found, Pair) and found.response in bad:
-            return Reject("negative_label", verdicts)
-        return found
+        return _judged_as(found, good, bad, f"{answers} and {talk}", verdicts) if isinstance(found, Pair) else found
     if not good:
         return Reject("negative_label", named(verdicts))
     if len(good) > 1 and answers == "completions":  # other datasets store the steps of one answer there
         return Reject("several_good_answers", f"{len(good)} of {len(good) + len(bad)} {answers}")
     return _question_and(row, good[0], answers, rules, read)
+
+
+def _judged_as(found: Pair, good: list[str], bad: list[str], names: str, verdicts: str) -> Pair | Reject:
+    """The pair, if its answer is one of the good ones; it may stand there with its thoughts before it."""
+    said = found.response.strip()
+    for holds in (str.__eq__, str.__contains__):
+        is_good, is_bad = (any(holds(text.strip(), said) for text in texts) for texts in (good, bad))
+        if is_good != is_bad:
+            return found if is_good else Reject("negative_label", verdicts)
+    return Reject("ambiguous_form", names)

@@ -7,21 +7,24 @@ contradictions.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from srt_assets.core.records import columns, fields, trees
+from srt_assets.core.records import checks, columns, fields, trees
 from srt_assets.core.records.columns import Row
 from srt_assets.core.records.forms import FORMS, Form
 from srt_assets.core.records.result import Alternative, Pair, Read, Reject, is_filled, is_valid, named, type_of
-from srt_assets.core.records.rules import Rules
-from srt_assets.core.records.turns import answer_of
+from srt_assets.core.records.rules import UNDER_OWN_NAME, Rules
+from srt_assets.core.records.turns import answers_of
 from srt_assets.core.records.unreadable import Unreadable
 
 _INSTRUCTIONS = frozenset(form.needs[0] for form in FORMS if form.is_columns)
 _RESPONSES = frozenset(form.needs[1] for form in FORMS if form.is_columns)
-_INPUTS = frozenset({"input", "context", "article", "passage", "document"})
 _TURNS = frozenset({"messages", "conversations", "conversation"})
-# A cache of the forms that fit the field names of a row, by format and names: few combinations occur in a file.
+_BLANK = frozenset({"empty_instruction", "empty_response", "missing_instruction", "missing_response"})
+_PASSAGES = fields.INPUTS | fields.QUESTIONS | {"text"}
+# Which forms the names of a row's fields allow, by format and names: rows of one file have few shapes.
 _shapes: dict[tuple[str, tuple[Any, ...]], list[Form]] = {}
 _MOST_SHAPES, _WIDEST_SHAPE = 4096, 100
+# Texts in a list, and characters of a text, that are looked for in a record.
+_MOST_REPEATED, _BY_CHANCE = 100, 20
 
 
 def read_row(row: Any, rules: Rules) -> Read:
@@ -75,8 +78,8 @@ def _read(row: Row, rules: Rules) -> Read:
             continue
         if not read.form:
             form.reader(row, rules, read)
-            if read.rejects and not read.records and form.name not in _TURNS and read.rejects[0].is_no_reading:
-                # For example `chosen` may be a flag. Then another form may fit.
+            if read.rejects and not read.records and _is_none(form, read.rejects[0]):
+                # `chosen` may be a mark, messages may be blank; then another form has the say.
                 nothing, read = nothing or read.rejects[0], Read()
                 continue
             read.form = form.name
@@ -88,6 +91,11 @@ def _read(row: Row, rules: Rules) -> Read:
     if read.records:
         _account(read, row, taken | read.taken, rules)
     return read
+
+
+def _is_none(form: Form, why: Reject) -> bool:
+    """Whether a reading came to nothing. A conversation that is there and wrong is one."""
+    return why.is_no_reading and (form.name not in _TURNS or why.reason in _BLANK)
 
 
 def _candidates(row: Row, rules: Rules) -> list[Form]:
@@ -131,28 +139,64 @@ def _account(read: Read, row: Row, taken: set[str], rules: Rules) -> None:
     for name, value in row.items():
         if name in taken or not is_filled(value):
             continue
-        why: Reject | None
-        if name == "rejected" and name not in rules.off:
-            text = answer_of(value, rules, Read(), name)
-            why = text if isinstance(text, Reject) else None
-            if isinstance(text, str):
-                read.alternatives.append(Alternative("rejected", name, text))
-        elif name == "text" and _renders(value, read.records):
-            read.unused[name], why = type_of(value), None
-        elif name in _INPUTS and name not in rules.off and not _repeats(value, read.records):
-            why = Reject("unread_input", named(name))
-        else:
-            why = fields.account(read, name, value, off=rules.off)
-        if why:
+        if why := _of_field(read, name, value, rules):
             read.reject(*why)
             return
-    if read.alternatives and not all(is_valid(other.response) for other in read.alternatives):
-        read.reject("invalid_text", "an answer judged worse")
+    for other in read.alternatives:
+        if not is_valid(other.response):
+            read.reject("invalid_text", "an answer judged worse")
+            return
+        if other.kind != "rank" and other.response.strip() == read.records[0].response.strip():
+            read.reject("ambiguous_form", f"{other.label}: the same answer is called better and worse")
+            return
+
+
+def _of_field(read: Read, name: Any, value: Any, rules: Rules) -> Reject | None:
+    """What becomes of a field that was not read."""
+    key = fields.plain(name) if isinstance(name, str) else ""
+    is_mark = isinstance(value, bool | int | float)
+    if key == "rejected" and key not in rules.off:
+        if is_mark:
+            return checks.if_true("negative_label")(name, value)
+        texts = answers_of(value, rules, Read(), name)
+        if isinstance(texts, Reject):
+            return texts
+        read.alternatives += [Alternative("rejected", named(name), text) for text in texts]
+        return None
+    if key == "chosen" and is_mark and "label" not in rules.off:
+        return checks.label(name, value)
+    if key in _PASSAGES and key not in rules.off:
+        if _repeats(value, read.records) or (key == "text" and _renders(value, read.records)):
+            read.unused[named(name)] = type_of(value)
+            return None
+        if _is_passage(key, value, read.records, rules):
+            return Reject("unread_input", named(name))
+    return fields.account(read, name, value, off=rules.off)
+
+
+def _is_passage(key: str, value: Any, records: list[Pair], rules: Rules) -> bool:
+    """Whether a field holds something that its record lacks. Who names columns or a form has had the choice."""
+    if key in UNDER_OWN_NAME["input"]:
+        return True
+    if rules.format == "mapped":
+        return False
+    if key in fields.INPUTS:
+        return True
+    # Made of the record with a template, if the instruction is in it.
+    return rules.format == "auto" and not (
+        isinstance(value, str) and all(p.instruction.strip() in value for p in records)
+    )
 
 
 def _repeats(value: Any, records: list[Pair]) -> bool:
-    """Whether every record contains this text."""
-    return isinstance(value, str) and all(any(value.strip() in text for text in pair) for pair in records)
+    """Whether a text, or each text of a list, stands in every record anyway. A short one may by chance."""
+    inner = list(value.values() if isinstance(value, dict) else value) if isinstance(value, list | dict) else [value]
+    if len(inner) > _MOST_REPEATED or not all(isinstance(text, str) for text in inner):
+        return False
+    texts = [text.strip() for text in inner]
+    if sum(map(len, texts)) < _BY_CHANCE:
+        return all(any(texts == [part.strip()] for part in pair) for pair in records)
+    return all(all(any(text in part for part in pair) for text in texts) for pair in records)
 
 
 def _renders(value: Any, records: list[Pair]) -> bool:

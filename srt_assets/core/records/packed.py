@@ -16,15 +16,27 @@ import pyarrow as pa
 from srt_assets.core.errors import UserError
 
 PACKINGS = {".gz": "gzip", ".zst": "zstd"}
+# How packed files begin; of zstd also frames to be skipped.
+_STARTS = {
+    "gzip": (b"\x1f\x8b",),
+    "zstd": (b"\x28\xb5\x2f\xfd", *(bytes([n]) + b"\x2a\x4d\x18" for n in range(0x50, 0x60))),
+}
 _BUFFER = 1 << 17
 
 
 def unpacked(file: Path, opened: Callable[[Path], io.BufferedReader]) -> io.BufferedReader:
     """The unpacked content, to be read from start to end. UserError while it is read if the file is damaged."""
     source = opened(file)
-    if not source.peek(1):
+    first = source.peek(4)
+    if not first:
         source.close()
-        raise UserError(f"{file} is empty, so it cannot be unpacked", "download or pack it again")
+        raise UserError(f"{file} is empty, which no packed file is", "fetch or pack it again")
+    kind = PACKINGS[file.suffix.lower()]
+    if not first.startswith(_STARTS[kind]):
+        source.close()
+        raise UserError(
+            f"{file} is not packed with {kind}", f"leave out the {file.suffix} of its name, or fetch it again"
+        )
     return io.BufferedReader(_Unpacked(file, source), _BUFFER)
 
 

@@ -81,8 +81,8 @@ def preview(lake: Lake, dataset: Dataset, at_most: int = 0) -> Preview:
     """
     found = Preview(dataset)
     paths = dataset_files(dataset) if dataset.path else []
-    commit = "" if dataset.path else hub.commit_in(hub.facts(dataset, read_before(lake)))
-    # All unreadable rows are counted, also after the row at which a run would stop.
+    commit = "" if dataset.path else hub.commit_in(hub.facts(dataset, read_before(lake), asks=False))
+    # All unreadable rows are counted, also where a run would end.
     patient = dataset.model_copy(update={"max_bad_share": 1.0})
     rows = rows_of(patient, Rules.of(dataset), paths, files.opened, commit)
     for file, index, row, read in islice(rows, at_most or None):
@@ -131,7 +131,7 @@ def _becomes(name: str, read: Read) -> str:
 
 
 def _count(fields: dict[str, FieldCount], name: str, type: str, becomes: str) -> None:
-    if name not in fields and len(fields) >= MOST_FIELDS:
+    if name not in fields and len(fields) >= MOST_FIELDS and becomes != "read":  # of those that are read there are few
         return
     one = fields.setdefault(name, FieldCount(type=type))
     one.rows += 1

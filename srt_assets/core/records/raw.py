@@ -166,11 +166,11 @@ def _nothing_read(tallies: list[Tally]) -> UserError:
     reasons: Counter[str] = sum((tally.reasons for tally in tallies), Counter())
     why = {reason for reason, _ in reasons.most_common(3)}
     remedies = [f"{reason}: {REASONS[reason]}" for reason in REASONS if reason in why]
-    if why & _OF_FORM or not why:
-        remedies.append(
-            'if your columns have other names, set columns = { instruction = "…", response = "…" } in srt.toml'
-        )
-    return UserError("; ".join(told), "; ".join([*remedies, "docs/data.md lists the known forms"]))
+    if not why:
+        return UserError("; ".join(told), "look into the files that datasets.path names")
+    if why & _OF_FORM:
+        remedies.append('for columns of other names: columns = { instruction = "…", response = "…" } in srt.toml')
+    return UserError("; ".join(told), "; ".join([*remedies, "docs/data.md has the forms that are known"]))
 
 
 def _stats(writer: Writer) -> dict[str, int | float | str]:

@@ -94,8 +94,11 @@ def _json(file: Path, opened: Opener) -> Iterator[Any]:
     try:
         yield from json_array.values(file, opened)
     except json.JSONDecodeError as error:
-        lines = error.msg == "Extra data"
-        hint = "if it has one object per line, its name must end in .jsonl" if lines else "correct that line"
+        hint = "correct that line"
+        if error.msg == "Extra data":
+            hint = (
+                "one object a line needs the ending .jsonl; objects of several lines need commas between and [ ] around"
+            )
         raise UserError(f"{file}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}", hint) from None
     except json_array.NotUtf8 as error:
         what = f"{file}, line {error.line}: byte {error.start + 1} of the file is not UTF-8"

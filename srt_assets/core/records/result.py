@@ -17,7 +17,7 @@ SENTINEL_INPUTS = frozenset(
 
 # Why a row, or one answer of it, is rejected, and what a person can do about it.
 REASONS: dict[str, str] = {
-    "not_an_object": "the row is not an object: write each row as an object with named fields",
+    "not_an_object": "the row is not an object: write objects with named fields; a file that is one list ends in .json",
     **UNREADABLE,
     "unknown_form": "no known form has these fields: name the instruction and the response with datasets.columns",
     "no_structure": "the row has a single text: split it into an instruction and a response",
@@ -50,7 +50,7 @@ REASONS: dict[str, str] = {
     "weight_zero": "the weight 0 excludes the answer from training: correct the weight to 1 to use it",
     "weighted": "the answer has a weight other than 0 and 1, which is not supported: set it to 0 or 1",
     "toxic": "the row is marked as toxic: correct the mark if it is wrong",
-    "deleted": "the row is marked as deleted: correct the mark if it is wrong",
+    "deleted": "the row is marked as deleted, or its tree as given up: correct the mark if it is wrong",
     "broken_tree": "the message that this one answers is missing: put all rows of a tree next to each other",
     "duplicate": "an earlier row is the same record, which is kept once: nothing needs to be done",
 }

@@ -22,6 +22,11 @@ UNDER_OWN_NAME: dict[str, tuple[str, ...]] = {
     "label": ("label", "kto_tag"),
     "rejected": ("rejected",),
 }
+# What "" for a column leaves out.
+_OFF = UNDER_OWN_NAME | {
+    "input": tuple(fields.INPUTS),
+    "label": fields.LABELS,
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Rules:
     @classmethod
     def of(cls, dataset: Dataset) -> "Rules":
         columns = {str(column): name for column, name in dataset.columns.items()}
-        off = {name for column, own in UNDER_OWN_NAME.items() if columns.get(column) == "" for name in own}
+        off = {name for column in _OFF if columns.get(column) == "" for name in _OFF[column]}
         return cls(
             format="mapped" if any(columns.values()) else dataset.format,
             multi_turn=dataset.multi_turn,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from srt_assets.core.records import fields
+from srt_assets.core.records import checks, fields
 from srt_assets.core.records.result import Alternative, Pair, Read, Reject, checked, is_filled, is_valid, named
 from srt_assets.core.records.rules import Rules
 
@@ -169,7 +169,7 @@ def _best(answers: list[_Node]) -> _Node | None:
     good = [node for node in answers if not _is_refused(node)]
     first = [node for node in good if _rank(node) == 0]
     if first or len(good) != 1:
-        return first[0] if first else None
+        return first[0] if len(first) == 1 else None
     return good[0] if _rank(good[0]) is None else None
 
 
@@ -180,7 +180,7 @@ def _rank(node: _Node) -> int | None:
 
 
 def _is_refused(node: _Node) -> bool:
-    return fields.verdict(node.row.get("review_result")) is False
+    return checks.verdict(node.row.get("review_result")) is False
 
 
 def _kind(node: _Node, rules: Rules) -> str:
@@ -196,7 +196,7 @@ def _is(node: _Node, kind: str, rules: Rules) -> bool:
 
 
 def _is_there(node: _Node) -> bool:
-    if fields.verdict(node.row.get("deleted")) is True:
+    if checks.verdict(node.row.get("deleted")) is True:
         node.reject("deleted")
         return False
     if not isinstance(node.row.get("text"), str):

@@ -4,11 +4,12 @@ Known roles, content parts and message fields are lists. Anything else is reject
 """
 
 import json
+import re
 from itertools import pairwise
 from typing import Any
 
 from srt_assets.core.records import fields
-from srt_assets.core.records.result import Pair, Read, Reject, is_filled, named, type_of
+from srt_assets.core.records.result import Pair, Read, Reject, as_text, is_filled, named, type_of
 from srt_assets.core.records.rules import TEXT_KEYS, Rules
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
@@ -23,10 +24,11 @@ _OTHER_PARTS = {
 
 
 def looks_like_turns(value: Any) -> bool:
-    """Whether this may be a conversation: a list, or one as Parquet and CSV files store it (see `messages_of`)."""
-    if isinstance(value, list):
-        return True
-    return isinstance(value, dict) or (isinstance(value, str) and value.lstrip()[:1] == "[")
+    """Whether this may be a conversation: a list; or one as a column of Parquet or CSV has it, see `messages_of`."""
+    if isinstance(value, str):
+        text = value.strip()
+        return text[:1] == "[" and text[1:].lstrip() != "]"
+    return isinstance(value, list | dict)
 
 
 def messages_of(value: Any, where: str) -> list[Any] | Reject:
@@ -46,6 +48,25 @@ def messages_of(value: Any, where: str) -> list[Any] | Reject:
     return value
 
 
+# How a text begins that is a list of messages, written as JSON or as Python writes it.
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
+
+
+def holds_turns(value: Any) -> bool:
+    """Whether a column of texts holds messages here: as a list, an object, or written as a text."""
+    return isinstance(value, list | dict) or (isinstance(value, str) and _WRITTEN.match(value) is not None)
+
+
+def listed(value: Any) -> Any:
+    """A list that may be JSON text; any other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
 def pair_of(turns: list[Any], rules: Rules, read: Read, where: str) -> Pair | Reject:
     """The question and its answer, or a Reject. Other fields of the messages reject the conversation or are noted."""
     kinds: list[str] = []
@@ -55,8 +76,15 @@ def pair_of(turns: list[Any], rules: Rules, read: Read, where: str) -> Pair | Re
             return Reject("wrong_type", f"{where}: a message is {type_of(turn)}")
         kind = _kind(turn, rules)
         if kind == "system":
-            if any(is_filled(turn.get(key)) for key in rules.text_keys):
+            if any(_is_said(turn.get(key)) for key in rules.text_keys):
                 return Reject("system_prompt", where)
+            for key, value in turn.items():
+                if (
+                    key not in rules.role_keys
+                    and key not in rules.text_keys
+                    and (why := _beside(key, value, False, read, where))
+                ):
+                    return why
             continue
         kinds.append(kind)
         kept.append(turn)
@@ -72,8 +100,8 @@ def pair_of(turns: list[Any], rules: Rules, read: Read, where: str) -> Pair | Re
 
 
 def answer_of(value: Any, rules: Rules, read: Read, where: str) -> str | Reject:
-    """The text of an answer in a field of its own: a text, a message, or a list that ends with the message."""
-    if isinstance(value, str):
+    """The text of an answer that stands apart: a text, a message, or a list whose last message it is."""
+    if isinstance(value, str) and not holds_turns(value):
         return value
     turns = messages_of(value, where)
     if isinstance(turns, Reject):
@@ -81,6 +109,23 @@ def answer_of(value: Any, rules: Rules, read: Read, where: str) -> str | Reject:
     if not turns or not isinstance(turns[-1], dict) or _kind(turns[-1], rules) != "assistant":
         return Reject("wrong_type", f"{where} does not end with an answer")
     return _text(turns[-1], True, rules, read, where)
+
+
+def answers_of(value: Any, rules: Rules, read: Read, where: str) -> list[str] | Reject:
+    """As `answer_of`, also of a list of texts, each of which is an answer."""
+    value = listed(value)
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return [text for text in value if is_filled(text)]
+    text = answer_of(value, rules, read, where)
+    return text if isinstance(text, Reject) else [text]
+
+
+def _is_said(value: Any) -> bool:
+    """Whether the content of a message says anything: parts of blank text do not."""
+    if not isinstance(value, list):
+        return is_filled(value)
+    texts = [part for part in value if isinstance(part, dict) and part.get("type") in ("text", "input_text")]
+    return len(texts) < len(value) or any(is_filled(part.get(key)) for part in texts for key in ("text", "value"))
 
 
 def _of_roles(kinds: list[str], turns: list[dict[Any, Any]], rules: Rules, where: str) -> Reject | None:
@@ -144,9 +189,12 @@ def _text(turn: dict[Any, Any], is_answer: bool, rules: Rules, read: Read, where
         return value
     if value is None:
         return Reject("missing_response" if is_answer else "missing_instruction", f"{where}: a message has no text")
+    if isinstance(value, dict) and "type" in value:  # one part without a list around it
+        value = [value]
     if isinstance(value, list):
         return _joined(value, is_answer, read, f"{where}[].{text_key or TEXT_KEYS[0]}")
-    return Reject("wrong_type", f"{where}[].{text_key} is {type_of(value)}")
+    text = as_text(value, read, f"{where}[].{text_key}")
+    return Reject("wrong_type", f"{where}[].{text_key} is {type_of(value)}") if text is None else text
 
 
 def _beside(key: Any, value: Any, is_answer: bool, read: Read, where: str) -> Reject | None:
