@@ -54,7 +54,7 @@ class RawDataset(Stage):
         if not settings.datasets:
             raise UserError("no dataset in the settings", "add a [[datasets]] block with name and path to srt.toml")
         facts = []
-        known = read_before(lake)
+        known = read_before(lake) if any(dataset.hf for dataset in settings.datasets) else {}
         paths = [dataset_files(dataset) if dataset.path else [] for dataset in settings.datasets]
         sums = inputs.sums(lake.home, chain(*paths))
         for dataset, of_it in zip(settings.datasets, paths, strict=True):
