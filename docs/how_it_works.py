@@ -109,7 +109,7 @@ parameters. Both models are small: the numbers show how the method works, not ho
 
 ## 1. A row becomes a record: `raw_dataset`
 
-{at("records/read.py")} reads a row into an instruction, an input
+{at("records/forms/meaning.py")} reads a row into an instruction, an input
 (here {"not empty" if raw["input"] else "empty"}) and a response. Its id is a hash of these texts
 ({at("hashing.py")}): `{raw["sample_id"]}`.
 

@@ -109,7 +109,7 @@ class Dataset(_Section):
     path: str = ""
     hf: str = ""
     split: str = "train"
-    # A word for a group of forms, "mapped", or the name of one form of `core/records/forms.py`.
+    # A word for a group of forms, "mapped", or the name of one form of `core/records/forms/table.py`.
     format: Format = "auto"
     limit: Count = 0
     multi_turn: Literal["reject", "first_turn"] = "reject"

@@ -7,7 +7,7 @@ import pytest
 
 from srt_assets.commands import doctor
 from srt_assets.core.errors import UserError
-from srt_assets.core.records.find import dataset_files
+from srt_assets.core.records.files.find import dataset_files
 from srt_assets.settings import load_settings
 
 FILES = ("a.json", "data/1.json", "data/2.json", "data/deep/er/3.json", "set1.json", "set[1].json", "run[2]/x.json")

@@ -12,12 +12,12 @@ from invented_fields import FIELDS, UNREAD
 from invented_forms import CASES, Q, chat, said
 from pydantic import ValidationError
 
-from srt_assets.core.records import fields
-from srt_assets.core.records.forms import FORMS
-from srt_assets.core.records.meaning import read_row, read_rows
-from srt_assets.core.records.result import REASONS, Pair, Read, is_filled
-from srt_assets.core.records.rules import Rules
-from srt_assets.core.records.trees import FLAT
+from srt_assets.core.records.forms import fields
+from srt_assets.core.records.forms.meaning import read_row, read_rows
+from srt_assets.core.records.forms.result import REASONS, Pair, Read, is_filled
+from srt_assets.core.records.forms.rules import Rules
+from srt_assets.core.records.forms.table import FORMS
+from srt_assets.core.records.forms.trees import FLAT
 from srt_assets.core.records.writer import as_json
 from srt_assets.settings import Dataset, Format
 

@@ -13,7 +13,9 @@ from srt_assets.core import looks
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.lake import Lake
-from srt_assets.core.records import inputs, meaning, raw
+from srt_assets.core.records import raw
+from srt_assets.core.records.files import inputs
+from srt_assets.core.records.forms import meaning
 from srt_assets.settings import Dataset, Project, Settings
 
 ROWS = [{"instruction": f"Do thing {i}", "input": "", "output": f"Thing {i}"} for i in range(30)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srt_assets.core.records.json_array import NotAnArray, NotUtf8, values
+from srt_assets.core.records.files.json_array import NotAnArray, NotUtf8, values
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -14,7 +14,7 @@ from tiny_student import make_tiny_student
 from srt_assets.core import integrity, looks, manifest
 from srt_assets.core.lake import Lake
 from srt_assets.core.one_look import once_a_look, one_look
-from srt_assets.core.records import inputs
+from srt_assets.core.records.files import inputs
 from srt_assets.core.selection import decide
 from srt_assets.core.sql import models
 from srt_assets.core.status import standings

@@ -17,8 +17,8 @@ from srt_assets.core import files, locks, manifest
 from srt_assets.core.errors import Damaged, UserError
 from srt_assets.core.hashing import file_sha256
 from srt_assets.core.lake import FAILURE, Lake
-from srt_assets.core.records.find import dataset_files
-from srt_assets.core.records.read import read_rows
+from srt_assets.core.records.files.find import dataset_files
+from srt_assets.core.records.files.read import read_rows
 from srt_assets.core.sql import catalog, models
 from srt_assets.core.students import checkpoint_files, checkpoints, folders, watch
 from srt_assets.core.teacher import ledger, sealing
@@ -135,7 +135,7 @@ def test_a_pipe_given_on_purpose(tmp_path: Path) -> None:
 
 
 def test_lines_and_files_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srt_assets.core.records.lines.LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr("srt_assets.core.records.files.lines.LONGEST_LINE", 1 << 20)
     endless = tmp_path / "a.jsonl"
     endless.write_text("{}\n")
     os.truncate(endless, 1 << 40)
@@ -146,7 +146,7 @@ def test_lines_and_files_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError) as caught:
         list(read_rows(endless))
     one_sentence(caught.value, "line 2, column 1: broken JSON: Extra data")
-    monkeypatch.setattr("srt_assets.core.records.json_array.LONGEST", 1 << 20)
+    monkeypatch.setattr("srt_assets.core.records.files.json_array.LONGEST", 1 << 20)
     endless.write_text('[{"output": "' + "x" * (1 << 22))
     with pytest.raises(UserError) as caught:
         list(read_rows(endless))

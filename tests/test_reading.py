@@ -10,9 +10,10 @@ import pytest
 from srt_assets.commands import run, show
 from srt_assets.core.errors import StageError, UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.records import again, meaning, raw
-from srt_assets.core.records.result import Read
-from srt_assets.core.records.rules import Rules
+from srt_assets.core.records import again, raw
+from srt_assets.core.records.forms import meaning
+from srt_assets.core.records.forms.result import Read
+from srt_assets.core.records.forms.rules import Rules
 from srt_assets.core.status import Standing, standings
 from srt_assets.defs import names
 from srt_assets.defs.assets import asset_of

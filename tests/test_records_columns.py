@@ -15,9 +15,10 @@ import pytest
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.records import arrow_rows, hub, raw
-from srt_assets.core.records.read import read_rows
-from srt_assets.core.records.unreadable import NotText, Unreadable
+from srt_assets.core.records import raw
+from srt_assets.core.records.files import arrow_rows, hub
+from srt_assets.core.records.files.read import read_rows
+from srt_assets.core.records.files.unreadable import NotText, Unreadable
 from srt_assets.settings import Dataset, Project, Settings
 
 COMMIT, OTHER = "a" * 40, "b" * 40

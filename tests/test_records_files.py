@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
-from srt_assets.core.records import csv_rows, lines, raw, unreadable
-from srt_assets.core.records.find import SUFFIXES, dataset_files
-from srt_assets.core.records.read import read_rows, sources
-from srt_assets.core.records.unreadable import Unreadable, within
+from srt_assets.core.records import raw
+from srt_assets.core.records.files import csv_rows, lines, unreadable
+from srt_assets.core.records.files.find import SUFFIXES, dataset_files
+from srt_assets.core.records.files.read import read_rows, sources
+from srt_assets.core.records.files.unreadable import Unreadable, within
 from srt_assets.settings import Dataset, Project, Settings
 
 LINES = b'{"a": 1}\n{"a": 2}\n'
@@ -165,7 +166,7 @@ def test_python_s_own_limit_of_digits_may_be_another(tmp_path: Path, limit: int)
 
 
 def test_an_array_is_read_on_behind_a_deep_value_wherever_the_buffer_ends(tmp_path: Path) -> None:
-    from srt_assets.core.records.json_array import values
+    from srt_assets.core.records.files.json_array import values
 
     file = tmp_path / "a.json"
     deep = nested(2_000, '"\\\\" , "]\\"é" ')

@@ -18,9 +18,9 @@ from srt_assets.commands.report import report
 from srt_assets.core.errors import UserError
 from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
-from srt_assets.core.records.meaning import read_row
-from srt_assets.core.records.result import Pair
-from srt_assets.core.records.rules import Rules
+from srt_assets.core.records.forms.meaning import read_row
+from srt_assets.core.records.forms.result import Pair
+from srt_assets.core.records.forms.rules import Rules
 from srt_assets.core.selection import decide
 from srt_assets.core.selection.evidence import explain
 from srt_assets.core.sql import views

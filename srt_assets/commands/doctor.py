@@ -87,7 +87,7 @@ def _files(settings: Settings) -> Iterator[Finding]:
 
 
 def _data(settings: Settings) -> Iterator[Finding]:
-    from srt_assets.core.records.find import dataset_files
+    from srt_assets.core.records.files.find import dataset_files
 
     if not settings.datasets:
         yield Finding("error", "no dataset in the settings", "add a [[datasets]] block to srt.toml")

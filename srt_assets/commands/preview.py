@@ -17,8 +17,8 @@ from rich.table import Table
 from srt_assets.commands import terminal
 from srt_assets.core.errors import UserError
 from srt_assets.core.lake import Lake
+from srt_assets.core.records.forms.result import REASONS
 from srt_assets.core.records.preview import Preview, preview
-from srt_assets.core.records.result import REASONS
 from srt_assets.core.students import checkpoints
 from srt_assets.settings import Dataset, Settings, find_settings_file
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from srt_assets.core import files
 from srt_assets.core.lake import Lake
-from srt_assets.core.records import hub
-from srt_assets.core.records.find import dataset_files
+from srt_assets.core.records.files import hub
+from srt_assets.core.records.files.find import dataset_files
+from srt_assets.core.records.files.unreadable import TOO_MANY, Unreadable
+from srt_assets.core.records.forms.result import Pair, Read, is_filled, named, type_of
+from srt_assets.core.records.forms.rules import Rules
 from srt_assets.core.records.raw import read_before, rows_of
-from srt_assets.core.records.result import Pair, Read, is_filled, named, type_of
-from srt_assets.core.records.rules import Rules
-from srt_assets.core.records.unreadable import TOO_MANY, Unreadable
 from srt_assets.core.records.writer import MOST_FIELDS, shown
 from srt_assets.settings import Dataset
 

@@ -1,6 +1,6 @@
 """The stage of the asset `raw_dataset`: every row of the settings' files becomes a record or a reject.
 
-Files are read in `read.py`, rows are interpreted in `meaning.py`, and tables are written in `writer.py`.
+Files are read in `files`, rows are interpreted in `forms`, and tables are written in `writer.py`.
 """
 
 import logging
@@ -16,13 +16,13 @@ from srt_assets.core.hashing import Fingerprint
 from srt_assets.core.lake import Lake
 from srt_assets.core.outcome import Description, Made
 from srt_assets.core.progress import Progress
-from srt_assets.core.records import hub, inputs
-from srt_assets.core.records.find import dataset_files
-from srt_assets.core.records.meaning import read_rows as meanings
-from srt_assets.core.records.read import Opener, sources
-from srt_assets.core.records.result import REASONS, Read
-from srt_assets.core.records.rules import Rules
-from srt_assets.core.records.unreadable import within
+from srt_assets.core.records.files import hub, inputs
+from srt_assets.core.records.files.find import dataset_files
+from srt_assets.core.records.files.read import Opener, sources
+from srt_assets.core.records.files.unreadable import within
+from srt_assets.core.records.forms.meaning import read_rows as meanings
+from srt_assets.core.records.forms.result import REASONS, Read
+from srt_assets.core.records.forms.rules import Rules
 from srt_assets.core.records.writer import ALTERNATIVES, FIELDS, RECORDS, REJECTS, Tally, Writer
 from srt_assets.core.stage import Stage, Work
 from srt_assets.core.tables import rows_as_dicts

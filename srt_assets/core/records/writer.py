@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from srt_assets.core.hashing import sample_id
 from srt_assets.core.lake import Lake
+from srt_assets.core.records.files.unreadable import Unreadable
+from srt_assets.core.records.forms.result import SENTINEL_INPUTS, Pair, Read, Reject, named
 from srt_assets.core.records.ids import NEW, Ids
-from srt_assets.core.records.result import SENTINEL_INPUTS, Pair, Read, Reject, named
-from srt_assets.core.records.unreadable import Unreadable
 
 RECORDS, REJECTS, ALTERNATIVES, FIELDS = "raw_records", "raw_rejects", "raw_alternatives", "raw_fields"
 CHUNK = 20_000

@@ -2,7 +2,7 @@
 
 Bytes become text if they are UTF-8, else NotText. Maps become objects. A struct of lists becomes a list of structs,
 because the `datasets` library once stored lists of objects in this way. Decimals, times and dates become text. A text
-that holds JSON stays text, unless its Arrow type is JSON. `meaning.py` decides what a row means.
+that holds JSON stays text, unless its Arrow type is JSON. `forms/meaning.py` decides what a row means.
 """
 
 import json
@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.records.strict_json import Decoder
-from srt_assets.core.records.unreadable import NotText, Unreadable
+from srt_assets.core.records.files.strict_json import Decoder
+from srt_assets.core.records.files.unreadable import NotText, Unreadable
 
 # At most so many bytes of Arrow memory and so many rows are decoded at a time.
 _TOGETHER, _MOST_ROWS = 1 << 25, 1024

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from srt_assets.core.records import fields
+from srt_assets.core.records.forms import fields
 from srt_assets.settings import Dataset
 
 ROLE_KEYS = ("role", "from")

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from srt_assets.core.records import columns, judged, trees
-from srt_assets.core.records.columns import Row
-from srt_assets.core.records.result import Pair, Read, Reject, checked, is_filled
-from srt_assets.core.records.rules import Rules
-from srt_assets.core.records.turns import holds_turns, listed, looks_like_turns, messages_of, pair_of
+from srt_assets.core.records.forms import columns, judged, trees
+from srt_assets.core.records.forms.columns import Row
+from srt_assets.core.records.forms.result import Pair, Read, Reject, checked, is_filled
+from srt_assets.core.records.forms.rules import Rules
+from srt_assets.core.records.forms.turns import holds_turns, listed, looks_like_turns, messages_of, pair_of
 
 Reader = Callable[[Row, Rules, Read], None]
 

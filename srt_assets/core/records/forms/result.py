@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from srt_assets.core.records.unreadable import REASONS as UNREADABLE
-from srt_assets.core.records.unreadable import NotText
+from srt_assets.core.records.files.unreadable import REASONS as UNREADABLE
+from srt_assets.core.records.files.unreadable import NotText
 
 # Values of `input` that mean "no input". They are kept, because changing them would change the record.
 SENTINEL_INPUTS = frozenset(

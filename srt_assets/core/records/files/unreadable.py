@@ -1,6 +1,6 @@
 """Rows that could not be read: the marker that takes their place, and how many of them a file may have.
 
-The modules that read files decide what makes a row unreadable. `meaning.py` decides what a readable row means.
+The modules that read files decide what makes a row unreadable. `forms/meaning.py` decides what a readable row means.
 """
 
 import logging

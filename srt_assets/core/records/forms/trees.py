@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from srt_assets.core.records import checks, fields
-from srt_assets.core.records.result import Alternative, Pair, Read, Reject, checked, is_filled, is_valid, named
-from srt_assets.core.records.rules import Rules
+from srt_assets.core.records.forms import checks, fields
+from srt_assets.core.records.forms.result import Alternative, Pair, Read, Reject, checked, is_filled, is_valid, named
+from srt_assets.core.records.forms.rules import Rules
 
 FLAT = "oasst_flat"
 # Known fields of a message. `labels` and `review_count` are votes, which rank and review_result sum up.

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from srt_assets.core.files import opened
-from srt_assets.core.records.result import type_of
-from srt_assets.core.records.strict_json import Decoder, too_deep
-from srt_assets.core.records.unreadable import KEPT, Unreadable
+from srt_assets.core.records.files.strict_json import Decoder, too_deep
+from srt_assets.core.records.files.unreadable import KEPT, Unreadable
+from srt_assets.core.records.forms.result import type_of
 
 CHUNK = 1 << 20
 # Characters. A longer value could fill the memory.

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from srt_assets.core.records.lines import lines
-from srt_assets.core.records.strict_json import Decoder
-from srt_assets.core.records.unreadable import Unreadable
+from srt_assets.core.records.files.lines import lines
+from srt_assets.core.records.files.strict_json import Decoder
+from srt_assets.core.records.files.unreadable import Unreadable
 
 
 def values(file: Path, opened: Callable[[Path], BinaryIO]) -> Iterator[Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from srt_assets.core.errors import UserError
-from srt_assets.core.records.lines import lines
-from srt_assets.core.records.unreadable import Unreadable
+from srt_assets.core.records.files.lines import lines
+from srt_assets.core.records.files.unreadable import Unreadable
 
 # Characters. Without a limit, an unclosed quote would take the rest of the file into one cell.
 LONGEST_CELL = 1 << 24

@@ -13,7 +13,7 @@ from typing import Any
 
 from srt_assets.core.errors import UserError
 from srt_assets.core.masking import redact
-from srt_assets.core.records.find import kind_of
+from srt_assets.core.records.files.find import kind_of
 from srt_assets.settings import Dataset
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -75,7 +75,7 @@ def read_hub(dataset: Dataset, commit: str = "") -> Iterator[Any]:
     import datasets
     import httpx
 
-    from srt_assets.core.records import arrow_rows
+    from srt_assets.core.records.files import arrow_rows
 
     what = f"dataset {dataset.name!r}: cannot load {dataset.hf!r}, split {dataset.split!r}"
     data_files = [*dataset.data_files] if isinstance(dataset.data_files, tuple) else dataset.data_files

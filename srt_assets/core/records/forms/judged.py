@@ -6,11 +6,21 @@ A label in a field of its own is checked in `fields.py`, ranks in trees in `tree
 from dataclasses import replace
 from typing import Any
 
-from srt_assets.core.records import checks, fields
-from srt_assets.core.records.columns import Row, input_of
-from srt_assets.core.records.result import Alternative, Pair, Read, Reject, as_text, checked, is_filled, named, type_of
-from srt_assets.core.records.rules import Rules
-from srt_assets.core.records.turns import (
+from srt_assets.core.records.forms import checks, fields
+from srt_assets.core.records.forms.columns import Row, input_of
+from srt_assets.core.records.forms.result import (
+    Alternative,
+    Pair,
+    Read,
+    Reject,
+    as_text,
+    checked,
+    is_filled,
+    named,
+    type_of,
+)
+from srt_assets.core.records.forms.rules import Rules
+from srt_assets.core.records.forms.turns import (
     answer_of,
     answers_of,
     holds_turns,

@@ -1,6 +1,6 @@
 """Fields other than the texts: those that change what an answer means, and those that do not. Both are lists of names.
 
-A field on neither list is unread: the record is kept, and the field is counted and named. The forms (`forms.py`) decide
+A field on neither list is unread: the record is kept, and the field is counted and named. The forms (`table.py`) decide
 which fields are instruction, input and response.
 """
 
@@ -8,8 +8,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from srt_assets.core.records import checks
-from srt_assets.core.records.result import Read, Reject, is_filled, named, type_of
+from srt_assets.core.records.forms import checks
+from srt_assets.core.records.forms.result import Read, Reject, is_filled, named, type_of
 
 
 def _words(text: str) -> frozenset[str]:

@@ -1,19 +1,19 @@
 """What a row means: its form, which is chosen by all its fields, and what becomes of the fields that the form leaves.
 
-The forms are a table in `forms.py`. Here one is chosen for each row, and two forms that fit are checked for
+The forms are a table in `table.py`. Here one is chosen for each row, and two forms that fit are checked for
 contradictions.
 """
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from srt_assets.core.records import checks, columns, fields, trees
-from srt_assets.core.records.columns import Row
-from srt_assets.core.records.forms import FORMS, Form
-from srt_assets.core.records.result import Alternative, Pair, Read, Reject, is_filled, is_valid, named, type_of
-from srt_assets.core.records.rules import UNDER_OWN_NAME, Rules
-from srt_assets.core.records.turns import answers_of
-from srt_assets.core.records.unreadable import Unreadable
+from srt_assets.core.records.files.unreadable import Unreadable
+from srt_assets.core.records.forms import checks, columns, fields, trees
+from srt_assets.core.records.forms.columns import Row
+from srt_assets.core.records.forms.result import Alternative, Pair, Read, Reject, is_filled, is_valid, named, type_of
+from srt_assets.core.records.forms.rules import UNDER_OWN_NAME, Rules
+from srt_assets.core.records.forms.table import FORMS, Form
+from srt_assets.core.records.forms.turns import answers_of
 
 _INSTRUCTIONS = frozenset(form.needs[0] for form in FORMS if form.is_columns)
 _RESPONSES = frozenset(form.needs[1] for form in FORMS if form.is_columns)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from srt_assets.core import files
 from srt_assets.core.errors import UserError
-from srt_assets.core.records.packed import PACKINGS
+from srt_assets.core.records.files.packed import PACKINGS
 from srt_assets.paths import brief, shown
 from srt_assets.settings import Dataset
 

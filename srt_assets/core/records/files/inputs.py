@@ -1,7 +1,7 @@
 """The SHA-256 of the settings' files: stored while size, times and inode stay the same, and checked by each run.
 
 `srt status` asks for the sums often and reads no file whose sum is stored. A run hashes what it reads, so that a file
-that changes meanwhile is noticed. Rows are read in `read.py` and interpreted in `meaning.py`.
+that changes meanwhile is noticed. Rows are read in `read.py` and interpreted in `forms/meaning.py`.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The rows of files and hub datasets: any JSON value, and its index. What a row means is decided in meaning.py.
+"""The rows of files and hub datasets: any JSON value, and its index. What a row means is decided in `forms`.
 
 Each kind of file has a module that reads it. Here the module is chosen, and a file that is not what its name says is
 refused. A row that cannot be read becomes Unreadable.
@@ -14,9 +14,9 @@ from typing import Any
 
 from srt_assets.core import files
 from srt_assets.core.errors import UserError, disk_full
-from srt_assets.core.records import arrow_rows, csv_rows, hub, json_array, json_lines
-from srt_assets.core.records.find import kind_of
-from srt_assets.core.records.packed import spooled, unpacked
+from srt_assets.core.records.files import arrow_rows, csv_rows, hub, json_array, json_lines
+from srt_assets.core.records.files.find import kind_of
+from srt_assets.core.records.files.packed import spooled, unpacked
 from srt_assets.settings import Dataset
 
 # Opens a file. `inputs.Reading.opened` also hashes what is read.

@@ -8,9 +8,9 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from srt_assets.core.records import fields
-from srt_assets.core.records.result import Pair, Read, Reject, as_text, is_filled, named, type_of
-from srt_assets.core.records.rules import TEXT_KEYS, Rules
+from srt_assets.core.records.forms import fields
+from srt_assets.core.records.forms.result import Pair, Read, Reject, as_text, is_filled, named, type_of
+from srt_assets.core.records.forms.rules import TEXT_KEYS, Rules
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _OTHER_PARTS = {

@@ -7,7 +7,7 @@ Infinity and lone surrogates stay as `json` reads them.
 import json
 from typing import Any
 
-from srt_assets.core.records.unreadable import Unreadable
+from srt_assets.core.records.files.unreadable import Unreadable
 
 # Python's default limit: the time to convert grows with the square. The environment may change Python's own limit.
 DIGITS = 4300
