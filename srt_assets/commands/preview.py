@@ -26,7 +26,7 @@ from srt_assets.settings import Dataset, Settings, find_settings_file
 _TEXT, _RAW = 300, 160
 _MOST_FIELDS = 40
 _BESIDE = {"not read", "not used"}
-# Reasons that a mapping of fields may mend.
+# Reject reasons that naming the columns may solve.
 _UNREAD = frozenset({"unknown_form", "no_structure", "missing_instruction", "missing_response"})
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -115,8 +115,10 @@ def _head(out: Console, found: Preview) -> None:
 
 
 def _fields(found: Preview) -> Table:
-    table = _table("fields, in rows where they are filled", "field", "rows", "type", "what becomes of it")
-    # Those that are read first: of a table of thousands of columns they are what counts.
+    table = _table(
+        "fields, and the number of rows where they are filled", "field", "rows", "type", "what becomes of it"
+    )
+    # Fields that are read come first, because a file may have thousands of columns.
     ordered = sorted(found.fields.items(), key=lambda item: (item[1].becomes.keys() <= _BESIDE, -item[1].rows))
     for name, one in ordered[:_MOST_FIELDS]:
         kinds = one.becomes.most_common()
@@ -130,9 +132,7 @@ def _fields(found: Preview) -> Table:
 
 
 def _rejects(found: Preview) -> Table:
-    table = _table(
-        "rows or answers that are no record (rows count from 0)", "reason", "number", "what it means, and an example"
-    )
+    table = _table("rejected rows and answers (row numbers start at 0)", "reason", "number", "meaning, and an example")
     for reason, n in found.reasons.most_common():
         example = found.examples[reason]
         where = f"{Path(example.place.file).name}, row {example.place.index}"

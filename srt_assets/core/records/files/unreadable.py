@@ -100,7 +100,7 @@ class _Bad:
 
     def say(self) -> None:
         if self.reasons:
-            log.warning("%s: %s; they are in raw_rejects", self.file, self._said())
+            log.warning("%s: %s; these rows are rejected", self.file, self._said())
 
     def _said(self) -> str:
         why = ", ".join(f"{reason}: {n:,}" for reason, n in self.reasons.most_common())

@@ -1,4 +1,4 @@
-"""Checks of fields that may change what an answer means: each gives a reject for what the field holds, or None.
+"""Checks of fields that may change what an answer means. Each returns a reject for the field's value, or None.
 
 Which field has which check is a table in `fields.py`.
 """
@@ -26,10 +26,10 @@ def if_filled(reason: str) -> Check:
 
 
 def history(name: str, value: Any) -> Reject | None:
-    """Earlier turns: pairs of texts, or messages. Anything else is said to be of a wrong type."""
+    """Earlier turns: pairs of texts, or messages. Any other value is rejected as `wrong_type`."""
     found = if_filled("has_history")(name, value)
     if found and isinstance(value, list) and not all(isinstance(turn, dict) or _is_pair(turn) for turn in value):
-        return Reject("wrong_type", f"{named(name)}: a turn is no pair of texts")
+        return Reject("wrong_type", f"{named(name)}: a turn is not a pair of texts")
     return found
 
 
@@ -45,7 +45,7 @@ def if_true(reason: str) -> Check:
 
 
 def verdict(value: Any) -> bool | None:
-    """What a label says of an answer: good, bad, or None if that is not known."""
+    """Whether a label calls the answer good (True) or bad (False); None if its value is not known."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
@@ -55,7 +55,7 @@ def verdict(value: Any) -> bool | None:
 
 
 def label(name: str, value: Any) -> Reject | None:
-    """A reject if a label calls the answer bad, or says something that is not known."""
+    """A reject if a label calls the answer bad, or if its value is not known."""
     good = verdict(value)
     if good is None:
         shown = value if isinstance(value, str) else str(value) if isinstance(value, float) else type_of(value)
@@ -64,19 +64,19 @@ def label(name: str, value: Any) -> Reject | None:
 
 
 def truth(name: str, value: Any) -> Reject | None:
-    """As `label`, of a field that may as well hold a score: then it is no verdict."""
+    """As `label`, for a field that may also hold a score: a number is not a verdict."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return None
     return label(name, value)
 
 
 def mark(name: str, value: Any) -> Reject | None:
-    """As `label`, of a field that may as well hold a text or a score: then it is no verdict, and nobody reads it."""
+    """As `label`, for a field that may also hold a text or a score, which are not verdicts: the field is then unread."""
     return Reject("negative_label", named(name)) if verdict(value) is False else None
 
 
 def word(name: str, value: Any) -> Reject | None:
-    """As `mark`, of a field in which 0 may be a score or a count."""
+    """As `mark`, for a field in which 0 may be a score or a count."""
     return mark(name, value) if isinstance(value, bool | str) else None
 
 
@@ -86,12 +86,12 @@ def turns(name: str, value: Any) -> Reject | None:
 
 
 def loss(name: str, value: Any) -> Reject | None:
-    """Whether an answer is learnt; or a loss that somebody measured, which says nothing of it."""
+    """As `weight` for true, false, words and 0. Any other number is a measured loss, which does not matter here."""
     return weight(name, value) if isinstance(value, bool | str) or value == 0 else None
 
 
 def weight(name: str, value: Any) -> Reject | None:
-    """A reject if the answer is not to be learnt, or to be learnt by halves."""
+    """A reject if the weight is 0 (the answer is not to be trained on), or any other value but 1."""
     good = verdict(value)
     if good is None:
         return Reject("weighted", named(name))
@@ -107,7 +107,7 @@ def rank(name: str, value: Any) -> Reject | None:
 
 
 def tree_state(name: str, value: Any) -> Reject | None:
-    """Whether people gave a tree of messages up, as OASST says it."""
+    """A reject if the tree of messages was given up: OASST's states `aborted…` and `halted…`."""
     given_up = isinstance(value, str) and value.strip().lower().startswith(("aborted", "halted"))
     return Reject("deleted", f"{named(name)}: {named(value)}") if given_up else None
 

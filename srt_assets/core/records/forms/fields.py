@@ -31,14 +31,14 @@ _LABELS: dict[str, checks.Check] = {
         "is_hallucination hallucination hallucinated",
         checks.if_true("negative_label"),
     ),
-    # Names that also stand for something else.
+    # These names also stand for other things than a verdict.
     **_each(
         "correct answer_correct verified valid passed pass success successful safe preferred thumbs_up", checks.mark
     ),
     **_each("verdict judgement judgment verification verification_result math_verify review_result", checks.word),
     **_each("status feedback quality desirable", checks.word),
 }
-# Of those that may hold no verdict: who reads no verdict there has not read the field.
+# Checks of fields that may hold no verdict. A field whose value is not a verdict counts as unread.
 _MAYBE = frozenset({checks.mark, checks.word, checks.loss})
 # What `columns = { label = "" }` leaves out.
 LABELS = tuple(_LABELS)
@@ -82,7 +82,7 @@ HISTORY = (
     *("message_history", "previous_messages", "past_messages", "prior_turns", "dialogue", "dialog"),
     *("dialogue_context", "conversation_context", "conversation_so_far"),
 )
-# By name of a field of a row: what makes the row no record of the texts alone.
+# Checks by the name of a field of a row: with these fields filled, the texts alone are not the record.
 OF_ROW: dict[str, checks.Check] = {
     **_each(" ".join(SYSTEM), checks.if_filled("system_prompt")),
     **_each(" ".join(HISTORY), checks.history),
@@ -90,13 +90,13 @@ OF_ROW: dict[str, checks.Check] = {
     "chat_template_kwargs": checks.if_filled("template_kwargs"),
 }
 OF_MESSAGE: dict[str, checks.Check] = {**_IN_BOTH, "channel": checks.channel}
-# A weight says whether an answer is learnt; of a question it says nothing.
+# A weight decides whether an answer is trained on. It does not matter on a question.
 OF_ANSWER_ONLY = _words(
     "weight weights loss loss_weight loss_scale sample_weight train training trainable train_on_turn loss_mask rank "
     "ranks ranking refusal"
 )
 
-# What an instruction may be about: where no form reads it, the record would lack it.
+# Passages an instruction may refer to. If no form reads such a field, the record would lack it.
 INPUTS = _words(
     """
     input context contexts article articles passage passages paragraph paragraphs document documents background

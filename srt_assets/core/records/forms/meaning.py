@@ -152,7 +152,7 @@ def _account(read: Read, row: Row, taken: set[str], rules: Rules) -> None:
 
 
 def _of_field(read: Read, name: Any, value: Any, rules: Rules) -> Reject | None:
-    """What becomes of a field that was not read."""
+    """The reject for a field that no reader took; None if it is only noted, or goes to the alternatives."""
     key = fields.plain(name) if isinstance(name, str) else ""
     is_mark = isinstance(value, bool | int | float)
     if key == "rejected" and key not in rules.off:
@@ -175,21 +175,23 @@ def _of_field(read: Read, name: Any, value: Any, rules: Rules) -> Reject | None:
 
 
 def _is_passage(key: str, value: Any, records: list[Pair], rules: Rules) -> bool:
-    """Whether a field holds something that its record lacks. Who names columns or a form has had the choice."""
+    """Whether a field holds something that the record lacks. With a mapping or a named format the user has decided."""
     if key in UNDER_OWN_NAME["input"]:
         return True
     if rules.format == "mapped":
         return False
     if key in fields.INPUTS:
         return True
-    # Made of the record with a template, if the instruction is in it.
+    # If the instruction is in it, the text was made from the record with a template.
     return rules.format == "auto" and not (
         isinstance(value, str) and all(p.instruction.strip() in value for p in records)
     )
 
 
 def _repeats(value: Any, records: list[Pair]) -> bool:
-    """Whether a text, or each text of a list, stands in every record anyway. A short one may by chance."""
+    """Whether every record contains this text, or all texts of a list. Short texts, which may occur by chance, must
+    equal a field.
+    """
     inner = list(value.values() if isinstance(value, dict) else value) if isinstance(value, list | dict) else [value]
     if len(inner) > _MOST_REPEATED or not all(isinstance(text, str) for text in inner):
         return False

@@ -24,7 +24,7 @@ _OTHER_PARTS = {
 
 
 def looks_like_turns(value: Any) -> bool:
-    """Whether this may be a conversation: a list; or one as a column of Parquet or CSV has it, see `messages_of`."""
+    """Whether this may be a conversation: a list, or what a Parquet or CSV column has for it (`messages_of`)."""
     if isinstance(value, str):
         text = value.strip()
         return text[:1] == "[" and text[1:].lstrip() != "]"
@@ -48,12 +48,12 @@ def messages_of(value: Any, where: str) -> list[Any] | Reject:
     return value
 
 
-# How a text begins that is a list of messages, written as JSON or as Python writes it.
+# The beginning of a list of messages written as text, as JSON or as Python prints it.
 _WRITTEN = re.compile(r"""\s*\[\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
 
 
 def holds_turns(value: Any) -> bool:
-    """Whether a column of texts holds messages here: as a list, an object, or written as a text."""
+    """Whether a field that usually holds text holds messages: as a list, an object, or written as text."""
     return isinstance(value, list | dict) or (isinstance(value, str) and _WRITTEN.match(value) is not None)
 
 
@@ -121,7 +121,7 @@ def answers_of(value: Any, rules: Rules, read: Read, where: str) -> list[str] | 
 
 
 def _is_said(value: Any) -> bool:
-    """Whether the content of a message says anything: parts of blank text do not."""
+    """Whether the content of a message has any text or other part; blank text parts do not count."""
     if not isinstance(value, list):
         return is_filled(value)
     texts = [part for part in value if isinstance(part, dict) and part.get("type") in ("text", "input_text")]
