@@ -71,7 +71,7 @@ def truth(name: str, value: Any) -> Reject | None:
 
 
 def mark(name: str, value: Any) -> Reject | None:
-    """As `label`, for a field that may also hold a text or a score, which are not verdicts: the field is then unread."""
+    """As `label`, for a field that may also hold a text or a score: these are no verdicts, and count as unread."""
     return Reject("negative_label", named(name)) if verdict(value) is False else None
 
 
