@@ -80,7 +80,9 @@ class StudentScores(Stage):
     def describe(self, lake: Lake, student: str = "") -> Description:
         """Statuses, ratios, and how this student is scored (its proofs)."""
         found = describe.describe(lake, student)
-        proved = "; ".join(proofs.told(lake.home, checkpoints.get(lake, student).fingerprint))
+        manifest = lake.manifest(TABLE, f"student={student}")
+        scored_by = str(manifest.inputs.get("student", "")) if manifest else ""
+        proved = "; ".join(proofs.told(lake.home, scored_by)) if scored_by else ""
         return replace(found, numbers={**found.numbers, "forward_passes": proved}) if proved else found
 
     def check(self, lake: Lake, student: str = "") -> list[Checked]:
