@@ -308,14 +308,14 @@ def report(
 def preview(
     source: Annotated[str, typer.Argument(help="A file, a pattern, a hub id, or the name of a dataset in srt.toml.")],
     rows: Annotated[int, typer.Option("--rows", min=0, help="Read so many rows; 0 reads all.")] = 10_000,
-    form: Annotated[str, typer.Option("--form", help="What datasets.format is to be.")] = "",
+    form: Annotated[str, typer.Option("--form", help="Value for datasets.format.")] = "",
     column: Annotated[
         list[str] | None, typer.Option("--column", help="COLUMN=FIELD, as in datasets.columns; may be repeated.")
     ] = None,
     unwrap: Annotated[str, typer.Option("--unwrap", help="The field whose fields are the row.")] = "",
-    multi_turn: Annotated[str, typer.Option("--multi-turn", help="What datasets.multi_turn is to be.")] = "",
-    split: Annotated[str, typer.Option("--split", help="Split of a hub set.")] = "",
-    config: Annotated[str, typer.Option("--config", help="Config of a hub set.")] = "",
+    multi_turn: Annotated[str, typer.Option("--multi-turn", help="Value for datasets.multi_turn.")] = "",
+    split: Annotated[str, typer.Option("--split", help="Split of a hub dataset.")] = "",
+    config: Annotated[str, typer.Option("--config", help="Config of a hub dataset.")] = "",
     format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Show what rows would become before anything is run: form, records, fields, rejects, lengths, settings."""
@@ -323,7 +323,7 @@ def preview(
     from srt_assets.core.lake import Lake
     from srt_assets.settings import load_settings
 
-    settings = load_settings()  # needs no project: this is for a person's first minute with a file
+    settings = load_settings()  # no project is needed to look at a file
     rights.keep(settings.home)
     options = {"format": form, "unwrap": unwrap, "multi_turn": multi_turn, "split": split, "config": config}
     dataset = command.dataset_of(settings, source, options | {"columns": command.columns_of(column)})

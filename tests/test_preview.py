@@ -112,8 +112,11 @@ def test_a_dataset_of_the_settings_is_named_and_its_settings_hold(tmp_path: Path
     settings = Settings(datasets=(known,))
     assert command.dataset_of(settings, "known", {"format": ""}) == known
     assert command.dataset_of(settings, "org/some-set", {}).hf == "org/some-set"
-    with pytest.raises(UserError, match="srt preview"):
-        command.dataset_of(settings, "x.jsonl", {"format": "none such"})
+    for source in ("x.jsonl", "known"):
+        with pytest.raises(UserError, match="srt preview"):
+            command.dataset_of(settings, source, {"format": "none such"})
+        with pytest.raises(UserError, match="srt preview"):
+            command.dataset_of(settings, source, {"multi_turn": "none such"})
     with pytest.raises(UserError, match="COLUMN=FIELD"):
         command.columns_of(["instruction"])
 

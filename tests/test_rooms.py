@@ -59,6 +59,16 @@ def test_no_room_imports_a_later_one() -> None:
     assert backwards(CORE) == []
 
 
+def test_files_know_no_forms_and_forms_know_no_tables() -> None:
+    records = f"{PACKAGE}.records"
+    for room, known in (("files", {"files"}), ("forms", {"files", "forms"})):
+        allowed = {f"{records}.{name}" for name in known}
+        for path in (CORE / "records" / room).glob("*.py"):
+            found = {m for _, m in imports(path, f"{records}.{room}") if f"{m}.".startswith(f"{records}.")}
+            outside = {m for m in found if not any(f"{m}.".startswith(f"{name}.") for name in allowed)}
+            assert not outside, f"{path.name} imports {outside}"
+
+
 @pytest.mark.parametrize(
     ("text", "is_backwards"),
     [

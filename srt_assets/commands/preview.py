@@ -34,15 +34,12 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def dataset_of(settings: Settings, source: str, options: dict[str, Any]) -> Dataset:
     """The dataset of the settings with this name; else one for a file, a glob or a hub id. The options change it."""
     options = {name: value for name, value in options.items() if value}
-    for dataset in settings.datasets:
-        if dataset.name == source:
-            return dataset.model_copy(update=options)
+    known = next((dataset for dataset in settings.datasets if dataset.name == source), None)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(source).name.partition(".")[0]).strip("-.") or "data"
     is_hub = not Path(source).exists() and not Path(source).suffix and _HUB_ID.fullmatch(source)
+    new = {"name": name, "hf" if is_hub else "path": source if is_hub else _for_settings(source)}
     try:
-        return Dataset(
-            **{"name": name, "hf" if is_hub else "path": source if is_hub else _for_settings(source)} | options
-        )
+        return Dataset(**(known.model_dump() if known else new) | options)
     except ValidationError as error:
         told = "; ".join(str(one["msg"]) for one in error.errors())
         raise UserError(f"srt preview {source}: {told}", "correct the option") from None

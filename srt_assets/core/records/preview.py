@@ -12,8 +12,9 @@ from srt_assets.core import files
 from srt_assets.core.lake import Lake
 from srt_assets.core.records.files import hub
 from srt_assets.core.records.files.find import dataset_files
+from srt_assets.core.records.files.json_types import type_of
 from srt_assets.core.records.files.unreadable import TOO_MANY, Unreadable
-from srt_assets.core.records.forms.result import Pair, Read, is_filled, named, type_of
+from srt_assets.core.records.forms.result import Pair, Read, is_filled, named
 from srt_assets.core.records.forms.rules import Rules
 from srt_assets.core.records.raw import read_before, rows_of
 from srt_assets.core.records.writer import MOST_FIELDS, shown
@@ -131,7 +132,9 @@ def _becomes(name: str, read: Read) -> str:
 
 
 def _count(fields: dict[str, FieldCount], name: str, type: str, becomes: str) -> None:
-    if name not in fields and len(fields) >= MOST_FIELDS and becomes != "read":  # of those that are read there are few
+    if (
+        name not in fields and len(fields) >= MOST_FIELDS and becomes != "read"
+    ):  # few fields are read, so these are all listed
         return
     one = fields.setdefault(name, FieldCount(type=type))
     one.rows += 1

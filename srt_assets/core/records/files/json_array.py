@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from srt_assets.core.files import opened
+from srt_assets.core.records.files.json_types import type_of
 from srt_assets.core.records.files.strict_json import Decoder, too_deep
 from srt_assets.core.records.files.unreadable import KEPT, Unreadable
-from srt_assets.core.records.forms.result import type_of
 
 CHUNK = 1 << 20
 # Characters. A longer value could fill the memory.
@@ -39,7 +39,7 @@ def values(file: Path, opened: Callable[[Path], BinaryIO] = opened, chunk: int =
     with opened(file) as source:
         text = _Text(source, chunk)
         kind = names = ""
-        if not text.peek():  # an empty file, as of JSON Lines
+        if not text.peek():  # an empty file has no rows, as in JSON Lines
             return
         if text.peek() == "[":
             yield from _items(text)

@@ -6,7 +6,8 @@ Which field has which check is a table in `fields.py`.
 from collections.abc import Callable
 from typing import Any
 
-from srt_assets.core.records.forms.result import Reject, named, type_of
+from srt_assets.core.records.files.json_types import type_of
+from srt_assets.core.records.forms.result import Reject, named
 
 _GOOD = {"true", "1", "yes", "good", "positive", "chosen", "correct", "accepted", "pass", "passed", "desirable"}
 _BAD = {"false", "0", "no", "bad", "negative", "rejected", "incorrect", "wrong", "fail", "failed", "undesirable"}

@@ -6,18 +6,9 @@
 from collections.abc import Iterable
 from typing import Any
 
+from srt_assets.core.records.files.json_types import type_of
 from srt_assets.core.records.forms import checks, fields
-from srt_assets.core.records.forms.result import (
-    Alternative,
-    Pair,
-    Read,
-    Reject,
-    as_text,
-    checked,
-    is_filled,
-    named,
-    type_of,
-)
+from srt_assets.core.records.forms.result import Alternative, Pair, Read, Reject, as_text, checked, is_filled, named
 from srt_assets.core.records.forms.rules import UNDER_OWN_NAME, Rules
 from srt_assets.core.records.forms.turns import answer_of, answers_of, holds_turns, messages_of, pair_of
 

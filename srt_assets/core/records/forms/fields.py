@@ -8,8 +8,9 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from srt_assets.core.records.files.json_types import type_of
 from srt_assets.core.records.forms import checks
-from srt_assets.core.records.forms.result import Read, Reject, is_filled, named, type_of
+from srt_assets.core.records.forms.result import Read, Reject, is_filled, named
 
 
 def _words(text: str) -> frozenset[str]:

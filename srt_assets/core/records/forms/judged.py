@@ -6,19 +6,10 @@ A label in a field of its own is checked in `fields.py`, ranks in trees in `tree
 from dataclasses import replace
 from typing import Any
 
+from srt_assets.core.records.files.json_types import type_of
 from srt_assets.core.records.forms import checks, fields
 from srt_assets.core.records.forms.columns import Row, input_of
-from srt_assets.core.records.forms.result import (
-    Alternative,
-    Pair,
-    Read,
-    Reject,
-    as_text,
-    checked,
-    is_filled,
-    named,
-    type_of,
-)
+from srt_assets.core.records.forms.result import Alternative, Pair, Read, Reject, as_text, checked, is_filled, named
 from srt_assets.core.records.forms.rules import Rules
 from srt_assets.core.records.forms.turns import (
     answer_of,
@@ -38,6 +29,8 @@ VERDICTS = (
     ("generations", "correctness_math_verify"),
     ("generations", "correctness_llama"),
 )
+# The kind of an alternative, by the field it is in.
+_KINDS = {"rejected": "rejected", "non_preferred_output": "non_preferred"}
 
 
 def preference(row: Row, rules: Rules, read: Read) -> None:
@@ -70,7 +63,7 @@ def _judged(row: Row, rules: Rules, read: Read, good: Any, bad: Any, good_name: 
         read.rejects.append(found)
         return
     if is_filled(bad):
-        if of_later_turn:  # what was judged is no answer to the first turn
+        if of_later_turn:  # it answers a later turn, not the first
             read.unread[bad_name] = type_of(bad)
         else:
             others = _rejected(bad, bad_name, found, rules)
@@ -79,9 +72,6 @@ def _judged(row: Row, rules: Rules, read: Read, good: Any, bad: Any, good_name: 
                 return
             read.alternatives += [Alternative(_KINDS[bad_name], bad_name, text) for text in others]
     read.records.append(found)
-
-
-_KINDS = {"rejected": "rejected", "non_preferred_output": "non_preferred"}
 
 
 def _question_and(row: Row, answer: Any, name: str, rules: Rules, read: Read) -> Pair | Reject:
@@ -124,7 +114,7 @@ def _question_and(row: Row, answer: Any, name: str, rules: Rules, read: Read) ->
 
 
 def _rejected(bad: Any, name: str, good: Pair, rules: Rules) -> list[str] | Reject:
-    """The texts of the answers judged worse. Where its question stands with one, it must be the same one."""
+    """The texts of the answers judged worse. If they contain the question too, it must be the same question."""
     if holds_turns(bad):
         turns = messages_of(bad, name)
         if isinstance(turns, list) and len(turns) > 1 and isinstance(turns[0], dict):
@@ -133,7 +123,7 @@ def _rejected(bad: Any, name: str, good: Pair, rules: Rules) -> list[str] | Reje
                 return other
             if other.instruction != good.instruction:
                 return Reject("ambiguous_form", f"the questions of {name} and of the answer preferred")
-    # What an answer that is never trained on has beside its text says nothing about the record.
+    # Other fields of these answers do not matter, because they are never trained on.
     return answers_of(bad, rules, Read(), name)
 
 
@@ -185,7 +175,7 @@ def _best(
 
 
 def _judged_as(found: Pair, good: list[str], bad: list[str], names: str, verdicts: str) -> Pair | Reject:
-    """The pair, if its answer is one of the good ones; it may stand there with its thoughts before it."""
+    """The pair, if its answer is one of the good ones, in which thoughts may precede it."""
     said = found.response.strip()
     for holds in (str.__eq__, str.__contains__):
         is_good, is_bad = (any(holds(text.strip(), said) for text in texts) for texts in (good, bad))

@@ -7,10 +7,11 @@ contradictions.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from srt_assets.core.records.files.json_types import type_of
 from srt_assets.core.records.files.unreadable import Unreadable
 from srt_assets.core.records.forms import checks, columns, fields, trees
 from srt_assets.core.records.forms.columns import Row
-from srt_assets.core.records.forms.result import Alternative, Pair, Read, Reject, is_filled, is_valid, named, type_of
+from srt_assets.core.records.forms.result import Alternative, Pair, Read, Reject, is_filled, is_valid, named
 from srt_assets.core.records.forms.rules import UNDER_OWN_NAME, Rules
 from srt_assets.core.records.forms.table import FORMS, Form
 from srt_assets.core.records.forms.turns import answers_of
@@ -79,7 +80,7 @@ def _read(row: Row, rules: Rules) -> Read:
         if not read.form:
             form.reader(row, rules, read)
             if read.rejects and not read.records and _is_none(form, read.rejects[0]):
-                # `chosen` may be a mark, messages may be blank; then another form has the say.
+                # For example, `chosen` is a mark, or the messages are blank: another form may fit.
                 nothing, read = nothing or read.rejects[0], Read()
                 continue
             read.form = form.name
@@ -94,7 +95,7 @@ def _read(row: Row, rules: Rules) -> Read:
 
 
 def _is_none(form: Form, why: Reject) -> bool:
-    """Whether a reading came to nothing. A conversation that is there and wrong is one."""
+    """Whether a form that fails with this reject does not count. A conversation counts unless it is blank."""
     return why.is_no_reading and (form.name not in _TURNS or why.reason in _BLANK)
 
 

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from srt_assets.core.records.files.json_types import type_of
 from srt_assets.core.records.files.unreadable import REASONS as UNREADABLE
-from srt_assets.core.records.files.unreadable import NotText
 
 # Values of `input` that mean "no input". They are kept, because changing them would change the record.
 SENTINEL_INPUTS = frozenset(
@@ -144,25 +144,6 @@ def as_text(value: Any, read: Read, where: str) -> str | Reject | None:
         return Reject("wrong_type", f"{where} is {type_of(value)}")
     read.numbers += 1
     return text
-
-
-def type_of(value: Any) -> str:
-    """The JSON type of a value, in words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    names: dict[type, str] = {
-        str: "text",
-        list: "list",
-        tuple: "list",
-        dict: "object",
-        bytes: "bytes",
-        NotText: "bytes",
-    }
-    return names.get(type(value), type(value).__name__)
 
 
 def named(value: Any) -> str:

@@ -8,8 +8,9 @@ import re
 from itertools import pairwise
 from typing import Any
 
+from srt_assets.core.records.files.json_types import type_of
 from srt_assets.core.records.forms import fields
-from srt_assets.core.records.forms.result import Pair, Read, Reject, as_text, is_filled, named, type_of
+from srt_assets.core.records.forms.result import Pair, Read, Reject, as_text, is_filled, named
 from srt_assets.core.records.forms.rules import TEXT_KEYS, Rules
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
@@ -100,7 +101,7 @@ def pair_of(turns: list[Any], rules: Rules, read: Read, where: str) -> Pair | Re
 
 
 def answer_of(value: Any, rules: Rules, read: Read, where: str) -> str | Reject:
-    """The text of an answer that stands apart: a text, a message, or a list whose last message it is."""
+    """The text of an answer in a field of its own: a text, a message, or a list that ends with the message."""
     if isinstance(value, str) and not holds_turns(value):
         return value
     turns = messages_of(value, where)
